@@ -1,0 +1,63 @@
+"""One line for a user's mistake."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+__all__ = ["explain", "is_users_mistake"]
+
+#: what a wrong file, value or permission raises; anything else is a fault of ours
+_MISTAKES = (ValueError, OSError)
+#: a data loader's worker sends its error as the text of a traceback: the chain from the innermost error outwards
+_WORKER = re.compile(r"^Caught \w+ in \w+ worker process ")
+_ERROR_LINE = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<message>\S.*)$", re.MULTILINE)
+
+
+def _chain(error: BaseException) -> Iterator[tuple[bool, str]]:
+    """The error and what caused it, outwards in: whether each is a user's mistake, and its message."""
+    link: BaseException | None = error
+    seen = []
+    while link is not None and link not in seen:
+        seen.append(link)
+        if _WORKER.match(str(link)):
+            yield from _worker_chain(str(link))
+        else:
+            yield isinstance(link, _MISTAKES), str(link)
+        link = link.__cause__ if link.__suppress_context__ else link.__context__
+
+
+def _worker_chain(text: str) -> Iterator[tuple[bool, str]]:
+    for line in reversed(list(_ERROR_LINE.finditer(text))):
+        module, _, name = line["name"].rpartition(".")
+        kind = getattr(sys.modules.get(module or "builtins"), name, None)
+        yield isinstance(kind, type) and issubclass(kind, _MISTAKES), line["message"]
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether the error comes from a file, a value or a permission rather than from a fault in the program.
+
+    Args:
+        error: what was caught.
+    """
+    return any(mistake for mistake, _ in _chain(error))
+
+
+def explain(error: BaseException) -> str:
+    """The one line that tells a user what is wrong.
+
+    MONAI wraps the errors of transforms and of config components in ``RuntimeError`` that names the object in its code,
+    and a data loader's worker sends a whole traceback. Below those lies the mistake; what lies below that in turn, such
+    as the error of the library that read a file, says less than the mistake itself.
+
+    Args:
+        error: what was caught.
+
+    Returns:
+        the first line of the first mistake that says anything, else of the error itself.
+    """
+    messages = [message for mistake, message in _chain(error) if mistake]
+    text = next((message for message in messages if message.strip()), str(error))
+    lines = text.strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,132 @@
+"""Test-time augmentation by flips, round any MONAI inferer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from monai.inferers import Inferer, SimpleInferer
+
+__all__ = ["FlipTTAInferer"]
+
+Views = Literal["dihedral", "flips"]
+Activation = Literal["sigmoid", "softmax"]
+
+
+class _View(NamedTuple):
+    """One view: flip ``axes``, then swap height and width if ``transposed``."""
+
+    axes: tuple[int, ...]
+    transposed: bool
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Show ``x`` in this view."""
+        x = torch.flip(x, self.axes) if self.axes else x
+        return x.transpose(2, 3).contiguous() if self.transposed else x
+
+    def undo(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring a prediction of this view back to the orientation of the input."""
+        x = x.transpose(2, 3) if self.transposed else x
+        return torch.flip(x, self.axes) if self.axes else x
+
+
+class FlipTTAInferer(Inferer):
+    """Predict flipped views of the input and average the predictions in the input's own orientation.
+
+    The mean is a running one: whatever the number of views, one accumulated map and the map of the current view are
+    alive. (MONAI's ``TestTimeAugmentation`` runs dictionary transforms through a data loader and keeps every
+    prediction.)
+
+    **What is averaged.** The networks of this package return logits. With ``activation`` the logits of each view become
+    probabilities first; their mean is what CE-Net's authors call the average of the 8 predictions (their code sums 8
+    sigmoid maps and thresholds at 4). The result is then a map of **probabilities**: the postprocessing that follows
+    thresholds it or takes its argmax and must not apply the activation again. Without ``activation`` the network's
+    output itself is averaged and comes back on its own scale, so that logits stay logits (for a sigmoid, their mean is
+    the geometric mean of the odds, which is not what the authors average).
+
+    The diagonal flip turns ``H x W`` into ``W x H``: a network that takes only one non-square size cannot use it and
+    needs ``views="flips"``.
+
+    Args:
+        inferer: what predicts each view; ``None`` takes :class:`monai.inferers.SimpleInferer`. Round a
+            :class:`monai.inferers.SlidingWindowInferer` each view is a whole sliding-window pass.
+        views: ``"dihedral"`` for the 8 views of a 2D image (horizontal, vertical and diagonal flip); ``"flips"`` for
+            the ``2**n`` flips of the ``n`` spatial axes, 2D or 3D.
+        activation: ``None``, ``"sigmoid"``, or ``"softmax"`` over the channels; applied to each view before averaging.
+
+    Raises:
+        ValueError: for an unknown ``views`` or ``activation``.
+
+    Source: Gu et al., "CE-Net", IEEE TMI 2019, Section III-A.2; Guzaiwang/CE-Net, test_cenet.py.
+    """
+
+    def __init__(
+        self, inferer: Inferer | None = None, *, views: Views = "dihedral", activation: Activation | None = None
+    ) -> None:
+        super().__init__()
+        if views not in get_args(Views):
+            raise ValueError(f"FlipTTAInferer: views must be one of {get_args(Views)}, got {views!r}.")
+        if activation is not None and activation not in get_args(Activation):
+            raise ValueError(
+                f"FlipTTAInferer: activation must be None or one of {get_args(Activation)}, got {activation!r}."
+            )
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.views = views
+        self.activation = activation
+
+    def _list_views(self, spatial_dims: int) -> list[_View]:
+        if self.views == "dihedral" and spatial_dims != 2:
+            raise ValueError(
+                f"FlipTTAInferer: views='dihedral' is for 2D images, got {spatial_dims} spatial dimensions: "
+                "use views='flips'."
+            )
+        diagonal = (False, True) if self.views == "dihedral" else (False,)
+        return [
+            _View(tuple(axis + 2 for axis, flipped in enumerate(flips) if flipped), transposed)
+            for transposed in diagonal
+            for flips in product((False, True), repeat=spatial_dims)
+        ]
+
+    def _predict(
+        self, view: _View, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        prediction = self.inferer(view.apply(inputs), network, *args, **kwargs)
+        if not isinstance(prediction, torch.Tensor) or prediction.ndim != inputs.ndim:
+            raise ValueError(
+                "FlipTTAInferer averages one map [B, C, *spatial]: the network returned "
+                f"{type(prediction).__name__} {tuple(getattr(prediction, 'shape', ()))}; put it into eval mode, "
+                "or wrap it so that it returns that map alone."
+            )
+        if self.activation == "sigmoid":
+            prediction = torch.sigmoid(prediction)
+        elif self.activation == "softmax":
+            prediction = torch.softmax(prediction, dim=1)
+        return view.undo(prediction)
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Average the predictions of all views.
+
+        Args:
+            inputs: batch of shape ``[B, C, H, W]`` or, with ``views="flips"``, ``[B, C, *spatial]``. The result is a
+                ``MetaTensor`` with the metadata that the plain inferer's would have.
+            network: the network, or what the wrapped inferer takes for one.
+            args: passed on to the wrapped inferer, as they are: not flipped.
+            kwargs: passed on likewise.
+
+        Returns:
+            the mean of shape ``[B, C_out, *spatial]``: probabilities if ``activation`` is set, else on the network's
+            own scale.
+
+        Raises:
+            ValueError: ``views="dihedral"`` with other than 2D images, or a network that returns no single map.
+        """
+        views = self._list_views(inputs.ndim - 2)
+        # the division makes a new tensor: a network may return its input, which is not ours to add to
+        mean = self._predict(views[0], inputs, network, *args, **kwargs) / len(views)
+        for view in views[1:]:
+            mean.add_(self._predict(view, inputs, network, *args, **kwargs), alpha=1 / len(views))
+        return mean

@@ -1,0 +1,14 @@
+"""Networks and their registry.
+
+``NETWORKS`` maps a network's short name to its class; it drives the parametrised tests, the benchmarks and the command
+line. A new network is one module in :mod:`medseg_monai.networks.nets` and one line here.
+"""
+
+from monai.utils import ComponentStore
+
+from .nets import CENet
+
+__all__ = ["NETWORKS"]
+
+NETWORKS = ComponentStore("Networks", "Published segmentation networks by their short name.")
+NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CENet)

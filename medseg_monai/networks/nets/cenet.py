@@ -1,0 +1,220 @@
+"""CE-Net, the context encoder network for 2D medical image segmentation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from monai.networks.layers.factories import Conv
+from monai.networks.nets import resnet34
+from torch import nn
+
+from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
+from medseg_monai.networks.pretrained import load_resnet34_encoder
+
+__all__ = ["CENet", "CENetDecoderBlock"]
+
+# how the authors' code (Guzaiwang/CE-Net, networks/cenet.py) names each module, and how this file does
+_AUTHOR_PREFIXES = {
+    "firstconv.": "encoder.conv1.",
+    "firstbn.": "encoder.bn1.",
+    "encoder1.": "encoder.layer1.",
+    "encoder2.": "encoder.layer2.",
+    "encoder3.": "encoder.layer3.",
+    "encoder4.": "encoder.layer4.",
+    "dblock.dilate1.": "dac.conv_d1.",
+    "dblock.dilate2.": "dac.conv_d3.",
+    "dblock.dilate3.": "dac.conv_d5.",
+    "dblock.conv1x1.": "dac.conv_1x1.",
+    "spp.conv.": "rmp.conv.",
+    "decoder4.": "decoder4.",
+    "decoder3.": "decoder3.",
+    "decoder2.": "decoder2.",
+    "decoder1.": "decoder1.",
+    "finaldeconv1.": "tail_deconv.",
+    "finalconv2.": "tail_conv.",
+    "finalconv3.": "head.",
+}
+
+
+class CENetDecoderBlock(nn.Module):
+    """Decoder block of CE-Net: 1x1 convolution, 3x3 transposed convolution of stride 2, 1x1 convolution.
+
+    Each convolution has a bias and is followed by batch normalisation and ReLU. The inner width is a quarter of
+    ``in_channels``, rounded down.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+
+    Source: Gu et al., "CE-Net", IEEE TMI 2019, Section II-C and Fig. 1(c).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        inner = in_channels // 4
+        self.conv1 = Conv[Conv.CONV, 2](in_channels, inner, kernel_size=1)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.deconv2 = Conv[Conv.CONVTRANS, 2](inner, inner, kernel_size=3, stride=2, padding=1, output_padding=1)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv3 = Conv[Conv.CONV, 2](inner, out_channels, kernel_size=1)
+        self.norm3 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Double the resolution: ``[B, in_channels, H, W]`` to ``[B, out_channels, 2H, 2W]``."""
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = torch.relu(self.norm2(self.deconv2(x)))
+        return torch.relu(self.norm3(self.conv3(x)))
+
+
+class CENet(nn.Module):
+    """CE-Net: ResNet-34 encoder, dense atrous convolution, residual multi-kernel pooling, light decoder.
+
+    The defaults have 29,003,093 parameters (29,006,272 with ``out_channels=12``). The network returns logits; the
+    authors' sigmoid belongs to the loss and to the postprocessing.
+
+    Where the paper is silent or its text differs from the authors' published code, the code decides:
+
+    - the DAC block shares its convolutions between branches (see :class:`DenseAtrousConvBlock`);
+    - the RMP block shares one 1x1 convolution between its four levels;
+    - skip connections are added, not concatenated;
+    - the tail is a 4x4 transposed convolution of stride 2 to 32 channels, a 3x3 convolution and a 3x3 convolution to
+      the classes.
+
+    Args:
+        spatial_dims: number of spatial dimensions; only 2 exists.
+        in_channels: channels of the input.
+        out_channels: channels of the output (1 for a sigmoid, 12 for the 11 retinal layers and background).
+        pretrained: ``False`` starts from random weights; ``True`` takes torchvision's ImageNet weights of ResNet-34
+            from the cache or downloads them (see :mod:`medseg_monai.networks.pretrained`); a path reads a state dict
+            of ResNet-34 with torchvision's names. Needs ``in_channels=3``.
+        dense_atrous: ``False`` leaves the DAC block out (Table VI, "Backbone + RMP").
+        atrous: ``False`` keeps the DAC block with dilation 1 everywhere (Table VI, "DAC w/o atrous").
+        multi_kernel_pooling: ``False`` leaves the RMP block out (Table VI, "Backbone + DAC").
+
+    Raises:
+        ValueError: for ``spatial_dims`` other than 2, or ``pretrained`` with other than 3 input channels.
+
+    Source: Gu et al., "CE-Net: Context Encoder Network for 2D Medical Image Segmentation", IEEE TMI 38(10), 2019.
+    """
+
+    #: the authors' code reads its images with ``cv2.imread``, which gives blue first (Guzaiwang/CE-Net, data.py)
+    author_settings = {"channel_order": "BGR"}
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        pretrained: bool | str | os.PathLike[str] = False,
+        dense_atrous: bool = True,
+        atrous: bool = True,
+        multi_kernel_pooling: bool = True,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 2:
+            raise ValueError(f"CENet is a 2D network: spatial_dims must be 2, got {spatial_dims}.")
+        if pretrained and in_channels != 3:
+            raise ValueError(f"Pretrained encoders take 3 input channels, got in_channels={in_channels}.")
+        self.encoder = resnet34(
+            spatial_dims=2,
+            n_input_channels=in_channels,
+            conv1_t_stride=2,
+            shortcut_type="B",
+            bias_downsample=False,
+            feed_forward=False,
+        )
+        if pretrained:
+            load_resnet34_encoder(self.encoder, None if pretrained is True else pretrained)
+        self.dac = DenseAtrousConvBlock(512, atrous=atrous) if dense_atrous else nn.Identity()
+        self.rmp = ResidualMultiKernelPooling(512) if multi_kernel_pooling else nn.Identity()
+        self.needs_context = multi_kernel_pooling
+        self.decoder4 = CENetDecoderBlock(516 if multi_kernel_pooling else 512, 256)
+        self.decoder3 = CENetDecoderBlock(256, 128)
+        self.decoder2 = CENetDecoderBlock(128, 64)
+        self.decoder1 = CENetDecoderBlock(64, 64)
+        self.tail_deconv = Conv[Conv.CONVTRANS, 2](64, 32, kernel_size=4, stride=2, padding=1)
+        self.tail_conv = Conv[Conv.CONV, 2](32, 32, kernel_size=3, padding=1)
+        self.head = Conv[Conv.CONV, 2](32, out_channels, kernel_size=3, padding=1)
+
+    def _check_size(self, height: int, width: int) -> None:
+        smallest = 192 if self.needs_context else 32
+        if height % 32 != 0 or width % 32 != 0 or height < smallest or width < smallest:
+            padded_height = max(smallest, (height + 31) // 32 * 32)
+            padded_width = max(smallest, (width + 31) // 32 * 32)
+            raise ValueError(
+                f"CENet takes sizes that are multiples of 32 and at least {smallest}, got {height}x{width}: "
+                f"pad or resize to {padded_height}x{padded_width}."
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits.
+
+        Args:
+            x: image of shape ``[B, in_channels, H, W]``; ``H`` and ``W`` multiples of 32 and at least 192 (32 without
+                the RMP block).
+
+        Returns:
+            logits of shape ``[B, out_channels, H, W]``, in train and eval mode alike.
+
+        Raises:
+            ValueError: if the size does not fit; names the size to pad to.
+        """
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+            self._check_size(x.shape[2], x.shape[3])
+        encoder = self.encoder
+        x = encoder.act(encoder.bn1(encoder.conv1(x)))
+        skip1 = encoder.layer1(encoder.maxpool(x))
+        skip2 = encoder.layer2(skip1)
+        skip3 = encoder.layer3(skip2)
+        x = self.rmp(self.dac(encoder.layer4(skip3)))
+        x = self.decoder4(x) + skip3
+        x = self.decoder3(x) + skip2
+        x = self.decoder2(x) + skip1
+        x = torch.relu(self.tail_deconv(self.decoder1(x)))
+        return self.head(torch.relu(self.tail_conv(x)))
+
+    @staticmethod
+    def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Give the tensors of the authors' checkpoint the names of this class.
+
+        Args:
+            state: tensors under the names of the authors' ``CE_Net_`` or ``CE_Net_OCT``, all of them or some.
+
+        Returns:
+            the same tensors under this class's names, in the same order.
+
+        Raises:
+            ValueError: if the authors' networks have no module of some key's name; names the first such keys.
+
+        Source: Guzaiwang/CE-Net, networks/cenet.py.
+        """
+        converted: dict[str, torch.Tensor] = {}
+        unknown = []
+        for key, tensor in state.items():
+            prefix = next((prefix for prefix in _AUTHOR_PREFIXES if key.startswith(prefix)), None)
+            if prefix is None:
+                unknown.append(key)
+            else:
+                converted[_AUTHOR_PREFIXES[prefix] + key.removeprefix(prefix)] = tensor
+        if unknown:
+            raise ValueError(f"{len(unknown)} keys are none of the authors' CE-Net, the first: {unknown[:3]}.")
+        return converted
+
+    @staticmethod
+    def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """Tell from a state dict of this class the constructor arguments that it needs.
+
+        Args:
+            state: tensors under this class's names.
+
+        Returns:
+            ``in_channels`` and ``out_channels``, each only if the tensor that tells it is there.
+        """
+        sources = {"in_channels": ("encoder.conv1.weight", 1), "out_channels": ("head.weight", 0)}
+        return {
+            name: state[key].shape[axis]
+            for name, (key, axis) in sources.items()
+            if key in state and state[key].ndim == 4
+        }

@@ -1,0 +1,19 @@
+"""A model for tests that need weights, whatever they are: random ones predict as quickly as trained ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg_monai.networks.nets import CENet
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of CE-Net that were trained with images of 192x192, as their settings say."""
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    torch.manual_seed(0)
+    torch.save({"model": CENet().state_dict(), "settings": {"image_size": [192, 192]}}, path)
+    return path
