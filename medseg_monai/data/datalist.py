@@ -1,0 +1,205 @@
+"""The data list: the one format between data sets and bundles.
+
+It is MONAI's own JSON, ``{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}``, with paths
+relative to the file's folder. An item may name further masks (``fov``, ``label_expert1`` ...) and says which
+``patient`` and which ``source`` it is from.
+
+Source: the data list of the Medical Segmentation Decathlon, read by :func:`monai.data.load_decathlon_datalist`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Datalist", "Item", "atomic_path", "load_datalist", "shorten", "split_by_patient", "write_datalist"]
+
+Item = dict[str, Any]
+Datalist = dict[str, list[Item]]
+
+PATH_KEYS = ("image", "label", "fov")
+PATH_KEY_PREFIX = "label_"
+NAMED_IN_ERRORS = 10
+
+
+def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a data list as JSON, all or nothing.
+
+    Args:
+        datalist: sections (lists of items) and any further top-level entries that JSON can hold, such as
+            ``description``, ``split``, ``seed`` or ``counts``; those are kept as they are. In the items the values of
+            ``image``, ``label``, ``fov`` and of each key that starts with ``label_`` are paths; a relative one is taken
+            from the working directory. They are written relative to the folder of ``path``, with forward slashes.
+        path: the JSON file; its folder is made when it is missing, an existing file is replaced.
+    """
+    target = Path(path)
+    folder = os.path.realpath(target.parent)
+
+    def relative(value: str) -> str:
+        # The folder is resolved, so that ".." means the same to the operating system; the name is not, since a file
+        # may be a link into a store that has lost its name and suffix.
+        parent, name = os.path.split(os.path.abspath(value))
+        return Path(os.path.relpath(os.path.join(os.path.realpath(parent), name), folder)).as_posix()
+
+    written = {
+        key: [_with_paths(item, relative) for item in value] if _is_section(value) else value
+        for key, value in datalist.items()
+    }
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:
+    """Read one section of a data list, with absolute paths to files that exist.
+
+    Args:
+        path: the JSON file that :func:`write_datalist` writes, or one by hand in MONAI's format.
+        section: ``"training"``, ``"validation"``, ``"test"`` or what else the file has.
+        allow_empty: return an empty list for an empty section instead of refusing it.
+
+    Returns:
+        The items in the order of the file.
+
+    Raises:
+        FileNotFoundError: if the data list or files that it names are missing; the first ten are named.
+        ValueError: if the file is no data list, the section is unknown or empty, or items have no ``image``.
+    """
+    source = Path(path)
+    items = _read_section(source, section)
+    if not items and not allow_empty:
+        raise ValueError(f"{source}: section '{section}' is empty; choose another or write a list that fills it")
+    if without := [str(index) for index, item in enumerate(items) if not item.get("image")]:
+        raise ValueError(f"{source}: items without 'image' in section '{section}': {shorten(without)}; add the key")
+    folder = os.path.realpath(source.parent)
+    resolved = [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in items]
+    if missing := [file for item in resolved for file in _paths(item) if not os.path.isfile(file)]:
+        raise FileNotFoundError(
+            f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
+            "put them back or write the list anew with 'medseg data'"
+        )
+    return resolved
+
+
+def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], seed: int) -> Datalist:
+    """Divide items into sections so that no patient is in two of them.
+
+    Patients are ranked by a hash of seed and name, not by a random generator: the split is the same on each machine,
+    with each version of each library, and for each order of ``items``.
+
+    Args:
+        items: items with a ``patient``.
+        fractions: section name -> fraction of the *patients*; they sum to 1. A fraction of 0 gives an empty section,
+            any other at least one patient.
+        seed: another seed gives another split.
+
+    Returns:
+        The sections in the order of ``fractions``, each sorted by patient and image.
+
+    Raises:
+        ValueError: if an item has no patient, the fractions do not sum to 1 or are negative, or there are fewer
+            patients than sections to fill.
+    """
+    if without := [str(item.get("image", index)) for index, item in enumerate(items) if item.get("patient") is None]:
+        raise ValueError(f"items without 'patient' can't be split by patient: {shorten(without)}; add the key")
+    patients = sorted({str(item["patient"]) for item in items}, key=lambda name: (_rank(name, seed), name))
+    counts = _counts(len(patients), fractions)
+    names = [section for section, count in counts.items() for _ in range(count)]
+    section_of = dict(zip(patients, names, strict=True))
+    split: Datalist = {section: [] for section in fractions}
+    for item in sorted(items, key=lambda item: (str(item["patient"]), str(item.get("image", "")))):
+        split[section_of[str(item["patient"])]].append(item)
+    return split
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, and rename it to ``path`` when the block ends well.
+
+    A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is made when missing.
+
+    Args:
+        path: the file to write or replace.
+
+    Yields:
+        The path to write to, with the suffix of ``path``.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def shorten(names: Iterable[str]) -> str:
+    """Join names for an error of one line: the first ten, and how many there are when there are more."""
+    every = list(names)
+    listed = ", ".join(every[:NAMED_IN_ERRORS])
+    return listed if len(every) <= NAMED_IN_ERRORS else f"{listed} ... ({len(every)} in all)"
+
+
+def _read_section(source: Path, section: str) -> list[Item]:
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such data list; write one with 'medseg data'")
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{source}: not a JSON file ({error}); write the list anew with 'medseg data'") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: a data list is a JSON object of sections; write one with 'medseg data'")
+    sections = [key for key, value in content.items() if _is_section(value)]
+    if section not in sections:
+        raise ValueError(f"{source}: no section '{section}'; it has {', '.join(sections) or 'none'}")
+    found: list[Item] = content[section]
+    return found
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _is_path(key: str, value: object) -> bool:
+    # a class number as label, as MONAI's classification lists have, is no path
+    return (key in PATH_KEYS or key.startswith(PATH_KEY_PREFIX)) and isinstance(value, str | os.PathLike)
+
+
+def _paths(item: Item) -> list[str]:
+    return [value for key, value in item.items() if _is_path(key, value)]
+
+
+def _with_paths(item: Item, change: Callable[[str], str]) -> Item:
+    return {key: change(os.fspath(value)) if _is_path(key, value) else value for key, value in item.items()}
+
+
+def _rank(patient: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
+
+
+def _counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """Patients of each section by largest remainder, with at least one where the fraction is not 0."""
+    if any(fraction < 0 for fraction in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(f"fractions must be 0 or more and sum to 1, got {dict(fractions)}")
+    filled = [section for section, fraction in fractions.items() if fraction > 0]
+    if total < len(filled):
+        raise ValueError(
+            f"{total} patients can't fill the sections {', '.join(filled)}; use more data or set a fraction to 0"
+        )
+    quota = {section: fractions[section] * total for section in filled}
+    # the tolerance keeps 0.2 * 35 = 7.000000000000001 and 6.999999999999999 the same number of patients
+    counts = {section: int(share + 1e-9) for section, share in quota.items()}
+    remainders = sorted(filled, key=lambda section: counts[section] - quota[section])
+    for section in remainders[: total - sum(counts.values())]:
+        counts[section] += 1
+    for section in filled:
+        if counts[section] == 0:
+            counts[max(filled, key=counts.__getitem__)] -= 1
+            counts[section] = 1
+    return {section: counts.get(section, 0) for section in fractions}

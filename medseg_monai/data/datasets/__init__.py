@@ -1,0 +1,32 @@
+"""Public data sets: each reader turns a folder as published into a data list.
+
+``DATASETS`` maps the short name of a data set to its reader; it drives the command line and the tests. A new data set
+is one module here and one line below.
+"""
+
+from monai.utils import ComponentStore
+
+from .drishti_gs import read_drishti_gs
+from .drive import read_drive
+from .idrid import read_idrid
+from .messidor import read_messidor
+from .origa import read_origa
+from .rim_one import read_rim_one
+
+__all__ = [
+    "DATASETS",
+    "read_drishti_gs",
+    "read_drive",
+    "read_idrid",
+    "read_messidor",
+    "read_origa",
+    "read_rim_one",
+]
+
+DATASETS = ComponentStore("Datasets", "Readers of public data sets by their short name.")
+DATASETS.add("drive", "DRIVE (Staal et al., 2004): retinal vessels, 40 images.", read_drive)
+DATASETS.add("drishti_gs", "DRISHTI-GS1 (Sivaswamy et al., 2015): optic disc, 101 images.", read_drishti_gs)
+DATASETS.add("idrid", "IDRiD (Porwal et al., 2018): optic disc, 81 images.", read_idrid)
+DATASETS.add("origa", "ORIGA-light (Zhang et al., 2010): optic disc, 650 images.", read_origa)
+DATASETS.add("messidor", "Messidor (Decenciere et al., 2014): optic disc, 1200 images.", read_messidor)
+DATASETS.add("rim_one", "RIM-ONE r1 (Fumero et al., 2011): optic disc, 169 images, five experts.", read_rim_one)

@@ -1,0 +1,159 @@
+"""RIM-ONE, release 1: optic disc in 169 photographs of the optic nerve head, by five experts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medseg_monai.data.datalist import Datalist, Item
+
+from ._common import (
+    IMAGE_SUFFIXES,
+    Mask,
+    Problems,
+    files,
+    foreground,
+    locate,
+    polygon,
+    progress,
+    read_contour,
+    save_mask,
+    split_three_ways,
+)
+
+__all__ = ["read_rim_one"]
+
+SOURCE = "rim_one"
+NAME = re.compile(r"Im(\d+)(?:[-_](exp[1-5]|gs))?", flags=re.IGNORECASE)
+EXPERTS = tuple(f"exp{number}" for number in range(1, 6))
+GOLD = "gs"
+# image -> the parts that were found: "" the image, "exp1" ... "exp5", "gs"
+Case = dict[str, Path]
+
+
+def read_rim_one(
+    root: str | os.PathLike[str],
+    *,
+    derived: str | os.PathLike[str],
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+) -> Datalist:
+    """Read RIM-ONE r1: 169 photographs, cropped round the optic disc, each segmented by five experts.
+
+    Layout. The data were not at hand; the class folders and image names are as published code reads them, the names of
+    the experts' files are assumed from the later releases of the same group::
+
+        Normal/Im001.bmp                                the class folders are Normal, Early, Moderate, Deep and OHT
+        Normal/Im001-exp1.bmp ... Im001-exp5.bmp        a mask or a closed line, 8-bit or colour; or
+        Normal/Im001-exp1.txt ... Im001-exp5.txt        the contour, see below
+        Normal/Im001-gs.bmp or Im001-gs.txt             the gold standard, if there
+
+    A contour is text with one point ``x y`` in a line, or as in release 2: a line of words, the numbers one in a line,
+    the centre of the disc first, and at the end a line "Ellipse parameters" with a fitted ellipse (which is not used).
+    Where there are both, the mask is taken.
+
+    Items have ``image``, ``label`` (the gold standard; where there is none, the pixels that at least three of the five
+    experts marked), ``label_expert1`` to ``label_expert5``, ``patient`` (class and image name; patients are not
+    published) and ``source``. All masks are written to ``derived``. There is no official split: it is seeded, by
+    default 60/20/20.
+
+    Args:
+        root: the folder with the class folders.
+        derived: folder for the masks, 8-bit PNG.
+        validation_fraction: part of the images for validation; a fifth is for test, the rest for training.
+        seed: of the split.
+
+    Returns:
+        ``training``, ``validation`` and ``test``, with absolute paths.
+
+    Raises:
+        FileNotFoundError: if ``root`` is not a folder.
+        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+            ``validation_fraction`` is not in [0, 0.8).
+
+    Source: Fumero et al., "RIM-ONE: an open retinal image database for optic nerve evaluation", CBMS 2011.
+    """
+    base = locate(root, source=SOURCE, needs=(".",))
+    problems = Problems(SOURCE, base)
+    cases = _cases(base, problems)
+    if not cases:
+        problems.add(base, "no images named like Normal/Im001.bmp")
+    for case in cases.values():
+        _check(case, problems)
+    problems.raise_if_any()
+    target = Path(derived) / SOURCE
+    items = [_item(name, cases[name], target, problems) for name in progress(sorted(cases), source=SOURCE)]
+    problems.raise_if_any()
+    return split_three_ways(items, validation_fraction=validation_fraction, seed=seed)
+
+
+def _cases(base: Path, problems: Problems) -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    found = files(base, "*/*", suffixes=(*IMAGE_SUFFIXES, ".txt"))
+    # images before text, so that a mask goes before a contour of the same part
+    for path in sorted(found, key=lambda path: path.suffix.lower() == ".txt"):
+        match = NAME.fullmatch(path.stem)
+        is_text = path.suffix.lower() == ".txt"
+        if match is None or (is_text and match[2] is None):
+            # other text is a readme
+            if match or not is_text:
+                problems.add(path, "unexpected name")
+            continue
+        case = cases.setdefault(f"{path.parent.name}_Im{match[1]}", {})
+        part = (match[2] or "").lower()
+        if part not in case:
+            case[part] = path
+        elif not is_text:
+            problems.add(path, f"second file beside {case[part].name}")
+    return cases
+
+
+def _check(case: Case, problems: Problems) -> None:
+    present = [expert for expert in EXPERTS if expert in case]
+    first = next(iter(case.values()))
+    if "" not in case:
+        problems.add(first, "mask without image")
+        return
+    if not present and GOLD not in case:
+        problems.add(case[""], "image without mask")
+    elif 0 < len(present) < len(EXPERTS):
+        missing = [expert for expert in EXPERTS if expert not in case]
+        problems.add(case[""], f"image without mask of {', '.join(missing)}")
+    problems.check_size(case[""], [path for part, path in case.items() if part and path.suffix.lower() != ".txt"])
+
+
+def _item(name: str, case: Case, derived: Path, problems: Problems) -> Item:
+    item: Item = {"image": str(case[""]), "patient": name, "source": SOURCE}
+    size = problems.image_size(case[""])
+    masks = {part: _mask(path, size, problems) for part, path in case.items() if part and size}
+    if any(mask is None for mask in masks.values()):
+        return item
+    drawn = {part: mask for part, mask in masks.items() if mask is not None}
+    for number, expert in enumerate(EXPERTS, start=1):
+        if expert in drawn:
+            key = f"label_expert{number}"
+            item[key] = save_mask(drawn[expert], derived / key / f"{name}.png")
+    label = drawn[GOLD] if GOLD in drawn else _majority([drawn[expert] for expert in EXPERTS])
+    if not label.any():
+        problems.add(case[""], "no pixel is marked by three experts")
+    item["label"] = save_mask(label, derived / "label" / f"{name}.png")
+    return item
+
+
+def _mask(path: Path, size: tuple[int, int], problems: Problems) -> Mask | None:
+    try:
+        if path.suffix.lower() == ".txt":
+            return polygon(read_contour(path), size)
+        # a closed line becomes the disc it encloses, a filled disc stays what it is
+        return np.asarray(ndimage.binary_fill_holes(foreground(path)))
+    except (OSError, ValueError) as error:
+        problems.add(path, str(error))
+        return None
+
+
+def _majority(masks: list[Mask]) -> Mask:
+    return np.asarray(np.sum(masks, axis=0) > len(masks) // 2)

@@ -1,0 +1,46 @@
+"""Procedural phantoms: images with exact masks for every task, drawn from a seed and written in real formats.
+
+``PHANTOMS`` maps a task's name to its writer, a :class:`PhantomWriter`; a bundle's name starts with its task's name
+(``retinal_vessel_fundus_cenet`` takes ``retinal_vessel_fundus``). A new task is one module here and one line below.
+"""
+
+from functools import partial
+
+from monai.utils import ComponentStore
+
+from .dataset import PhantomWriter, write_fundus_phantoms
+from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
+
+__all__ = [
+    "CAMERAS",
+    "PHANTOMS",
+    "Camera",
+    "FundusPhantom",
+    "PhantomWriter",
+    "draw_fundus",
+    "phantom_writer",
+    "write_fundus_phantoms",
+]
+
+PHANTOMS = ComponentStore("Phantoms", "Writers of phantom data sets by task: writer(folder, *, counts, size, seed).")
+PHANTOMS.add("retinal_vessel_fundus", "Fundus photographs, vessels.", partial(write_fundus_phantoms, task="vessel"))
+PHANTOMS.add("optic_disc_fundus", "Fundus photographs, optic disc.", partial(write_fundus_phantoms, task="disc"))
+
+
+def phantom_writer(bundle: str) -> PhantomWriter:
+    """Find the phantoms for a bundle: the longest task in :data:`PHANTOMS` that the bundle's name starts with.
+
+    Args:
+        bundle: name of a bundle (``retinal_vessel_fundus_cenet``) or of a task (``retinal_vessel_fundus``).
+
+    Returns:
+        The writer.
+
+    Raises:
+        ValueError: if no task fits; names the tasks that there are.
+    """
+    fitting = [name for name in PHANTOMS.names if f"{bundle}_".startswith(f"{name}_")]
+    if not fitting:
+        raise ValueError(f"No phantoms for '{bundle}': its name must start with one of {', '.join(PHANTOMS.names)}.")
+    writer: PhantomWriter = PHANTOMS[max(fitting, key=len)]
+    return writer

@@ -1,0 +1,200 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from monai.data import load_decathlon_datalist
+
+from medseg_monai.data.datalist import atomic_path, load_datalist, split_by_patient, write_datalist
+
+
+def touch(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return str(path)
+
+
+def patients(section):
+    return [item["patient"] for item in section]
+
+
+def items_of(count, *, images_each=1):
+    return [
+        {"image": f"/data/{number:02d}_{eye}.png", "patient": f"{number:02d}"}
+        for number in range(count)
+        for eye in range(images_each)
+    ]
+
+
+def test_what_is_written_is_read_back_with_absolute_paths(tmp_path):
+    item = {
+        "image": touch(tmp_path / "images" / "a.png"),
+        "label": touch(tmp_path / "masks" / "a.png"),
+        "fov": touch(tmp_path / "derived" / "fov.png"),
+        "label_expert5": touch(tmp_path / "masks" / "a5.png"),
+        "patient": "a",
+        "source": "images/a.png",
+    }
+    path = tmp_path / "lists" / "all.json"
+    write_datalist({"training": [item], "validation": [], "test": []}, path)
+    assert load_datalist(path, "training") == [item]
+
+
+def test_paths_are_relative_to_the_file_and_no_other_value_is_changed(tmp_path):
+    item = {
+        "image": touch(tmp_path / "images" / "a.png"),
+        "label_expert2": touch(tmp_path / "lists" / "a.png"),
+        "source": str(tmp_path),
+        "label": 3,
+    }
+    path = tmp_path / "lists" / "all.json"
+    write_datalist({"test": [item], "description": "two words", "seed": 7, "counts": {"test": 1}}, path)
+    written = json.loads(path.read_text())
+    assert written == {
+        "test": [{"image": "../images/a.png", "label_expert2": "a.png", "source": str(tmp_path), "label": 3}],
+        "description": "two words",
+        "seed": 7,
+        "counts": {"test": 1},
+    }
+
+
+def test_a_list_moved_together_with_its_images_still_works(tmp_path):
+    image = touch(tmp_path / "old" / "images" / "a.png")
+    write_datalist({"test": [{"image": image}]}, tmp_path / "old" / "all.json")
+    (tmp_path / "old").rename(tmp_path / "new")
+    found = load_datalist(tmp_path / "new" / "all.json", "test")
+    assert found == [{"image": str(tmp_path / "new" / "images" / "a.png")}]
+
+
+def test_a_list_written_through_a_link_to_its_folder_is_read_from_the_real_one(tmp_path):
+    image = touch(tmp_path / "images" / "a.png")
+    real = tmp_path / "deep" / "er" / "real"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    write_datalist({"test": [{"image": image}]}, tmp_path / "link" / "all.json")
+    assert load_datalist(real / "all.json", "test") == [{"image": image}]
+    assert load_datalist(tmp_path / "link" / "all.json", "test") == [{"image": image}]
+
+
+def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypatch):
+    image = touch(tmp_path / "images" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    write_datalist({"test": [{"image": "images/a.png"}]}, "lists/all.json")
+    monkeypatch.chdir("/")
+    assert load_datalist(tmp_path / "lists" / "all.json", "test") == [{"image": image}]
+
+
+def test_monai_reads_the_same_list(tmp_path):
+    image, label = touch(tmp_path / "images" / "a.png"), touch(tmp_path / "masks" / "a.png")
+    path = tmp_path / "all.json"
+    write_datalist({"training": [{"image": image, "label": label}]}, path)
+    assert load_decathlon_datalist(path, True, "training") == load_datalist(path, "training")
+
+
+def test_a_list_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(tmp_path):
+    path = tmp_path / "all.json"
+    write_datalist({"test": []}, path)
+    with pytest.raises(TypeError):
+        write_datalist({"test": [], "seed": object()}, path)
+    assert json.loads(path.read_text()) == {"test": []}
+    assert os.listdir(tmp_path) == ["all.json"]
+
+
+def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
+    def write_half():
+        with atomic_path(tmp_path / "mask.png") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_files_are_all_counted_and_the_first_ten_named_in_one_line(tmp_path):
+    image = touch(tmp_path / "there.png")
+    items = [{"image": image, "label": str(tmp_path / f"gone{number:02d}.png")} for number in range(12)]
+    write_datalist({"training": items}, tmp_path / "all.json")
+    with pytest.raises(FileNotFoundError, match=r"gone00.*gone09.*12 in all") as caught:
+        load_datalist(tmp_path / "all.json", "training")
+    assert "gone10" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_section_names_the_ones_there_are(tmp_path):
+    write_datalist({"training": [], "test": [], "fractions": [0.5, 0.5]}, tmp_path / "all.json")
+    with pytest.raises(ValueError, match=r"no section 'testing'; it has training, test$"):
+        load_datalist(tmp_path / "all.json", "testing")
+
+
+def test_an_empty_section_is_refused_unless_allowed(tmp_path):
+    write_datalist({"validation": []}, tmp_path / "all.json")
+    with pytest.raises(ValueError, match="section 'validation' is empty"):
+        load_datalist(tmp_path / "all.json", "validation")
+    assert load_datalist(tmp_path / "all.json", "validation", allow_empty=True) == []
+
+
+def test_an_item_without_image_is_refused(tmp_path):
+    image = touch(tmp_path / "a.png")
+    write_datalist({"test": [{"image": image}, {"label": image}]}, tmp_path / "all.json")
+    with pytest.raises(ValueError, match="without 'image' in section 'test': 1;"):
+        load_datalist(tmp_path / "all.json", "test")
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_file_that_is_no_data_list_is_refused(tmp_path, content):
+    (tmp_path / "all.json").write_text(content)
+    with pytest.raises(ValueError, match=r"all\.json: .*medseg data"):
+        load_datalist(tmp_path / "all.json", "test")
+
+
+def test_a_missing_data_list_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.json: no such data list"):
+        load_datalist(tmp_path / "gone.json", "test")
+
+
+def test_a_split_has_the_wanted_fractions_of_patients():
+    split = split_by_patient(items_of(20), fractions={"training": 0.6, "validation": 0.2, "test": 0.2}, seed=0)
+    assert {name: len(section) for name, section in split.items()} == {"training": 12, "validation": 4, "test": 4}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_in_two_sections_and_no_item_is_lost(seed):
+    items = items_of(11, images_each=3)
+    split = split_by_patient(items, fractions={"training": 0.5, "test": 0.5}, seed=seed)
+    assert not set(patients(split["training"])) & set(patients(split["test"]))
+    assert sorted(item["image"] for section in split.values() for item in section) == [i["image"] for i in items]
+
+
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_the_items():
+    items = items_of(20)
+    fractions = {"training": 0.8, "validation": 0.2}
+    split = split_by_patient(items, fractions=fractions, seed=3)
+    assert split_by_patient(items[::-1], fractions=fractions, seed=3) == split
+    assert split_by_patient(items, fractions=fractions, seed=4) != split
+
+
+def test_a_split_is_the_same_on_each_machine():
+    split = split_by_patient(items_of(10), fractions={"training": 0.8, "validation": 0.2}, seed=0)
+    assert patients(split["validation"]) == ["03", "09"]
+
+
+def test_a_fraction_of_zero_gives_an_empty_section_and_a_small_one_at_least_a_patient():
+    split = split_by_patient(items_of(3), fractions={"training": 0.95, "validation": 0.05, "test": 0.0}, seed=0)
+    assert {name: len(section) for name, section in split.items()} == {"training": 2, "validation": 1, "test": 0}
+
+
+def test_items_without_patient_are_refused():
+    with pytest.raises(ValueError, match=r"without 'patient'.*b\.png"):
+        split_by_patient([{"image": "a.png", "patient": "a"}, {"image": "b.png"}], fractions={"test": 1.0}, seed=0)
+
+
+@pytest.mark.parametrize("fractions", [{"training": 0.8}, {"training": 1.2, "test": -0.2}])
+def test_fractions_that_are_no_partition_are_refused(fractions):
+    with pytest.raises(ValueError, match="sum to 1"):
+        split_by_patient(items_of(5), fractions=fractions, seed=0)
+
+
+def test_fewer_patients_than_sections_are_refused():
+    with pytest.raises(ValueError, match="1 patients can't fill the sections training, test"):
+        split_by_patient(items_of(1, images_each=9), fractions={"training": 0.5, "test": 0.5}, seed=0)
