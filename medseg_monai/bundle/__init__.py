@@ -1,0 +1,36 @@
+"""The one runner of all bundles."""
+
+from .batch import predict_cases
+from .loader import (
+    BundleError,
+    build_workflow,
+    bundle_root,
+    find_bundle,
+    flat_keys,
+    list_bundles,
+    merged_config,
+    read_metadata,
+)
+from .predictor import Prediction, Predictor
+from .training import TrainingResult, evaluate, train
+from .weights import file_sha256, load_network, read_state_dict
+
+__all__ = [
+    "BundleError",
+    "Prediction",
+    "Predictor",
+    "TrainingResult",
+    "build_workflow",
+    "bundle_root",
+    "evaluate",
+    "file_sha256",
+    "find_bundle",
+    "flat_keys",
+    "list_bundles",
+    "load_network",
+    "merged_config",
+    "predict_cases",
+    "read_metadata",
+    "read_state_dict",
+    "train",
+]

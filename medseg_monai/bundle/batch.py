@@ -1,0 +1,66 @@
+"""Many cases through one predictor; a bad one never stops the others."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medseg_monai.data.datalist import Item
+from medseg_monai.errors import explain
+from medseg_monai.report import CaseReport, RunReport, installed_versions
+
+from .predictor import Predictor
+
+__all__ = ["predict_cases"]
+
+
+def predict_cases(predictor: Predictor, cases: Sequence[Item], output_dir: str | os.PathLike[str]) -> RunReport:
+    """Predict cases one after the other, write each prediction and the report.
+
+    Args:
+        predictor: the loaded bundle.
+        cases: items with ``image``.
+        output_dir: folder for predictions, ``report.json`` and ``report.csv``.
+
+    Returns:
+        the report; ``report.failed`` names what went wrong.
+
+    Raises:
+        OSError: ``output_dir`` cannot be written.
+    """
+    folder = Path(output_dir)
+    report = RunReport(folder, run=_describe(predictor))
+    report.write()  # an output folder that cannot be written shows before the first case is computed
+    for case in tqdm(cases, desc="predicting", unit="case", disable=None):
+        report.add(_predict_case(predictor, case, folder))
+    return report
+
+
+def _predict_case(predictor: Predictor, case: Item, folder: Path) -> CaseReport:
+    start = time.perf_counter()
+    try:
+        prediction = predictor(case)
+        written = predictor.save(prediction, folder)
+    except Exception as error:  # the next case must get its chance, whatever this one did
+        seconds = time.perf_counter() - start
+        return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
+    seconds = time.perf_counter() - start
+    outputs = [str(path) for path in written]
+    return CaseReport(str(case["image"]), outputs, "ok", seconds, prediction.peak_memory_mib)
+
+
+def _describe(predictor: Predictor) -> dict[str, Any]:
+    metadata = predictor.workflow.parser.config["_meta_"]
+    return {
+        "bundle": metadata["name"],
+        "bundle_version": metadata["version"],
+        "model": str(predictor.checkpoint),
+        "model_sha256": predictor.model_sha256,
+        "device": str(predictor.device),
+        "versions": installed_versions(),
+    }

@@ -1,0 +1,208 @@
+"""Finding bundles, and building their workflows with checked overrides."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+__all__ = [
+    "BundleError",
+    "build_workflow",
+    "bundle_root",
+    "check_overrides",
+    "find_bundle",
+    "flat_keys",
+    "list_bundles",
+    "merged_config",
+    "read_metadata",
+]
+
+
+class BundleError(ValueError):
+    """A bundle, a config file or an override that does not exist; the message is one line with the remedy."""
+
+
+def _shelves() -> list[Path]:
+    """Folders with bundles: the checkout's ``bundles/``, or the copy inside the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    return [shelf for shelf in (package.parent / "bundles", package / "bundles") if shelf.is_dir()]
+
+
+def list_bundles() -> list[str]:
+    """Names of the bundles that come with the package, in alphabetical order."""
+    return sorted({p.parents[1].name for shelf in _shelves() for p in shelf.glob("*/configs/metadata.json")})
+
+
+def find_bundle(bundle: str | os.PathLike[str]) -> Path:
+    """Folder of a bundle, given by its name or by its path.
+
+    Args:
+        bundle: name of a bundle that comes with the package, or path of a bundle's folder.
+
+    Returns:
+        absolute path of the bundle's root.
+
+    Raises:
+        BundleError: there is no such bundle; names the ones there are.
+    """
+    path = Path(bundle)
+    if (path / "configs" / "metadata.json").is_file():
+        return path.resolve()
+    for shelf in _shelves():
+        if (shelf / str(bundle) / "configs" / "metadata.json").is_file():
+            return shelf / str(bundle)
+    near = difflib.get_close_matches(str(bundle), list_bundles(), n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BundleError(f"{bundle}: no such bundle.{hint} There are: {', '.join(list_bundles())}.")
+
+
+def bundle_root(name: str) -> str:
+    """Root of the bundle that a config belongs to, for ``bundle_root`` in its config files.
+
+    A config does not know where it was read from. So the current folder serves if it is a bundle of this name (a copy
+    that a user works in, as the Model Zoo's commands expect); otherwise the one that comes with the package.
+
+    Args:
+        name: name of the bundle.
+
+    Returns:
+        absolute path.
+
+    Raises:
+        BundleError: no such bundle.
+    """
+    here = Path.cwd()
+    metadata = here / "configs" / "metadata.json"
+    if metadata.is_file() and json.loads(metadata.read_text()).get("name") == name:
+        return str(here)
+    return str(find_bundle(name))
+
+
+def read_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:
+    """``metadata.json`` of a bundle.
+
+    Args:
+        bundle: name or path.
+
+    Raises:
+        BundleError: no such bundle.
+    """
+    content: dict[str, Any] = json.loads((find_bundle(bundle) / "configs" / "metadata.json").read_text())
+    return content
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a config entry is one that a user may change: a scalar, an expression or a list of scalars."""
+    if isinstance(value, dict):
+        return False
+    if isinstance(value, list):
+        return all(isinstance(item, (int, float, str, bool)) and not str(item).startswith("$") for item in value)
+    return True
+
+
+#: flat in form, but the workflow's own steps
+_STEPS = ("imports", "initialize", "run", "finalize", "network")
+
+
+def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a config that a user may change, with their values.
+
+    Args:
+        config: merged content of config files.
+    """
+    return {key: value for key, value in config.items() if key not in _STEPS and _is_flat(value)}
+
+
+def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides that no config has; MONAI itself accepts any name silently.
+
+    Args:
+        bundle: name or path of the bundle.
+        configs: names of its config files, as in :func:`build_workflow`.
+        overrides: key to value; ``a#b`` or ``a::b`` reach nested entries.
+
+    Raises:
+        BundleError: an unknown key; names the nearest known ones. An unknown bundle or config.
+    """
+    config = merged_config(bundle, configs)
+    flat = flat_keys(config)
+    parser = ConfigParser(config)
+    for key in overrides:
+        nested = key.replace("::", "#")
+        if nested in flat or ("#" in nested and nested in parser):
+            continue
+        near = difflib.get_close_matches(key, flat, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(flat))}."
+        raise BundleError(f"{key}: {find_bundle(bundle).name} ({', '.join(configs)}) has no such key; {hint}")
+
+
+def build_workflow(
+    bundle: str | os.PathLike[str],
+    configs: Sequence[str],
+    *,
+    workflow_type: str,
+    overrides: Mapping[str, Any] | None = None,
+    tracking: Mapping[str, Any] | None = None,
+) -> ConfigWorkflow:
+    """Build the workflow that ``python -m monai.bundle run`` would run, with overrides that are checked first.
+
+    Args:
+        bundle: name or path of the bundle.
+        configs: names of config files, the first complete, the others overlays: ``["train", "evaluate"]``; a path to a
+            JSON or YAML file of the user's own serves as an overlay too.
+        workflow_type: ``"train"`` or ``"infer"``, which decides the properties of the workflow.
+        overrides: flat keys and their values.
+        tracking: settings of experiment tracking in MONAI's form.
+
+    Returns:
+        the workflow, not yet initialized.
+
+    Raises:
+        BundleError: unknown bundle, config file or override.
+    """
+    root = find_bundle(bundle)
+    files = [_config_file(root, name) for name in configs]
+    checked = dict(overrides or {})
+    check_overrides(root, configs, checked)
+    checked.setdefault("bundle_root", str(root))
+    return ConfigWorkflow(
+        config_file=[str(file) for file in files],
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,  # the caller's logging stands
+        workflow_type=workflow_type,
+        tracking=dict(tracking) if tracking else None,
+        **checked,
+    )
+
+
+def merged_config(bundle: str | os.PathLike[str], configs: Sequence[str]) -> dict[str, Any]:
+    """Content of several config files, merged as MONAI merges them.
+
+    Args:
+        bundle: name or path of the bundle.
+        configs: names of config files of the bundle, or paths.
+
+    Raises:
+        BundleError: unknown bundle or config.
+    """
+    root = find_bundle(bundle)
+    parser = ConfigParser()
+    parser.read_config([str(_config_file(root, name)) for name in configs])
+    content: dict[str, Any] = parser.get()
+    return content
+
+
+def _config_file(root: Path, name: str) -> Path:
+    shipped = root / "configs" / f"{name}.json"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    there = sorted(p.stem for p in (root / "configs").glob("*.json") if p.stem != "metadata")
+    raise BundleError(f"{name}: {root.name} has no such config, nor is it a file; there are: {', '.join(there)}.")

@@ -1,0 +1,139 @@
+"""Settings of experiment tracking for MONAI's ``tracking`` mechanism."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg_monai import __version__
+from medseg_monai.networks.state_dict import file_sha256
+
+__all__ = ["default_tracking_uri", "run_parameters", "tracking_settings"]
+
+MAX_PARAMETER_LENGTH = 250
+
+
+def default_tracking_uri(output_dir: Path) -> str:
+    """MLflow's SQLite database in the folder of a run.
+
+    Args:
+        output_dir: folder of the run.
+    """
+    return f"sqlite:///{(output_dir / 'mlruns.db').absolute()}"
+
+
+def _git_revision(folder: Path) -> str:
+    """Revision of the checkout that ``folder`` is in, with ``-dirty`` if it was changed; ``"none"`` outside of one."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return result.stdout.strip()
+
+
+def run_parameters(root: Path, version: str, config: Mapping[str, Any], datalist: Path) -> dict[str, str]:
+    """What has to be known to repeat a run: bundle, versions, revision, data list and every flat key.
+
+    Args:
+        root: folder of the bundle.
+        version: the bundle's version.
+        config: merged config with the overrides applied.
+        datalist: the data list, whose SHA-256 is recorded.
+
+    Returns:
+        names and values; long values are cut to what every MLflow server takes, and a nested key's ``#`` and ``::``
+        become a dot. Expressions and references are left out: only what was computed from them would tell anything.
+
+    Raises:
+        FileNotFoundError: there is no data list.
+    """
+    if not datalist.is_file():
+        raise FileNotFoundError(
+            f"{datalist}: no such data list; name the folder that has one (dataset_dir, or medseg's --dataset-dir) "
+            "or the file itself (datalist), or write one with 'medseg data'."
+        )
+    parameters = {
+        "bundle": root.name,
+        "bundle_version": version,
+        "medseg_monai_version": __version__,
+        "git_revision": _git_revision(root),
+        "datalist_sha256": file_sha256(datalist),
+    }
+    for key, value in config.items():
+        is_scalar = isinstance(value, (int, float, str, bool)) and not str(value).startswith(("$", "@"))
+        is_scalar_list = isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
+        if is_scalar or is_scalar_list:
+            parameters[key.replace("::", "#").replace("#", ".")] = str(value)
+    return {key: value[:MAX_PARAMETER_LENGTH] for key, value in parameters.items()}
+
+
+def tracking_settings(
+    *,
+    output_dir: Path,
+    tracking_uri: str,
+    experiment_name: str,
+    run_name: str,
+    run_id: str | None,
+    parameters: Mapping[str, str],
+    config_file: Path,
+    input_shape: list[int],
+) -> dict[str, Any]:
+    """Settings for the ``tracking`` argument of MONAI's ``ConfigWorkflow``.
+
+    Args:
+        output_dir: folder of the training.
+        tracking_uri: address of the MLflow server, or of a database.
+        experiment_name: MLflow experiment.
+        run_name: name of the run; has to be unique, since MONAI adopts an unfinished run of the same name.
+        run_id: run to go on with, or ``None``.
+        parameters: parameters to log.
+        config_file: where MONAI writes the executed config, which is then logged.
+        input_shape: shape of the example input that gives the model's signature.
+    """
+    common = {
+        "_disabled_": "$not @is_main",
+        "tracking_uri": "@tracking_uri",
+        "experiment_name": "@experiment_name",
+        "run_name": "@run_name",
+    }
+    return {
+        "handlers_id": {
+            "trainer": {"id": "train#trainer", "handlers": "train#handlers"},
+            "validator": {"id": "validate#evaluator", "handlers": "validate#handlers"},
+        },
+        "configs": {
+            "tracking_uri": tracking_uri,
+            "experiment_name": experiment_name,
+            "run_name": run_name,
+            # a literal path: from an expression MONAI would log a file named after the expression, that is none
+            "save_execute_config": str(config_file),
+            "trainer": {
+                "_target_": "medseg_monai.handlers.RunTracker",
+                **common,
+                "output_dir": str(output_dir),
+                "network_def": "@network_def",
+                "input_shape": input_shape,
+                "run_id": run_id,
+                "experiment_param": dict(parameters),
+                "artifacts": "@save_execute_config",
+                "iteration_log": True,
+                "epoch_log": True,
+                "tag_name": "train_loss",
+                "output_transform": "$monai.handlers.from_engine(['loss'], first=True)",
+                "close_on_complete": True,
+            },
+            "validator": {
+                "_target_": "monai.handlers.MLFlowHandler",
+                **common,
+                "iteration_log": False,
+            },
+        },
+    }

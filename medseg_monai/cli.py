@@ -1,0 +1,296 @@
+"""``medseg``: the bundles' runner from the command line, each verb a few lines over the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg_monai import __version__
+from medseg_monai.errors import explain, is_users_mistake
+
+__all__ = ["main"]
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def _say(text: str) -> None:
+    """Write one line of the answer; standard output is for answers, standard error for all else."""
+    sys.stdout.write(text + "\n")
+
+
+def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
+    _say(json.dumps(content, indent=2, default=str) if args.json else text)
+
+
+def _parse_value(text: str) -> Any:
+    """A value as JSON reads it, else as Python writes True, False and None, else the text itself."""
+    python = {"True": True, "False": False, "None": None}
+    if text in python:
+        return python[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
+    values = {key: value for key, value in named.items() if value is not None}
+    for pair in args.set or []:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set {pair}: expected key=value.")
+        values[key] = _parse_value(text)
+    return values
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _list(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import find_bundle, list_bundles, read_metadata
+    from medseg_monai.report import format_table
+
+    bundles = []
+    for name in list_bundles():
+        metadata = read_metadata(name)
+        has_weights = (find_bundle(name) / "models" / "model.pt").is_file()
+        bundles.append({"name": name, "version": metadata["version"], "task": metadata["task"], "weights": has_weights})
+    rows = [[b["name"], b["version"], "yes" if b["weights"] else "no", b["task"]] for b in bundles]
+    _answer(args, bundles, format_table(["bundle", "version", "weights", "task"], rows))
+    return EXIT_OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import find_bundle, flat_keys, merged_config, read_metadata
+
+    root = find_bundle(args.bundle)
+    keys = {config: flat_keys(merged_config(root, [config])) for config in ("train", "inference")}
+    model = root / "models" / "model.pt"
+    content = {"root": str(root), "weights": model.is_file(), "metadata": read_metadata(root), "keys": keys}
+    metadata = read_metadata(root)
+    lines = [f"{root.name} {metadata['version']}: {metadata['description']}", f"folder: {root}"]
+    lines.append(f"weights: {model if model.is_file() else 'none; train, or give --checkpoint FILE'}")
+    for config, values in keys.items():
+        lines.append(f"keys of {config}.json (change them with --set key=value):")
+        lines += [f"  {key} = {json.dumps(value)}" for key, value in values.items()]
+    _answer(args, content, "\n".join(lines))
+    return EXIT_OK
+
+
+def _data(args: argparse.Namespace) -> int:
+    from medseg_monai.data import write_datalist
+    from medseg_monai.data.datasets import DATASETS
+
+    if args.dataset not in DATASETS:
+        raise ValueError(f"{args.dataset}: no such data set; there are {', '.join(DATASETS.names)}.")
+    derived = Path(args.output).absolute().parent / f"{args.dataset}_derived"
+    datalist = DATASETS[args.dataset](
+        args.folder, derived=derived, validation_fraction=args.validation_fraction, seed=args.seed
+    )
+    write_datalist(datalist, args.output)
+    counts = {section: len(datalist[section]) for section in ("training", "validation", "test")}
+    text = ", ".join(f"{section} {count}" for section, count in counts.items())
+    _answer(args, {"datalist": args.output, "counts": counts}, f"{args.output}: {text}")
+    return EXIT_OK
+
+
+def _train(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import train
+
+    result = train(
+        args.bundle,
+        configs=["train", *(args.config or [])],
+        overrides=_overrides(
+            args,
+            dataset_dir=_absolute(args.dataset_dir),
+            datalist=_absolute(args.datalist),
+            output_dir=_absolute(args.output_dir),
+        ),
+        resume=args.resume,
+        track=not args.no_tracking,
+        tracking_uri=args.tracking_uri,
+        experiment_name=args.experiment,
+    )
+    best = "not validated" if result.best_metric is None else f"{result.best_metric:.4f} at epoch {result.best_epoch}"
+    text = f"model: {result.model}\nepochs: {result.epochs}\nkey metric: {best}"
+    if result.tracking_uri:
+        text += f"\nMLflow: {result.tracking_uri} (run {result.run_id})"
+    _answer(args, result.__dict__, text)
+    return EXIT_OK
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import Predictor, predict_cases
+    from medseg_monai.data import find_images
+
+    cases = find_images(args.inputs)
+    predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=_overrides(args))
+    report = predict_cases(predictor, cases, args.output)
+    lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
+    lines += [f"failed: {case.input}: {case.error}" for case in report.failed]
+    _answer(args, report.as_dict(), "\n".join(lines))
+    return EXIT_FAILED if report.failed else EXIT_OK
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import evaluate
+    from medseg_monai.report import format_table
+
+    summary = evaluate(
+        args.bundle,
+        configs=["train", *(args.config or []), "evaluate"],
+        overrides=_overrides(
+            args,
+            dataset_dir=_absolute(args.dataset_dir),
+            datalist=_absolute(args.datalist),
+            output_dir=_absolute(args.output_dir),
+            checkpoint=_absolute(args.checkpoint),
+            section=args.section,
+        ),
+    )
+    rows = [
+        [name, statistics["mean"], statistics["std"], summary["pooled"].get(name, float("nan"))]
+        for name, statistics in summary["per_case"].items()
+    ]
+    table = format_table(["metric", "mean", "std", "pooled"], rows)
+    _answer(args, summary, f"{table}\n{summary['cases']} cases; tables and overlays in {summary['output_dir']}")
+    return EXIT_OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle.export import export_network
+
+    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=_absolute(args.checkpoint))
+    _answer(args, report, f"{report['file']}: differs from PyTorch by at most {report['max_difference']:.2e}")
+    return EXIT_OK
+
+
+def _import_weights(args: argparse.Namespace) -> int:
+    from medseg_monai.networks.import_weights import import_weights
+
+    report = import_weights(args.network, args.file, out=args.output)
+    lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
+    lines += [f"left out {key}: {why}" for key, why in report.dropped.items()]
+    lines += [f"constructor argument {key} = {value}" for key, value in report.arguments.items()]
+    _answer(args, report.summary(), "\n".join(lines))
+    return EXIT_OK
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from medseg_monai.demo import run_demo
+
+    result = run_demo(args.output_dir)
+    _answer(args, result.as_dict(), result.as_text())
+    return EXIT_OK
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="answer in JSON on standard output")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error, and more of the log")
+    keys = argparse.ArgumentParser(add_help=False)
+    keys.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a flat key of the bundle's config")
+    weights = argparse.ArgumentParser(add_help=False)
+    weights.add_argument("--checkpoint", metavar="FILE", help="weights to use instead of the bundle's")
+    work = argparse.ArgumentParser(add_help=False)
+    work.add_argument("--dataset-dir", metavar="DIR", help="folder with datalist.json")
+    work.add_argument("--datalist", metavar="FILE", help="data list, if it is not DIR/datalist.json")
+    work.add_argument("--output-dir", "-o", metavar="DIR", help="folder of the run")
+    work.add_argument(
+        "--config", action="append", metavar="NAME", help="overlay of the bundle (e.g. train_from_scratch), or a file"
+    )
+
+    parser = argparse.ArgumentParser(prog="medseg", description="Medical image segmentation with MONAI bundles.")
+    parser.add_argument("--version", action="version", version=f"medseg {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(
+        name: str, run: Callable[[argparse.Namespace], int], help_text: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_text, description=help_text, parents=[common, *parents])
+        added.set_defaults(run=run)
+        return added
+
+    verb("list", _list, "List the bundles.")
+    verb("info", _info, "Describe a bundle and its keys.").add_argument("bundle")
+    data = verb("data", _data, "Turn a public data set's folder, as published, into a data list.")
+    data.add_argument("dataset", help="short name of the data set, e.g. drive")
+    data.add_argument("folder", help="the folder as published")
+    data.add_argument("-o", "--output", required=True, metavar="FILE", help="data list to write, e.g. datalist.json")
+    data.add_argument("--validation-fraction", type=float, default=0.2, help="part of the training set held out")
+    data.add_argument("--seed", type=int, default=0, help="seed of the split")
+    training = verb("train", _train, "Train a bundle.", keys, work)
+    training.add_argument("bundle")
+    training.add_argument("--resume", action="store_true", help="go on with the training in --output-dir")
+    training.add_argument("--tracking-uri", metavar="URI", help="MLflow address; default: a database in the output")
+    training.add_argument("--experiment", metavar="NAME", help="MLflow experiment; default: the bundle's name")
+    training.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
+    predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
+    predict.add_argument("bundle")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them")
+    predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")
+    evaluate = verb("evaluate", _evaluate, "Evaluate a bundle on labelled data.", keys, weights, work)
+    evaluate.add_argument("bundle")
+    evaluate.add_argument("--section", default="test", help="section of the data list")
+    export = verb("export", _export, "Export a bundle's network.", weights)
+    export.add_argument("bundle")
+    export.add_argument("--format", choices=("torchscript", "onnx"), default="torchscript")
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
+    imported = verb("import-weights", _import_weights, "Read the weights that a network's authors published.")
+    imported.add_argument("network", help="short name of the network, e.g. cenet")
+    imported.add_argument("file", help="the authors' file")
+    imported.add_argument("-o", "--output", required=True, metavar="FILE", help="model file to write")
+    demo = verb("demo", _demo, "Draw phantoms, train, predict and evaluate, in a few minutes.")
+    demo.add_argument("--output-dir", "-o", default="runs/demo", metavar="DIR", help="folder for everything")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``medseg``.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        0 if all went well; 1 if a case failed, or for a fault of the program; 2 for a user's mistake, told in one line.
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if args.debug else logging.INFO)
+    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
+    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
+        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
+    warnings.filterwarnings("ignore", module=r"monai\.")
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        sys.stderr.write("medseg: interrupted\n")
+        return 130
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        if is_users_mistake(error):
+            sys.stderr.write(f"medseg: {explain(error)}\n")
+            return EXIT_USAGE
+        sys.stderr.write(f"medseg: {type(error).__name__}: {explain(error)} (--debug shows where)\n")
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Evaluation tables: one row a case, and a summary per case and pooled."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import ImageMetaKey
+
+from medseg_monai.data.datalist import atomic_path
+from medseg_monai.metrics import METRICS, count_voxels, metrics_from_counts, roc_auc
+
+__all__ = ["CaseMetrics"]
+
+
+class CaseMetrics:
+    """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
+
+    Expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's own size, and
+    optionally ``fov`` (only what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own,
+    named ``dice_expert1`` …), each in the evaluator's output or in its batch.
+
+    ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
+    population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
+    how many; ``pooled`` is the metric of all cases' pixels thrown together. What is undefined is ``nan`` in the table
+    and ``null`` in the summary, since JSON has no ``nan``.
+
+    Args:
+        output_dir: folder for the two files.
+        metrics: names from :data:`medseg_monai.metrics.METRICS`.
+        threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
+        unknown = sorted(set(metrics) - set(METRICS))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(METRICS)}.")
+        self.output_dir = Path(output_dir)
+        self.count_names = [name for name in metrics if name != "auc"]
+        self.with_auc = "auc" in metrics
+        self.threshold = threshold
+        self._reset()
+
+    def _reset(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.counts: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: evaluator with decollated output.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._reset())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add_cases)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def add_cases(self, engine: Engine) -> None:
+        """Add the cases of one iteration.
+
+        Args:
+            engine: evaluator.
+
+        Raises:
+            ValueError: a mask of another size than its image's prediction.
+        """
+        for case, output in zip(engine.state.batch, engine.state.output, strict=True):
+            item = {**case, **output}  # MONAI leaves in the batch what is neither image, label nor made afterwards
+            file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
+            _check_shapes(item, file)
+            self.rows.append({"case": file.name, **self._compare(item)})
+
+    def _compare(self, item: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
+        probability = item["probability"].cpu()[inside]
+        row: dict[str, float] = {}
+        for key in _labels(item):
+            suffix = key.removeprefix("label")
+            label = item[key].cpu()[inside]
+            counts = count_voxels(probability >= self.threshold, label)
+            self.counts[suffix] = self.counts.get(suffix, torch.zeros_like(counts)) + counts
+            values = metrics_from_counts(counts, self.count_names)
+            if self.with_auc:
+                values["auc"] = roc_auc(probability, label)
+                self.scores.setdefault(suffix, []).append((probability, label))
+            row.update({name + suffix: value for name, value in values.items()})
+        return row
+
+    def write(self, engine: Engine) -> None:
+        """Write both files and put the means into ``engine.state.metrics`` as ``test_<metric>``.
+
+        Args:
+            engine: evaluator.
+        """
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with (
+            atomic_path(self.output_dir / "cases.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, fieldnames=columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        summary = self.summarize()
+        with atomic_path(self.output_dir / "summary.json") as temporary:
+            temporary.write_text(json.dumps(_json_ready(summary), indent=2) + "\n", encoding="utf-8")
+        for name, statistics in summary["per_case"].items():
+            engine.state.metrics[f"test_{name}"] = statistics["mean"]
+
+    def summarize(self) -> dict[str, Any]:
+        """Statistics per case and pooled, of all cases so far."""
+        names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
+        per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
+        pooled: dict[str, float] = {}
+        for suffix, counts in self.counts.items():
+            values = metrics_from_counts(counts, self.count_names)
+            if self.with_auc:
+                probabilities, labels = zip(*self.scores[suffix], strict=True)
+                values["auc"] = roc_auc(torch.cat(probabilities), torch.cat(labels))
+            pooled.update({name + suffix: value for name, value in values.items()})
+        return {"cases": len(self.rows), "threshold": self.threshold, "per_case": per_case, "pooled": pooled}
+
+
+def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:
+    return ["label", *sorted(key for key in item if str(key).startswith("label_expert"))]
+
+
+def _check_shapes(item: Mapping[str, torch.Tensor], file: Path) -> None:
+    shape = tuple(item["probability"].shape)
+    for key in [*_labels(item), *(["fov"] if "fov" in item else [])]:
+        if tuple(item[key].shape) != shape:
+            raise ValueError(
+                f"{file}: its {key} has shape {tuple(item[key].shape)}, the image and its prediction {shape}; "
+                "give a mask of the image's size."
+            )
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_ready(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _statistics(values: Sequence[float]) -> dict[str, float | int]:
+    defined = np.asarray([value for value in values if not np.isnan(value)], dtype=np.float64)
+    statistics: dict[str, float | int] = {"undefined": len(values) - len(defined)}
+    if len(defined):
+        statistics |= {
+            "mean": float(defined.mean()),
+            "std": float(defined.std()),
+            "min": float(defined.min()),
+            "max": float(defined.max()),
+        }
+    else:
+        statistics |= dict.fromkeys(("mean", "std", "min", "max"), float("nan"))
+    return statistics

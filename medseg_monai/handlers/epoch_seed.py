@@ -1,0 +1,51 @@
+"""Seeding that makes every epoch a function of the seed and of its number."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import set_rnd
+from torch.utils.data.distributed import DistributedSampler
+
+__all__ = ["EpochSeed"]
+
+
+class EpochSeed:
+    """Seed Python, NumPy, PyTorch and the data set's random transforms at the start of every epoch.
+
+    Shuffling, augmentation and dropout of epoch ``n`` then depend on ``seed`` and ``n`` alone. A training that is
+    resumed after epoch ``n - 1`` therefore sees exactly what an uninterrupted one would have seen, without saving the
+    state of any generator, and so it does with data loader workers, whose base seed is drawn from PyTorch's
+    generator. The processes of a distributed training draw different numbers, and their common sampler is told the
+    epoch.
+
+    Args:
+        seed: seed of the training.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: trainer whose epochs are seeded.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed the generators for the epoch that starts."""
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        sequence = np.random.SeedSequence([self.seed, rank, engine.state.epoch])
+        value = int(sequence.generate_state(1)[0])
+        random.seed(value)
+        np.random.seed(value)  # noqa: NPY002 - the global generator is what third-party transforms draw from
+        torch.manual_seed(value)
+        loader = engine.state.dataloader
+        set_rnd(loader.dataset, seed=value)
+        if isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.set_epoch(engine.state.epoch)

@@ -1,0 +1,61 @@
+"""Overlays of fixed validation cases, every few epochs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.utils import ImageMetaKey
+
+from medseg_monai.visualize import save_overlay
+
+__all__ = ["OverlaySaver"]
+
+
+class OverlaySaver:
+    """Write the outlines of prediction and label over the first validation images, so that progress can be seen.
+
+    Expects the evaluator's postprocessing to leave ``image`` ``[C, H, W]``, ``pred`` and ``label`` ``[1, H, W]`` of one
+    size in each decollated item: ``Invertd`` brings back the image along with the prediction, so that a crop is shown
+    in its place.
+
+    Args:
+        output_dir: folder for files named ``<case>_epoch0010.png``.
+        cases: how many cases of each validation are drawn, always the first ones.
+        interval: draw every so many epochs.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], *, cases: int = 4, interval: int = 10) -> None:
+        self.output_dir = Path(output_dir)
+        self.cases = cases
+        self.interval = interval
+        self._drawn = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: evaluator with decollated output.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start_again)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def start_again(self) -> None:
+        """Count the cases of a new validation from its first."""
+        self._drawn = 0
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw the cases of this iteration, if it is their turn."""
+        epoch = engine.state.epoch
+        if epoch % self.interval:
+            return
+        for item in engine.state.output[: self.cases - self._drawn]:
+            self._drawn += 1
+            name = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]).stem
+            save_overlay(
+                self.output_dir / f"{name}_epoch{epoch:04d}.png",
+                item["image"].cpu().numpy(),
+                prediction=item["pred"][0].cpu().numpy(),
+                label=item["label"][0].cpu().numpy(),
+            )

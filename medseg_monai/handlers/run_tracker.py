@@ -1,0 +1,147 @@
+"""MLflow tracking of a training beyond MONAI's handler: overlays, the model, and a run that can be resumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from ignite.engine import Engine, Events
+from mlflow.entities import RunStatus
+from mlflow.models import infer_signature
+from monai.handlers import MLFlowHandler
+from torch import nn
+
+from medseg_monai.networks.state_dict import read_tensors
+
+from .training_state import MODEL_NAME
+
+__all__ = ["RunTracker"]
+
+MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
+
+
+class RunTracker(MLFlowHandler):
+    """MONAI's ``MLFlowHandler`` for a trainer, with overlays, the best model with its signature, and resuming.
+
+    Args:
+        output_dir: folder of the training; new files in its ``overlays`` are logged after each epoch, its
+            ``model.pt`` at the end.
+        network_def: network that ``model.pt`` is loaded into when the training has ended; ``None`` logs no model.
+        input_shape: shape ``[B, C, *spatial]`` of the example from which the model's signature is taken.
+        run_id: run to go on with; ``None`` starts one.
+        kwargs: arguments of :class:`monai.handlers.MLFlowHandler`.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | os.PathLike[str],
+        network_def: nn.Module | None = None,
+        input_shape: tuple[int, ...] = (),
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.output_dir = Path(output_dir)
+        self.network_def = network_def
+        self.input_shape = tuple(input_shape)
+        self.run_id = run_id
+        self.cur_run: Any = None
+        self._logged: set[Path] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: trainer.
+        """
+        super().attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_overlays)
+
+    def start(self, engine: Engine) -> None:
+        """Start a run, or go on with ``run_id``; a run that a kill left open is marked as killed first.
+
+        Args:
+            engine: trainer.
+        """
+        if self.run_id is not None and self.cur_run is None:
+            if self.client.get_run(self.run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
+                self.terminate("KILLED")
+            self.client.set_tag(self.run_id, "resumed_after_epoch", str(engine.state.epoch))
+            self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            self.cur_run = self.client.get_run(self.run_id)
+        super().start(engine)
+        self.run_id = self.cur_run.info.run_id
+
+    def terminate(self, status: str) -> None:
+        """End the run that was not completed.
+
+        Args:
+            status: ``"KILLED"`` or ``"FAILED"``.
+        """
+        if self.run_id is not None:
+            self.client.set_tag(self.run_id, "interrupted", status.lower())
+            self.client.set_terminated(self.run_id, status)
+
+    def log_overlays(self) -> None:
+        """Log the overlays that this epoch's validation drew."""
+        for path in sorted(set((self.output_dir / "overlays").glob("*.png")) - self._logged):
+            self.client.log_artifact(self.run_id, str(path), "overlays")
+            self._logged.add(path)
+
+    def complete(self) -> None:
+        """Log the configured artifacts and the model."""
+        super().complete()
+        if self.network_def is not None:
+            self.log_model(self.network_def)
+
+    def log_model(self, network: nn.Module) -> None:
+        """Log ``model.pt`` as an MLflow PyTorch model with the signature of its input and output.
+
+        It is logged as an exported graph (``torch.export``), which ``mlflow.pytorch.load_model`` reads without
+        unpickling and without this package. The batch size is free, the spatial size is that of ``input_shape``.
+
+        Args:
+            network: network to load the weights into.
+        """
+        network.load_state_dict(read_tensors(self.output_dir / MODEL_NAME)["model"])
+        network = network.cpu().eval()
+        example = torch.zeros(2, *self.input_shape[1:])  # the export takes a batch of one for the only size there is
+        with torch.no_grad():
+            signature = infer_signature(example.numpy(), network(example).numpy())
+        with _global_tracking_uri(self.client.tracking_uri), mlflow.start_run(run_id=self.run_id):
+            # a named requirement: MLflow's own inference would import the model in a new environment
+            mlflow.pytorch.log_model(
+                network,
+                name="model",
+                signature=signature,
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=["torch"],
+            )
+
+    def _log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters that the run does not hold yet: a resumed run keeps its first ones, as MLflow demands."""
+        new = dict(params)
+        self._delete_exist_param_in_dict(new)
+        super()._log_params(new)
+
+
+@contextmanager
+def _global_tracking_uri(uri: str) -> Iterator[None]:
+    """Point MLflow's functions without a client at ``uri``.
+
+    ``mlflow.set_tracking_uri`` also sets ``MLFLOW_TRACKING_URI``, which MONAI prefers to the address it is given: left
+    there, it would send the next training of this process to the address of this one.
+    """
+    before = os.environ.get(MLFLOW_TRACKING_URI)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)

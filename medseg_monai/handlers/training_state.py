@@ -1,0 +1,186 @@
+"""Checkpoints of a training: written atomically, resumed exactly."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch import nn
+
+from medseg_monai.networks.state_dict import check_fits, read_tensors, save_atomically
+
+__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState", "read_settings", "trained_with"]
+
+#: everything that a resumed training needs; overwritten each epoch
+CHECKPOINT_NAME = "checkpoint.pt"
+#: the weights to predict with: the best on the validation data, or the latest as long as nothing was validated
+MODEL_NAME = "model.pt"
+
+logger = logging.getLogger(__name__)
+
+
+def read_settings(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a model was trained with.
+
+    Args:
+        checkpoint: a ``model.pt`` as :class:`TrainingState` or ``medseg import-weights`` writes it.
+
+    Returns:
+        names and values; none for a file that records none.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is no file of weights.
+    """
+    content = read_tensors(checkpoint, mmap=True)  # only the few bytes of the settings are looked at
+    settings = content.get("settings") if isinstance(content, Mapping) else None
+    return dict(settings) if isinstance(settings, Mapping) else {}
+
+
+def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
+    """The value of a setting that a model was trained with, for the configs of ``inference.json``.
+
+    Args:
+        checkpoint: a ``model.pt`` as :class:`TrainingState` or ``medseg import-weights`` writes it.
+        key: name of the setting, e.g. ``"image_size"``.
+        default: what holds when the file is absent, or names no such setting.
+
+    Returns:
+        the recorded value or ``default``.
+
+    Raises:
+        ValueError: the file is no file of weights.
+    """
+    return read_settings(checkpoint).get(key, default) if Path(checkpoint).is_file() else default
+
+
+class TrainingState:
+    """Save the state of a training after each epoch, keep the best model, and restore the state when asked to.
+
+    ``checkpoint.pt`` holds network, optimizer, learning rate scheduler, the scale of mixed precision, the trainer's
+    counters and the best metric. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
+    ``model.pt`` holds ``{"model": state dict, "settings": …}``.
+
+    In a distributed training every process restores the state and the first one saves it.
+
+    MONAI's ``CheckpointSaver`` writes in place (``atomic=False``), so that a kill during the write loses the training.
+
+    Args:
+        output_dir: folder of the run.
+        network: network in training; a ``DistributedDataParallel`` wrapper is taken off.
+        optimizer: its optimizer.
+        lr_scheduler: its learning rate scheduler.
+        validator: evaluator whose key metric decides which model is kept (larger is better). ``None`` keeps the latest,
+            and so do epochs before the first that is validated.
+        settings: what inference must know to treat images as in training, saved beside the weights.
+        resume: restore ``checkpoint.pt`` before the first epoch.
+
+    Raises:
+        FileNotFoundError: at the start, if ``resume`` is set and there is no checkpoint.
+        ValueError: at the start, if ``resume`` is set and the checkpoint is damaged or of another network.
+        FileExistsError: at the start, if ``resume`` is not set and the folder already holds a training.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        *,
+        validator: Evaluator | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.network: nn.Module = getattr(network, "module", network)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.validator = validator
+        self.settings = dict(settings or {})
+        self.resume = resume
+        self.best_metric: float | None = None
+        self.best_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler; it has to come after the handlers that validate and that step the scheduler.
+
+        Args:
+            engine: trainer.
+        """
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def restore(self, engine: Engine) -> None:
+        """Load ``checkpoint.pt`` into the objects of this training, if ``resume`` is set.
+
+        Args:
+            engine: trainer whose epoch and iteration counters are set.
+        """
+        path = self.output_dir / CHECKPOINT_NAME
+        if not self.resume:
+            if path.exists():
+                raise FileExistsError(f"{path}: a training was run here; resume it, or choose another output_dir.")
+            return
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no checkpoint to resume from.")
+        state = read_tensors(path)
+        check_fits(state["network"], self.network.state_dict(), network=type(self.network).__name__, source=path)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if state.get("scaler") and getattr(engine, "scaler", None):
+            engine.scaler.load_state_dict(state["scaler"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        self.best_metric = state["best_metric"]
+        self.best_epoch = state["best_epoch"]
+        logger.info("Resumed %s after epoch %d.", path, state["epoch"])
+
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint of the epoch that ended, and the model if it is the best so far.
+
+        Args:
+            engine: trainer.
+        """
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return
+        epoch = engine.state.epoch
+        if self._improved(epoch):
+            self.best_epoch = epoch
+            save_atomically(
+                {"model": self.network.state_dict(), "settings": self.settings}, self.output_dir / MODEL_NAME
+            )
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "scaler": engine.scaler.state_dict() if getattr(engine, "scaler", None) else {},
+            "epoch": epoch,
+            "iteration": engine.state.iteration,
+            "best_metric": self.best_metric,
+            "best_epoch": self.best_epoch,
+        }
+        save_atomically(state, self.output_dir / CHECKPOINT_NAME)
+
+    def _improved(self, epoch: int) -> bool:
+        if self.validator is None:
+            return True
+        unvalidated = self.best_metric is None
+        validation = self.validator.state
+        if validation.epoch != epoch or validation.key_metric_name not in validation.metrics:
+            return unvalidated
+        metric = float(validation.metrics[validation.key_metric_name])
+        if math.isnan(metric):
+            return unvalidated
+        if self.best_metric is not None and metric <= self.best_metric:
+            return False
+        self.best_metric = metric
+        return True

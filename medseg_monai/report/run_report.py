@@ -1,0 +1,97 @@
+"""The report of a prediction run: a line a case, written after each one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medseg_monai.data.datalist import atomic_path
+
+__all__ = ["CaseReport", "RunReport", "installed_versions"]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide about a prediction."""
+    found = {"python": platform.python_version()}
+    for package in ("medseg-monai", "monai", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What became of one case.
+
+    Attributes:
+        input: path of the image.
+        outputs: files written, none if the case failed.
+        status: ``"ok"`` or ``"failed"``.
+        seconds: wall time, reading and writing included.
+        peak_memory_mib: peak memory in MiB, of the accelerator or else of the process so far.
+        error: one line, empty if all went well.
+    """
+
+    input: str
+    outputs: list[str]
+    status: str
+    seconds: float
+    peak_memory_mib: float
+    error: str = ""
+
+
+@dataclass
+class RunReport:
+    """The report of one run, kept in ``report.json`` and ``report.csv``.
+
+    Attributes:
+        output_dir: folder of the two files.
+        run: what holds for all cases: bundle, versions, model hash, device.
+        cases: reports so far.
+    """
+
+    output_dir: Path
+    run: dict[str, Any]
+    cases: list[CaseReport] = field(default_factory=list)
+
+    def add(self, case: CaseReport) -> None:
+        """Add a case and rewrite both files, so that an interrupted run has its report too.
+
+        Args:
+            case: report of the case.
+        """
+        self.cases.append(case)
+        self.write()
+
+    @property
+    def failed(self) -> list[CaseReport]:
+        """The cases that failed."""
+        return [case for case in self.cases if case.status != "ok"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        counts = Counter(case.status for case in self.cases)
+        return {**self.run, "counts": dict(counts), "cases": [asdict(case) for case in self.cases]}
+
+    def write(self) -> None:
+        """Write ``report.json`` and ``report.csv``, each all or nothing."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.output_dir / "report.json") as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        with (
+            atomic_path(self.output_dir / "report.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, fieldnames=list(CaseReport.__dataclass_fields__))
+            writer.writeheader()
+            for case in self.cases:
+                writer.writerow({**asdict(case), "outputs": os.pathsep.join(case.outputs)})

@@ -1,0 +1,85 @@
+"""One case in, one prediction out; nothing stays from one case to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medseg_monai.bundle import BundleError, Predictor, predict_cases
+from medseg_monai.networks.nets import CENet
+
+QUICK = {"views": "flips", "fast": False}
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> Predictor:
+    return Predictor("retinal_vessel_fundus_cenet", checkpoint=model, overrides=QUICK)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A gradient that no flip or transposition maps to itself, 40 rows by 61 columns."""
+    rows, columns = np.mgrid[0:40, 0:61]
+    path = tmp_path / "gradient.v1.png"
+    Image.fromarray(np.stack([rows * 5, columns * 4, rows + columns], axis=-1).astype(np.uint8)).save(path)
+    return path
+
+
+def test_a_prediction_has_its_images_size_and_a_probability_for_each_pixel(predictor: Predictor, image: Path):
+    prediction = predictor({"image": str(image)})
+    assert tuple(prediction.mask.shape) == (1, 40, 61)
+    probability = prediction.data["probability"]
+    assert tuple(probability.shape) == (1, 40, 61)
+    assert 0 <= float(probability.min()) <= float(probability.max()) <= 1
+    assert torch.equal((probability >= 0.5).float().as_tensor(), prediction.mask.as_tensor())
+
+
+def test_a_bad_case_does_not_touch_the_next(predictor: Predictor, image: Path, tmp_path: Path):
+    before = predictor({"image": str(image)}).data["probability"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(RuntimeError):
+        predictor({"image": str(broken)})
+    after = predictor({"image": str(image)}).data["probability"]
+    assert torch.equal(before.as_tensor(), after.as_tensor())
+
+
+def test_a_mask_is_named_after_its_image(predictor: Predictor, image: Path, tmp_path: Path):
+    written = predictor.save(predictor({"image": str(image)}), tmp_path / "out")
+    assert written == [tmp_path / "out" / "gradient.v1.png"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradient.v1.png"]
+
+
+def test_the_fast_form_makes_the_probabilities_of_the_plain_one(predictor: Predictor, model: Path, image: Path):
+    fast = Predictor("retinal_vessel_fundus_cenet", checkpoint=model, overrides={**QUICK, "fast": True})
+    plain, quick = (p({"image": str(image)}).data["probability"].as_tensor() for p in (predictor, fast))
+    torch.testing.assert_close(quick, plain, rtol=0, atol=1e-4)
+
+
+def test_weights_bring_the_settings_they_were_trained_with(predictor: Predictor, model: Path, tmp_path: Path):
+    assert predictor.workflow.parser.get_parsed_content("image_size") == [192, 192]
+    other = tmp_path / "other.pt"
+    torch.save({"model": CENet().state_dict(), "settings": {"image_size": [224, 192], "channel_order": "BGR"}}, other)
+    parser = Predictor("retinal_vessel_fundus_cenet", checkpoint=other, overrides=QUICK).workflow.parser
+    assert parser.get_parsed_content("image_size") == [224, 192]
+    assert parser.get_parsed_content("channel_order") == "BGR"
+
+
+def test_missing_weights_are_told_before_any_case(tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        Predictor("retinal_vessel_fundus_cenet", checkpoint=tmp_path / "none.pt")
+    assert isinstance(caught.value.__cause__, BundleError)
+
+
+def test_a_disc_that_fills_the_image_fills_the_mask(model: Path, image: Path, tmp_path: Path):
+    """The crop pastes back to every pixel where it covers the image, and the largest component is all of it."""
+    predictor = Predictor(
+        "optic_disc_fundus_cenet", checkpoint=model, overrides={**QUICK, "threshold": 0.0, "crop_size": [800, 800]}
+    )
+    report = predict_cases(predictor, [{"image": str(image)}], tmp_path / "out")
+    assert not report.failed
+    assert (np.asarray(Image.open(report.cases[0].outputs[0])) == 255).all()

@@ -1,0 +1,96 @@
+"""Checks 2 and 6: properties, and agreement between the configs of a bundle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+from medseg_monai.bundle import flat_keys, merged_config
+
+from .conftest import Phantoms, Trained, make_workflow
+
+FLAT_KEYS = {
+    "train": {
+        "dataset_dir",
+        "datalist",
+        "output_dir",
+        "max_epochs",
+        "learning_rate",
+        "batch_size",
+        "amp",
+        "num_workers",
+        "seed",
+        "resume",
+        "val_interval",
+    },
+    "inference": {"dataset_dir", "output_dir", "checkpoint", "amp", "num_workers", "device"},
+}
+
+
+def test_the_training_has_every_property(bundle: Path, phantoms: Phantoms, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = make_workflow(bundle, "train", workflow_type="train", dataset_dir=str(phantoms.folder))
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_evaluation_has_every_property(bundle: Path, trained: Trained, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = make_workflow(bundle, "train", "evaluate", workflow_type="train", **trained.overrides)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_inference_has_every_property(
+    bundle: Path, phantoms: Phantoms, trained: Trained, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    images = str(Path(phantoms.items("test")[0]["image"]).parent)
+    workflow = make_workflow(
+        bundle, "inference", workflow_type="infer", dataset_dir=images, checkpoint=str(trained.model)
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_what_a_user_changes_is_a_flat_key(bundle: Path, name: str):
+    assert FLAT_KEYS[name] - flat_keys(merged_config(bundle, [name])).keys() == set()
+
+
+def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def test_training_and_inference_define_the_same_network(bundle: Path):
+    train, inference = (merged_config(bundle, [name])["network_def"] for name in ("train", "inference"))
+    assert without(train, "pretrained") == without(inference, "pretrained")
+
+
+def test_training_validation_and_inference_see_the_same_image(bundle: Path, phantoms: Phantoms, trained: Trained):
+    """An image preprocessed for validation is the one preprocessed for inference, to the last bit."""
+    item = phantoms.items("test")[0]
+    train = make_workflow(bundle, "train", workflow_type="train", **trained.overrides)
+    train.initialize()
+    for_validation = train.parser.get_parsed_content("validate#preprocessing")(dict(item))["image"]
+    inference = make_workflow(bundle, "inference", workflow_type="infer", checkpoint=str(trained.model))
+    inference.parser.parse(reset=True)
+    for_inference = inference.parser.get_parsed_content("preprocessing")({"image": item["image"]})["image"]
+    assert for_validation.shape == for_inference.shape
+    assert bool((for_validation == for_inference).all())
+
+
+def test_the_metadata_counts_the_networks_channels(bundle: Path):
+    definition = merged_config(bundle, ["inference"])["network_def"]
+    data_format = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert data_format["inputs"]["image"]["num_channels"] == definition["in_channels"]
+    assert data_format["outputs"]["pred"]["num_channels"] == definition["out_channels"]
+    assert len(data_format["outputs"]["pred"]["channel_def"]) == definition["out_channels"]
+
+
+def test_the_evaluation_reports_every_metric_that_the_config_names(bundle: Path, evaluated: dict[str, Any]):
+    asked = ConfigParser(merged_config(bundle, ["train", "evaluate"]))["metrics"]
+    assert set(asked) == set(evaluated["pooled"])
+    assert set(asked) <= set(evaluated["per_case"])

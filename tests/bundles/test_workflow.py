@@ -1,0 +1,144 @@
+"""Checks 4, 5, 7 and 8: train, evaluate and infer as MONAI's command line does; tracking; two processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medseg_monai.bundle import Predictor, predict_cases
+from medseg_monai.data import find_images
+
+from .conftest import Phantoms, Trained, config_files, hash_tree, make_workflow, run_workflow, training_overrides
+
+
+@pytest.fixture(scope="session")
+def inferred(bundle: Path, phantoms: Phantoms, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Masks of the test phantoms by ``python -m monai.bundle run``, in a process of its own, from elsewhere."""
+    output_dir = tmp_path_factory.mktemp(f"{bundle.name}_masks")
+    images = tmp_path_factory.mktemp(f"{bundle.name}_images")
+    for item in phantoms.items("test"):
+        os.symlink(item["image"], images / Path(item["image"]).name)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", *config_files(bundle, "inference")]
+    command += ["--dataset_dir", str(images), "--output_dir", str(output_dir), "--checkpoint", str(trained.model)]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return output_dir
+
+
+def test_training_leaves_a_model_and_a_checkpoint(trained: Trained):
+    content = torch.load(trained.model, weights_only=True)
+    assert content["model"]
+    assert (trained.output_dir / "checkpoint.pt").is_file()
+
+
+def test_training_draws_the_validation_cases(trained: Trained):
+    assert list((trained.output_dir / "overlays").glob("*_epoch0001.png"))
+
+
+def test_training_changes_nothing_that_is_shipped_nor_the_working_directory(trained: Trained):
+    assert trained.changed == set()
+
+
+def test_evaluation_writes_a_row_for_every_test_case(phantoms: Phantoms, trained: Trained, evaluated: dict[str, Any]):
+    lines = (trained.output_dir / "evaluation" / "cases.csv").read_text().splitlines()
+    assert evaluated["cases"] == len(phantoms.items("test")) == len(lines) - 1
+
+
+def test_masks_have_the_size_of_their_images_and_their_names(phantoms: Phantoms, inferred: Path):
+    for item in phantoms.items("test"):
+        with Image.open(item["image"]) as image, Image.open(inferred / f"{Path(item['image']).stem}.png") as mask:
+            assert mask.size == image.size
+            assert mask.mode == "L"
+            assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_medseg_predict_makes_the_masks_of_monai_bundle_run(
+    bundle: Path, phantoms: Phantoms, trained: Trained, inferred: Path, tmp_path: Path
+):
+    predictor = Predictor(bundle, checkpoint=trained.model)
+    report = predict_cases(predictor, find_images([item["image"] for item in phantoms.items("test")]), tmp_path)
+    assert not report.failed
+    for case in report.cases:
+        mine = np.asarray(Image.open(case.outputs[0]))
+        theirs = np.asarray(Image.open(inferred / Path(case.outputs[0]).name))
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_predicting_twice_gives_the_same_bits(bundle: Path, phantoms: Phantoms, trained: Trained):
+    predictor = Predictor(bundle, checkpoint=trained.model)
+    case = {"image": phantoms.items("test")[0]["image"]}
+    first, second = (predictor(case).data["probability"] for _ in range(2))
+    assert torch.equal(first.as_tensor(), second.as_tensor())
+
+
+def test_a_transposed_image_gives_the_transposed_mask_of_its_own_size(
+    bundle: Path, phantoms: Phantoms, trained: Trained, tmp_path: Path
+):
+    """An image is neither turned nor mirrored on its way through the bundle."""
+    with Image.open(phantoms.items("test")[0]["image"]) as image:
+        upright = tmp_path / "upright.png"
+        image.save(upright)
+        turned = tmp_path / "turned.png"
+        image.transpose(Image.Transpose.TRANSPOSE).save(turned)
+    predictor = Predictor(bundle, checkpoint=trained.model)
+    masks = [predictor({"image": str(path)}).mask for path in (upright, turned)]
+    assert tuple(masks[0].shape[1:]) == tuple(masks[1].shape[1:])[::-1] == Image.open(upright).size[::-1]
+
+
+def test_tracking_with_mlflow_ends_a_named_run_with_metrics_and_the_executed_config(trained: Trained):
+    client = mlflow.MlflowClient(trained.tracking_uri)
+    experiment = client.search_experiments(filter_string="name = 'monai_experiment'")[0]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "bundle-check"
+    assert run.info.status == "FINISHED"
+    assert {"train_loss", "val_dice"} <= run.data.metrics.keys()
+    configs = [artifact.path for artifact in client.list_artifacts(run.info.run_id) if artifact.path.endswith(".json")]
+    assert len(configs) == 1
+    executed = json.loads(Path(client.download_artifacts(run.info.run_id, configs[0])).read_text())
+    assert executed["max_epochs"] == 1
+
+
+def test_two_processes_train_together(bundle: Path, phantoms: Phantoms, tmp_path: Path):
+    overrides = {**training_overrides(bundle, phantoms, tmp_path / "run"), "batch_size": 1}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
+    command += [f"--master_port={port}", "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(config_files(bundle, "train", "multi_gpu_train"))]
+    command += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["iteration"] == len(phantoms.items("training")) // 2
+    assert not any(key.startswith("module.") for key in state["network"])
+
+
+def test_inference_without_weights_says_where_to_get_them(bundle: Path, phantoms: Phantoms, tmp_path: Path):
+    images = str(Path(phantoms.items("test")[0]["image"]).parent)
+    workflow = make_workflow(
+        bundle,
+        "inference",
+        workflow_type="infer",
+        dataset_dir=images,
+        output_dir=str(tmp_path),
+        checkpoint=str(tmp_path / "none.pt"),
+    )
+    before = hash_tree(bundle)
+    with pytest.raises(RuntimeError) as caught:
+        run_workflow(workflow)
+    assert "no weights here" in str(caught.value.__cause__)
+    assert hash_tree(bundle) == before

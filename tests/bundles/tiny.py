@@ -1,0 +1,10 @@
+"""Overrides that make one epoch of a bundle cheap; a bundle that is cheap by default needs no line here."""
+
+from typing import Any
+
+PHANTOM_SIZE = {"retinal_vessel_fundus": (224, 256), "optic_disc_fundus": (224, 256)}
+
+TRAINING: dict[str, dict[str, Any]] = {
+    "retinal_vessel_fundus_cenet": {"image_size": [192, 224], "patch_size": [192, 192], "batch_size": 2},
+    "optic_disc_fundus_cenet": {"image_size": [192, 192], "crop_size": [200, 200], "batch_size": 2},
+}

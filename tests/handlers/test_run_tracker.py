@@ -1,0 +1,204 @@
+"""MLflow runs of a training, in a database of SQLite: complete, interrupted, resumed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from ignite.engine import Events
+from mlflow.entities import Run
+from monai.handlers import from_engine
+
+from medseg_monai.handlers import MODEL_NAME, RunTracker
+
+from .toy import HEIGHT, WIDTH, TinyNet, Toy, make_toy
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take their time to be made."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlruns.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_database: Path) -> None:
+    """No address from outside, and an empty database in each folder that a test uses."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "other"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_database, tmp_path / name)
+
+
+def address(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlruns.db'}"
+
+
+def tracked(folder: Path, *, max_epochs: int, resume: bool = False, **kwargs: Any) -> tuple[Toy, RunTracker]:
+    """A training with its run, whose configured artifact is one file."""
+    (folder / "config.json").write_text("{}")
+    tracker = RunTracker(
+        output_dir=folder,
+        network_def=TinyNet(),
+        input_shape=(1, 1, HEIGHT, WIDTH),
+        tracking_uri=address(folder),
+        experiment_name="toys",
+        run_name="toy",
+        experiment_param={"seed": "7", "bundle": "toy"},
+        artifacts=str(folder / "config.json"),
+        tag_name="train_loss",
+        output_transform=from_engine(["loss"], first=True),
+        close_on_complete=True,
+        **kwargs,
+    )
+    return make_toy(folder, max_epochs=max_epochs, resume=resume, handlers=[tracker]), tracker
+
+
+def client(folder: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri=address(folder))
+
+
+def only_run(folder: Path) -> Run:
+    experiment = client(folder).get_experiment_by_name("toys")
+    (run,) = client(folder).search_runs([experiment.experiment_id])
+    return run
+
+
+def killed_after(toy: Toy, *, epoch: int) -> None:
+    """End the training when ``epoch`` is saved, without a chance for its handlers to tidy up."""
+
+    def stop(engine: Any) -> None:
+        if engine.state.epoch == epoch:
+            raise SystemExit
+
+    toy.trainer.add_event_handler(Events.EPOCH_COMPLETED, stop)
+
+
+def record_statuses(tracker: RunTracker) -> list[str]:
+    """What ``tracker`` sets the run's status to, one after the other."""
+    statuses: list[str] = []
+    set_terminated, update_run = tracker.client.set_terminated, tracker.client.update_run
+
+    def terminated(run_id: str, status: str) -> None:
+        statuses.append(status)
+        set_terminated(run_id, status)
+
+    def updated(run_id: str, status: str) -> None:
+        statuses.append(status)
+        update_run(run_id, status=status)
+
+    tracker.client.set_terminated, tracker.client.update_run = terminated, updated
+    return statuses
+
+
+def test_a_complete_run_has_parameters_losses_artifacts_overlays_and_a_model(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=2)
+    (folder / "overlays").mkdir()
+    (folder / "overlays" / "eye_epoch0001.png").write_bytes(b"png")
+    toy.trainer.run()
+    run = only_run(folder)
+    assert run.info.run_id == tracker.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "7", "bundle": "toy", "max_epochs": "2", "epoch_length": "3"}
+    losses = client(folder).get_metric_history(tracker.run_id, "train_loss")
+    assert [entry.step for entry in losses] == [1, 2, 3, 4, 5, 6]
+    assert {artifact.path for artifact in client(folder).list_artifacts(tracker.run_id)} >= {"config.json", "overlays"}
+    (overlay,) = client(folder).list_artifacts(tracker.run_id, "overlays")
+    assert overlay.path == "overlays/eye_epoch0001.png"
+    (output,) = run.outputs.model_outputs
+    model = client(folder).get_logged_model(output.model_id)
+    assert model.name == "model"
+    signature = mlflow.models.Model.load(model.artifact_location.removeprefix("file://")).signature
+    assert signature.inputs.inputs[0].shape == (-1, 1, HEIGHT, WIDTH)
+    assert signature.outputs.inputs[0].shape == (-1, 1, HEIGHT, WIDTH)
+
+
+def test_the_logged_model_computes_what_the_best_weights_compute_for_any_batch(tmp_path):
+    folder = tmp_path / "run"
+    toy, _ = tracked(folder, max_epochs=2)
+    toy.trainer.run()
+    (output,) = only_run(folder).outputs.model_outputs
+    logged = mlflow.pytorch.load_model(client(folder).get_logged_model(output.model_id).artifact_location)
+    best = TinyNet().eval()
+    best.load_state_dict(torch.load(folder / MODEL_NAME, weights_only=True)["model"])
+    for batch_size in (1, 3):
+        x = torch.rand(batch_size, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            torch.testing.assert_close(logged(x), best(x))
+
+
+def test_a_resumed_training_goes_on_in_the_same_run_and_marks_that_it_was_killed(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=4)
+    killed_after(toy, epoch=2)
+    with pytest.raises(SystemExit):
+        toy.trainer.run()
+    run = only_run(folder)
+    assert run.info.status == "RUNNING"  # as kill -9 leaves it
+
+    resumed, second = tracked(folder, max_epochs=4, resume=True, run_id=tracker.run_id)
+    statuses = record_statuses(second)
+    resumed.trainer.run()
+    run = only_run(folder)
+    assert run.info.run_id == tracker.run_id
+    assert statuses == ["KILLED", "RUNNING", "FINISHED"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["interrupted"] == "killed"
+    assert run.data.tags["resumed_after_epoch"] == "2"
+    losses = client(folder).get_metric_history(tracker.run_id, "train_loss")
+    assert [entry.step for entry in losses] == list(range(1, 13))
+
+
+def test_a_run_that_ended_by_itself_is_resumed_without_being_called_killed(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1)
+    toy.trainer.run()
+    resumed, _ = tracked(folder, max_epochs=2, resume=True, run_id=tracker.run_id)
+    resumed.trainer.run()
+    run = only_run(folder)
+    assert run.info.status == "FINISHED"
+    assert "interrupted" not in run.data.tags
+    assert run.data.params["max_epochs"] == "1"  # a parameter keeps its first value, as MLflow demands
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_run_that_does_not_complete_is_marked(status, tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=3)
+    killed_after(toy, epoch=1)
+    with pytest.raises(SystemExit):
+        toy.trainer.run()
+    tracker.terminate(status)
+    run = only_run(folder)
+    assert run.info.status == status
+    assert run.data.tags["interrupted"] == status.lower()
+
+
+def test_terminating_before_the_start_does_nothing(tmp_path):
+    _, tracker = tracked(tmp_path / "run", max_epochs=1)
+    tracker.terminate("FAILED")
+    assert client(tmp_path / "run").get_experiment_by_name("toys") is None
+
+
+def test_a_second_training_of_the_process_is_tracked_where_it_says(tmp_path):
+    for name in ("run", "other"):
+        toy, _ = tracked(tmp_path / name, max_epochs=1)
+        toy.trainer.run()
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert only_run(tmp_path / "run").info.run_id != only_run(tmp_path / "other").info.run_id
+
+
+def test_without_a_network_no_model_is_logged(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1)
+    tracker.network_def = None
+    toy.trainer.run()
+    assert not only_run(folder).outputs.model_outputs

@@ -1,0 +1,254 @@
+"""Checkpoints: resumed bit for bit, kept by the key metric, never half written."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TrainingState, read_settings, trained_with
+from medseg_monai.handlers import training_state as module
+
+from .toy import HEIGHT, WIDTH, Toy, make_toy
+
+
+def run(toy: Toy) -> Toy:
+    toy.trainer.run()
+    return toy
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    """The same nested content, tensors bit for bit."""
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
+    else:
+        assert first == second
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+class Metric:
+    """Set the validation's key metric by a list, one value an epoch."""
+
+    def __init__(self, toy: Toy, values: list[float]) -> None:
+        self.values = values
+        toy.validator.add_event_handler(Events.EPOCH_COMPLETED, self.replace)
+        self.name = toy.validator.state.key_metric_name
+
+    def replace(self, engine: Any) -> None:
+        engine.state.metrics[self.name] = self.values[engine.state.epoch - 1]
+
+
+class KeepWeights:
+    """The network's weights after each epoch."""
+
+    def __init__(self, toy: Toy) -> None:
+        self.epochs: dict[int, dict[str, torch.Tensor]] = {}
+        toy.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.keep, toy)
+
+    def keep(self, engine: Any, toy: Toy) -> None:
+        self.epochs[engine.state.epoch] = copy.deepcopy(toy.network.state_dict())
+
+
+def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
+    straight = run(make_toy(tmp_path / "straight", max_epochs=4))
+    run(make_toy(tmp_path / "parts", max_epochs=2))
+    halfway = load(tmp_path / "parts" / CHECKPOINT_NAME)
+    assert halfway["epoch"] == 2
+    resumed = run(make_toy(tmp_path / "parts", max_epochs=4, resume=True))
+    assert_equal(dict(resumed.network.state_dict()), dict(straight.network.state_dict()))
+    assert_equal(resumed.optimizer.state_dict(), straight.optimizer.state_dict())
+    assert resumed.optimizer.param_groups[0]["lr"] == straight.optimizer.param_groups[0]["lr"] < 0.3
+    assert resumed.lr_scheduler.last_epoch == straight.lr_scheduler.last_epoch == resumed.trainer.state.iteration
+    assert resumed.trainer.state.iteration == straight.trainer.state.iteration
+    assert (resumed.state.best_metric, resumed.state.best_epoch) == (
+        straight.state.best_metric,
+        straight.state.best_epoch,
+    )
+    for name in (CHECKPOINT_NAME, MODEL_NAME):
+        assert_equal(load(tmp_path / "parts" / name), load(tmp_path / "straight" / name))
+    changed = load(tmp_path / "parts" / CHECKPOINT_NAME)["network"]["head.weight"]
+    assert not torch.equal(changed, halfway["network"]["head.weight"])
+
+
+def test_a_finished_training_resumed_trains_no_further(tmp_path):
+    run(make_toy(tmp_path, max_epochs=2))
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    toy = run(make_toy(tmp_path, max_epochs=2, resume=True))
+    assert toy.trainer.state.epoch == 2
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+
+
+def test_the_model_is_the_best_epochs_and_a_worse_one_does_not_replace_it(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=4)
+    Metric(toy, [0.4, 0.7, 0.7, 0.5])
+    kept = KeepWeights(toy)
+    run(toy)
+    assert (toy.state.best_metric, toy.state.best_epoch) == (0.7, 2)
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / CHECKPOINT_NAME)["network"]), dict(kept.epochs[4]))
+
+
+def test_a_resumed_training_does_not_forget_its_best_epoch(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=2)
+    Metric(toy, [0.9, 0.2])
+    kept = KeepWeights(toy)
+    run(toy)
+    toy = make_toy(tmp_path, max_epochs=4, resume=True)
+    Metric(toy, [0.0, 0.0, 0.8, 0.3])
+    run(toy)
+    assert (toy.state.best_metric, toy.state.best_epoch) == (0.9, 1)
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[1]))
+
+
+def test_an_undefined_metric_never_replaces_a_model_that_was_validated(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=3)
+    Metric(toy, [float("nan"), 0.3, float("nan")])
+    kept = KeepWeights(toy)
+    run(toy)
+    assert (toy.state.best_metric, toy.state.best_epoch) == (0.3, 2)
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+
+
+def test_a_training_too_short_for_a_validation_leaves_its_latest_weights(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=2, val_interval=5)
+    kept = KeepWeights(toy)
+    run(toy)
+    assert (toy.state.best_metric, toy.state.best_epoch) == (None, 2)
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+
+
+def test_epochs_between_validations_do_not_replace_the_model(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=3, val_interval=2)
+    kept = KeepWeights(toy)
+    run(toy)
+    assert toy.state.best_epoch == 2
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+
+
+def test_without_a_validator_the_latest_weights_are_kept(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=2)
+    toy.state.validator = None
+    kept = KeepWeights(toy)
+    run(toy)
+    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt: a training was run here; resume it, or choose"):
+        run(make_toy(tmp_path, max_epochs=1))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_resuming_where_nothing_was_trained_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pt: no checkpoint to resume from"):
+        run(make_toy(tmp_path / "none", max_epochs=1, resume=True))
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    whole = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    (tmp_path / CHECKPOINT_NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: cannot be read"):
+        run(make_toy(tmp_path, max_epochs=2, resume=True))
+
+
+def test_the_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    toy = make_toy(tmp_path, max_epochs=2, resume=True)
+    toy.state.network = torch.nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: fits Linear only in part") as error:
+        run(toy)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    run(make_toy(tmp_path, max_epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {CHECKPOINT_NAME, MODEL_NAME}
+
+    def disc_is_full(content, stream):
+        stream.write(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disc_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        run(make_toy(tmp_path, max_epochs=2, resume=True))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_only_the_first_process_of_a_distributed_training_writes(tmp_path, monkeypatch):
+    toy = make_toy(tmp_path, max_epochs=1)
+    monkeypatch.setattr(module.torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.torch.distributed, "get_rank", lambda: 1)
+    toy.state.save(toy.trainer)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module.torch.distributed, "get_rank", lambda: 0)
+    toy.state.save(toy.trainer)
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_NAME, MODEL_NAME}
+
+
+def test_the_scale_of_mixed_precision_is_restored(tmp_path):
+    class Scaler:
+        """A ``GradScaler``, which is off where there is no GPU."""
+
+        def __init__(self, scale: float) -> None:
+            self.scale = scale
+
+        def state_dict(self) -> dict[str, float]:
+            return {"scale": self.scale}
+
+        def load_state_dict(self, state: dict[str, float]) -> None:
+            self.scale = state["scale"]
+
+    first, second = make_toy(tmp_path, max_epochs=1), make_toy(tmp_path, max_epochs=2, resume=True)
+    first.trainer.scaler, second.trainer.scaler = Scaler(1024.0), Scaler(65536.0)
+    first.state.save(first.trainer)
+    second.state.restore(second.trainer)
+    assert second.trainer.scaler.scale == 1024.0
+
+
+def test_the_wrapper_of_a_distributed_network_is_taken_off(tmp_path):
+    toy = make_toy(tmp_path, max_epochs=1)
+    wrapped = torch.nn.DataParallel(toy.network)
+    assert TrainingState(tmp_path, wrapped, toy.optimizer, toy.lr_scheduler).network is toy.network
+
+
+def test_a_setting_is_the_recorded_one_where_the_model_has_it_and_else_the_default(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    assert trained_with(tmp_path / MODEL_NAME, "image_size", [448, 448]) == [HEIGHT, WIDTH]
+    assert trained_with(tmp_path / MODEL_NAME, "channel_order", "RGB") == "RGB"
+    assert read_settings(tmp_path / MODEL_NAME) == {"image_size": [HEIGHT, WIDTH]}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_plain_state_dict_records_no_settings(zipped, tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "plain.pt", _use_new_zipfile_serialization=zipped)
+    assert trained_with(tmp_path / "plain.pt", "image_size", [448, 448]) == [448, 448]
+
+
+def test_a_setting_of_a_file_that_is_not_there_is_the_default(tmp_path):
+    assert trained_with(tmp_path / "gone.pt", "image_size", [448, 448]) == [448, 448]
+
+
+def test_the_settings_of_a_damaged_file_are_not_guessed(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model\.pt: cannot be read as weights"):
+        trained_with(tmp_path / "model.pt", "image_size", [448, 448])

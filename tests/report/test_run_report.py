@@ -1,0 +1,83 @@
+"""The report of a prediction run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg_monai.report import CaseReport, RunReport, installed_versions
+
+GOOD = CaseReport("/in/a, b.png", ["/out/a, b.png", "/out/a, b_prob.png"], "ok", 1.5, 120.0)
+BAD = CaseReport("/in/c.tif", [], "failed", 0.1, 0.0, 'OSError: "c.tif" is truncated')
+
+
+def read(folder: Path) -> tuple[dict, list[dict[str, str]]]:
+    with (folder / "report.csv").open(newline="", encoding="utf-8") as stream:
+        return json.loads((folder / "report.json").read_text(encoding="utf-8")), list(csv.DictReader(stream))
+
+
+def test_both_files_hold_every_case_after_each_one(tmp_path):
+    report = RunReport(tmp_path / "out", run={"bundle": "vessels", "model_sha256": "ab"})
+    report.write()
+    assert read(tmp_path / "out") == ({"bundle": "vessels", "model_sha256": "ab", "counts": {}, "cases": []}, [])
+    report.add(GOOD)
+    content, rows = read(tmp_path / "out")
+    assert content["counts"] == {"ok": 1}
+    assert len(rows) == 1
+    report.add(BAD)
+    content, rows = read(tmp_path / "out")
+    assert content["bundle"] == "vessels"
+    assert content["counts"] == {"ok": 1, "failed": 1}
+    assert content["cases"][0] == {
+        "input": "/in/a, b.png",
+        "outputs": ["/out/a, b.png", "/out/a, b_prob.png"],
+        "status": "ok",
+        "seconds": 1.5,
+        "peak_memory_mib": 120.0,
+        "error": "",
+    }
+    assert [row["input"] for row in rows] == ["/in/a, b.png", "/in/c.tif"]
+    assert rows[0]["outputs"].split(os.pathsep) == GOOD.outputs
+    assert (rows[1]["status"], rows[1]["outputs"], rows[1]["error"]) == ("failed", "", BAD.error)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.csv", "report.json"]
+
+
+def test_the_failed_cases_are_those_that_are_not_ok(tmp_path):
+    report = RunReport(tmp_path, run={})
+    report.add(GOOD)
+    assert report.failed == []
+    report.add(BAD)
+    assert report.failed == [BAD]
+
+
+def test_a_write_that_fails_leaves_the_report_of_the_cases_before(tmp_path, monkeypatch):
+    report = RunReport(tmp_path, run={})
+    report.add(GOOD)
+
+    def disc_is_full(source, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", disc_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            report.add(BAD)
+    content, rows = read(tmp_path)
+    assert len(content["cases"]) == len(rows) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.json"]
+
+
+def test_two_reports_do_not_share_their_cases(tmp_path):
+    first = RunReport(tmp_path / "a", run={})
+    first.add(GOOD)
+    assert RunReport(tmp_path / "b", run={}).cases == []
+
+
+def test_the_versions_are_those_of_what_decides_about_a_prediction():
+    versions = installed_versions()
+    assert versions.keys() == {"python", "medseg-monai", "monai", "torch", "numpy"}
+    assert torch.__version__.startswith(versions["torch"].partition("+")[0])
