@@ -129,15 +129,19 @@ def _train(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
-    from medseg_monai.data import find_images
 
-    cases = find_images(args.inputs)
-    predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=_overrides(args))
-    report = predict_cases(predictor, cases, args.output)
+    inputs = [_absolute(entry) for entry in args.inputs]
+    overrides = _overrides(args, dataset_dir=inputs, series=args.series)
+    predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=overrides)
+    report = predict_cases(predictor, predictor.find_cases(), args.output, skip_existing=args.skip_existing)
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
     lines += [f"failed: {case.input}: {case.error}" for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))
     return EXIT_FAILED if report.failed else EXIT_OK
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -157,7 +161,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         ),
     )
     rows = [
-        [name, statistics["mean"], statistics["std"], summary["pooled"].get(name, float("nan"))]
+        [name, _number(statistics.get("mean")), _number(statistics.get("std")), _number(summary["pooled"].get(name))]
         for name, statistics in summary["per_case"].items()
     ]
     table = format_table(["metric", "mean", "std", "pooled"], rows)
@@ -239,7 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
     predict.add_argument("bundle")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them or of a DICOM series")
+    predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to take, if there are several")
+    predict.add_argument("--skip-existing", action="store_true", help="keep the cases that an earlier run completed")
     predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")
     evaluate = verb("evaluate", _evaluate, "Evaluate a bundle on labelled data.", keys, weights, work)
     evaluate.add_argument("bundle")

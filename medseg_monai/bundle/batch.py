@@ -19,13 +19,21 @@ from .predictor import Predictor
 __all__ = ["predict_cases"]
 
 
-def predict_cases(predictor: Predictor, cases: Sequence[Item], output_dir: str | os.PathLike[str]) -> RunReport:
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Item],
+    output_dir: str | os.PathLike[str],
+    *,
+    skip_existing: bool = False,
+) -> RunReport:
     """Predict cases one after the other, write each prediction and the report.
 
     Args:
         predictor: the loaded bundle.
         cases: items with ``image``.
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
+        skip_existing: keep the predictions that ``report.json`` of an earlier run calls complete, if they were made
+            with the same bundle, weights and settings and their files are still there.
 
     Returns:
         the report; ``report.failed`` names what went wrong.
@@ -35,8 +43,11 @@ def predict_cases(predictor: Predictor, cases: Sequence[Item], output_dir: str |
     """
     folder = Path(output_dir)
     report = RunReport(folder, run=_describe(predictor))
+    kept = report.complete_before() if skip_existing else {}
+    report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # an output folder that cannot be written shows before the first case is computed
-    for case in tqdm(cases, desc="predicting", unit="case", disable=None):
+    missing = [case for case in cases if str(case["image"]) not in kept]
+    for case in tqdm(missing, desc="predicting", unit="case", disable=None):
         report.add(_predict_case(predictor, case, folder))
     return report
 
@@ -61,6 +72,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
         "bundle_version": metadata["version"],
         "model": str(predictor.checkpoint),
         "model_sha256": predictor.model_sha256,
+        "settings": predictor.settings,
         "device": str(predictor.device),
         "versions": installed_versions(),
     }

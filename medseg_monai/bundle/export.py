@@ -18,7 +18,7 @@ from medseg_monai.data.datalist import atomic_path
 from medseg_monai.handlers import read_settings
 from medseg_monai.networks.state_dict import file_sha256
 
-from .loader import BundleError, build_workflow
+from .loader import build_workflow, example_input_shape
 from .weights import load_network
 
 __all__ = ["TOLERANCE", "export_network"]
@@ -41,7 +41,9 @@ def _run_torchscript(file: Path, example: torch.Tensor) -> torch.Tensor:
 
 
 def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, metadata: dict[str, Any]) -> None:
-    axes = {0: "batch", **{axis: f"size{axis - 2}" for axis in range(2, example.ndim)}}
+    # a network that cuts its input into tiles is traced with the tiles of the example: another size needs another file
+    tiled = getattr(network, "tiles_its_input", False)
+    axes = {} if tiled else {0: "batch", **{axis: f"size{axis - 2}" for axis in range(2, example.ndim)}}
     convert_to_onnx(
         network,
         [example],
@@ -100,7 +102,8 @@ def export_network(
     The network takes and gives what the bundle's ``metadata.json`` says of ``network_data_format``; pre- and
     postprocessing stay with the bundle. A TorchScript file holds the metadata and, as ``"trained_with"``, the settings
     that the weights were trained with (see :func:`monai.data.load_net_with_metadata`). In an ONNX file the batch size
-    and the spatial axes of the input ``"image"`` and the output ``"pred"`` are free, within what the network takes.
+    and the spatial axes of the input ``"image"`` and the output ``"pred"`` are free, within what the network takes; those of a network that tiles its input (``tiles_its_input``) are
+    fixed to the metadata's.
 
     Args:
         bundle: name or path of the bundle.
@@ -125,7 +128,7 @@ def export_network(
     weights = Path(parser.get_parsed_content("checkpoint"))
     network = load_network(parser.get_parsed_content("network_def"), weights, "cpu", fast=False)
     metadata = dict(parser.config["_meta_"])
-    example = torch.rand(_input_shape(metadata), generator=torch.Generator().manual_seed(0))
+    example = torch.rand(example_input_shape(metadata), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(example)
     with atomic_path(output) as temporary:
@@ -145,15 +148,3 @@ def export_network(
         "input_shape": list(example.shape),
         "max_difference": difference,
     }
-
-
-def _input_shape(metadata: dict[str, Any]) -> list[int]:
-    """``[1, C, *spatial]`` of the bundle's example input."""
-    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
-    shape = [image.get("num_channels"), *image.get("spatial_shape", [])]
-    if len(shape) < 2 or not all(isinstance(size, int) for size in shape):
-        raise BundleError(
-            f"{metadata.get('name')}: its metadata.json gives no input shape in numbers: set num_channels and "
-            "spatial_shape in network_data_format#inputs#image."
-        )
-    return [1, *shape]

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.scripts import _get_fake_spatial_shape
 
 __all__ = [
     "BundleError",
     "build_workflow",
     "bundle_root",
     "check_overrides",
+    "example_input_shape",
     "find_bundle",
     "flat_keys",
     "list_bundles",
@@ -95,6 +97,25 @@ def read_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:
     """
     content: dict[str, Any] = json.loads((find_bundle(bundle) / "configs" / "metadata.json").read_text())
     return content
+
+
+def example_input_shape(metadata: Mapping[str, Any]) -> list[int]:
+    """Shape ``[1, C, *spatial]`` of an input that a bundle's network takes, the smallest that its metadata allow.
+
+    Args:
+        metadata: content of ``metadata.json``; ``spatial_shape`` may hold MONAI's formulas such as ``"32*n"``.
+
+    Raises:
+        BundleError: the metadata give no such shape.
+    """
+    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    channels, spatial = image.get("num_channels"), image.get("spatial_shape", [])
+    if not isinstance(channels, int) or not spatial or "*" in spatial:
+        raise BundleError(
+            f"{metadata.get('name')}: its metadata.json gives no input shape: set num_channels and spatial_shape in "
+            "network_data_format#inputs#image."
+        )
+    return [1, channels, *_get_fake_spatial_shape(spatial)]
 
 
 def _is_flat(value: Any) -> bool:

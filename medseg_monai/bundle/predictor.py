@@ -16,10 +16,16 @@ from monai.bundle import ConfigParser
 from monai.data import decollate_batch, list_data_collate
 from monai.transforms import Compose, SaveImaged
 
+from medseg_monai.data.datalist import Item
+from medseg_monai.data.savers import CaseSaver
+
 from .loader import build_workflow
 from .weights import file_sha256
 
 __all__ = ["Prediction", "Predictor"]
+
+_SAVERS = (SaveImaged, CaseSaver)
+_NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_workers")  # these change no prediction
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class Predictor:
         checkpoint: weights to use instead of the bundle's ``models/model.pt``.
         overrides: flat keys of ``inference.json`` and their values.
 
+    Attributes:
+        settings: the overrides that a prediction depends on.
+        model_sha256: SHA-256 of the file of weights.
+
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit.
     """
@@ -69,6 +79,7 @@ class Predictor:
         values = dict(overrides or {})
         if checkpoint is not None:
             values["checkpoint"] = str(checkpoint)
+        self.settings = {key: value for key, value in values.items() if key not in _NO_SETTINGS}
         self.workflow = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=values)
         parser: ConfigParser = self.workflow.parser
         parser.parse(reset=True)
@@ -80,8 +91,18 @@ class Predictor:
         self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         transforms = parser.get_parsed_content("postprocessing").transforms
-        self.postprocessing = Compose([t for t in transforms if not isinstance(t, SaveImaged)])
-        self.savers = [t for t in transforms if isinstance(t, SaveImaged)]
+        self.postprocessing = Compose([t for t in transforms if not isinstance(t, _SAVERS)])
+        self.savers = [t for t in transforms if isinstance(t, _SAVERS)]
+
+    def find_cases(self) -> list[Item]:
+        """The cases that ``dataset_dir`` (a path or several) stands for, as the bundle finds them.
+
+        Raises:
+            FileNotFoundError: a path does not exist.
+            ValueError: what is there is no input of the bundle, or ambiguous.
+        """
+        cases: list[Item] = self.workflow.parser.get_parsed_content("dataset#data")
+        return cases
 
     def __call__(self, case: Mapping[str, Any]) -> Prediction:
         """Predict one case.
@@ -105,7 +126,7 @@ class Predictor:
         return Prediction(data=data, seconds=time.perf_counter() - start, peak_memory_mib=self._peak_memory())
 
     def save(self, prediction: Prediction, output_dir: str | os.PathLike[str]) -> list[Path]:
-        """Write a prediction as the bundle's ``SaveImaged`` transforms say: named after its input, all or nothing.
+        """Write a prediction as the bundle's last transforms say: named after its input, each file all or nothing.
 
         Args:
             prediction: what :meth:`__call__` returned.
@@ -119,6 +140,10 @@ class Predictor:
         """
         written = []
         for transform in self.savers:
+            if isinstance(transform, CaseSaver):
+                transform.output_dir = str(output_dir)
+                written += transform.save(prediction.data)
+                continue
             transform.saver.folder_layout.output_dir = str(output_dir)
             data = transform(dict(prediction.data))
             written += [Path(data[key].meta["saved_to"]) for key in transform.key_iterator(data)]

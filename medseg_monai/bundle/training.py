@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medseg_monai.data.datalist import atomic_path
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, TrainingState
 
-from .loader import BundleError, build_workflow, check_overrides, find_bundle, merged_config, read_metadata
+from .loader import BundleError, build_workflow, check_overrides, example_input_shape, find_bundle, merged_config, read_metadata
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
 
 __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
@@ -203,7 +203,6 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     parser = ConfigParser({**config, "bundle_root": str(root)})
     output_dir = Path(run["overrides"]["output_dir"])
     metadata = read_metadata(root)
-    image = metadata["network_data_format"]["inputs"]["image"]
     return tracking_settings(
         output_dir=output_dir,
         tracking_uri=run["tracking_uri"],
@@ -212,7 +211,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         run_id=run.get("run_id"),
         parameters=run_parameters(root, metadata["version"], config, Path(parser.get_parsed_content("datalist"))),
         config_file=output_dir / "config.json",
-        input_shape=[1, image["num_channels"], *image["spatial_shape"]],
+        input_shape=example_input_shape(metadata),
     )
 
 

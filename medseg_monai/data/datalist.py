@@ -78,7 +78,7 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         raise ValueError(f"{source}: items without 'image' in section '{section}': {shorten(without)}; add the key")
     folder = os.path.realpath(source.parent)
     resolved = [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in items]
-    if missing := [file for item in resolved for file in _paths(item) if not os.path.isfile(file)]:
+    if missing := [file for item in resolved for file in _paths(item) if not os.path.exists(file)]:
         raise FileNotFoundError(
             f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
             "put them back or write the list anew with 'medseg data'"

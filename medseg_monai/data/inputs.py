@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from .datalist import Item
-from .readers import RASTER_SUFFIXES
+from monai.data.utils import is_supported_format
 
-__all__ = ["find_images"]
+from .datalist import Item, shorten
+from .dicom import check_geometry, find_series, list_series
+from .readers import RASTER_SUFFIXES
+from .volumes import VOLUME_SUFFIXES
+
+__all__ = ["case_name", "find_images", "find_volumes"]
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
@@ -35,8 +39,66 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         path = Path(entry)
         for file in _images_in(path) if path.is_dir() else [_existing(path)]:
             found[Path(os.path.abspath(file))] = None  # without "..", so that a file named twice is seen to be one
-    _refuse_equal_names(found)
+    _refuse_equal_names(found, lambda file: file.stem)
     return [{"image": str(file)} for file in found]
+
+
+def find_volumes(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    series: str | Sequence[str] | None = None,
+    modality: str = "CT",
+) -> list[Item]:
+    """List the 3D volumes that files and folders stand for, as :class:`medseg_monai.data.VolumeReader` loads them.
+
+    A folder stands for the volume files directly in it, told by their suffix (hidden files are left out), and for the
+    one DICOM series below it. Which of several series is meant, only ``series`` can say; folders then stand for the
+    series named and nothing else. The headers of a series are checked here, before any network is loaded.
+
+    Args:
+        paths: one or several files and folders.
+        series: SeriesInstanceUID of one or several series.
+        modality: DICOM modality that a series must have.
+
+    Returns:
+        items ``{"image": path}`` with absolute paths, each once, in the order given and within a folder sorted, files
+        first. The path of a series is its folder, or ``<folder>/<SeriesInstanceUID>`` if ``series`` names it.
+
+    Raises:
+        FileNotFoundError: a path, or a series named, does not exist.
+        ValueError: a file that is not a volume by its suffix, a folder without a volume, a folder with several series
+            (all are listed, each with its faults), a series that is not a regular grid (with all its faults), or two
+            volumes whose predictions would have the same name.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    wanted = [series] if isinstance(series, str) else list(series or ())
+    found: dict[Path, None] = {}
+    for path in (Path(os.path.abspath(entry)) for entry in given):
+        if not path.is_dir():
+            volumes = [_volume(path)]
+        elif wanted:
+            volumes = _series_named(path, wanted, modality)
+        else:
+            volumes = _volumes_in(path, modality)
+        found.update(dict.fromkeys(volumes))
+    missing = [uid for uid in wanted if not any(path.name == uid for path in found)]
+    if missing:
+        there = shorten(str(path) for path in given)
+        raise FileNotFoundError(f"{there}: no DICOM series {shorten(missing)}.")
+    _refuse_equal_names(found, case_name)
+    return [{"image": str(path)} for path in found]
+
+
+def case_name(path: str | os.PathLike[str]) -> str:
+    """The name of a volume's results: of a file without its suffix, of a folder or a series in one the last part.
+
+    MONAI's ``create_file_basename`` would take the last number of a UID for a suffix.
+
+    Args:
+        path: ``item["image"]`` of :func:`find_volumes`.
+    """
+    name = Path(path).name
+    return next((name[: -len(s) - 1] for s in VOLUME_SUFFIXES if name.lower().endswith("." + s)), name)
 
 
 def _existing(path: Path) -> Path:
@@ -53,13 +115,53 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
-def _refuse_equal_names(files: Iterable[Path]) -> None:
-    by_stem = defaultdict(list)
-    for file in files:
-        by_stem[file.stem].append(file)
-    for same in by_stem.values():
+def _volume(path: Path) -> Path:
+    if not is_supported_format(_existing(path), VOLUME_SUFFIXES):
+        suffixes = ", ".join(VOLUME_SUFFIXES)
+        raise ValueError(f"{path}: not a volume by its name ({suffixes}); of a DICOM series give the folder.")
+    return path
+
+
+def _volumes_in(folder: Path, modality: str) -> list[Path]:
+    """The volume files in a folder, and the folder itself if one DICOM series lies below."""
+    series = find_series(folder)
+    if len(series) > 1:
+        several = list_series(series, modality=modality)
+        raise ValueError(f"{folder}: {len(series)} DICOM series, choose with --series: {several}.")
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    volumes = [p for p in files if is_supported_format(p, VOLUME_SUFFIXES)]
+    if not volumes and not series:
+        suffixes = ", ".join(VOLUME_SUFFIXES)
+        raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}), no DICOM series below it.")
+    for one in series:
+        check_geometry(one, modality=modality)
+        volumes.append(folder)
+    return volumes
+
+
+def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Path]:
+    """The series below a folder that ``wanted`` names, at least one."""
+    below = find_series(folder)
+    named = [series for series in below if series.uid in wanted]
+    if not named:
+        there = list_series(below, modality=modality) or "none"
+        raise FileNotFoundError(f"{folder}: no DICOM series {shorten(wanted)}; found: {there}.")
+    volumes = []
+    for series in named:
+        check_geometry(series, modality=modality)
+        path = folder / series.uid
+        if path.exists() and not series.folder.is_relative_to(path):
+            raise ValueError(f"{path}: only a part of the DICOM series of this name; move all its files there.")
+        volumes.append(path)
+    return volumes
+
+
+def _refuse_equal_names(paths: Iterable[Path], name: Callable[[Path], str]) -> None:
+    by_name = defaultdict(list)
+    for path in paths:
+        by_name[name(path)].append(path)
+    for stem, same in by_name.items():
         if len(same) > 1:
             raise ValueError(
-                f"{same[0]} and {same[1]}: both predictions would be named {same[0].stem}; "
-                "predict them into two folders."
+                f"{same[0]} and {same[1]}: both predictions would be named {stem}; predict them into two folders."
             )

@@ -1,7 +1,9 @@
 """Ignite handlers that MONAI lacks: exact seeding and resuming, result tables, overlays, MLflow extras."""
 
 from .case_metrics import CaseMetrics
+from .coverage_schedule import CoverageSchedule
 from .epoch_seed import EpochSeed
+from .label_metrics import LabelMetrics
 from .overlay_saver import OverlaySaver
 from .run_tracker import RunTracker
 from .training_state import CHECKPOINT_NAME, MODEL_NAME, TrainingState, read_settings, trained_with
@@ -10,7 +12,9 @@ __all__ = [
     "CHECKPOINT_NAME",
     "MODEL_NAME",
     "CaseMetrics",
+    "CoverageSchedule",
     "EpochSeed",
+    "LabelMetrics",
     "OverlaySaver",
     "RunTracker",
     "TrainingState",

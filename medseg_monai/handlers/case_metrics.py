@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,44 +18,43 @@ from monai.utils import ImageMetaKey
 from medseg_monai.data.datalist import atomic_path
 from medseg_monai.metrics import METRICS, count_voxels, metrics_from_counts, roc_auc
 
-__all__ = ["CaseMetrics"]
+__all__ = ["CaseMetrics", "CaseTable"]
 
 
-class CaseMetrics:
-    """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
+class CaseTable(ABC):
+    """A table with one row a case: ``cases.csv``, and ``summary.json`` with statistics per case and pooled.
 
-    Expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's own size, and
-    optionally ``fov`` (only what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own,
-    named ``dice_expert1`` …), each in the evaluator's output or in its batch.
-
-    ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
-    population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
-    how many; ``pooled`` is the metric of all cases' pixels thrown together. What is undefined is ``nan`` in the table
-    and ``null`` in the summary, since JSON has no ``nan``.
+    Expects decollated items whose ``image`` knows its file, in the evaluator's output or in its batch. A subclass says
+    what is compared (:meth:`compare`) and what the cases thrown together give (:meth:`pool`).
 
     Args:
         output_dir: folder for the two files.
-        metrics: names from :data:`medseg_monai.metrics.METRICS`.
-        threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
-
-    Raises:
-        ValueError: an unknown metric.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
-        unknown = sorted(set(metrics) - set(METRICS))
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(METRICS)}.")
+    def __init__(self, output_dir: str | os.PathLike[str]) -> None:
         self.output_dir = Path(output_dir)
-        self.count_names = [name for name in metrics if name != "auc"]
-        self.with_auc = "auc" in metrics
-        self.threshold = threshold
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget all cases."""
         self.rows: list[dict[str, Any]] = []
-        self.counts: dict[str, torch.Tensor] = {}
-        self.scores: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    @abstractmethod
+    def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
+        """Values of one case, by the names of their columns.
+
+        Args:
+            item: the case.
+            file: its image, to be named in an error.
+        """
+
+    @abstractmethod
+    def pool(self) -> dict[str, float]:
+        """Values of all cases thrown together, by the names of the metrics."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the summary states beside the values."""
+        return {}
 
     def attach(self, engine: Engine) -> None:
         """Register the handler.
@@ -62,7 +62,7 @@ class CaseMetrics:
         Args:
             engine: evaluator with decollated output.
         """
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._reset())
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.reset())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add_cases)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
@@ -73,29 +73,12 @@ class CaseMetrics:
             engine: evaluator.
 
         Raises:
-            ValueError: a mask of another size than its image's prediction.
+            ValueError: a mask that does not fit its image's prediction.
         """
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
             item = {**case, **output}  # MONAI leaves in the batch what is neither image, label nor made afterwards
             file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
-            _check_shapes(item, file)
-            self.rows.append({"case": file.name, **self._compare(item)})
-
-    def _compare(self, item: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
-        probability = item["probability"].cpu()[inside]
-        row: dict[str, float] = {}
-        for key in _labels(item):
-            suffix = key.removeprefix("label")
-            label = item[key].cpu()[inside]
-            counts = count_voxels(probability >= self.threshold, label)
-            self.counts[suffix] = self.counts.get(suffix, torch.zeros_like(counts)) + counts
-            values = metrics_from_counts(counts, self.count_names)
-            if self.with_auc:
-                values["auc"] = roc_auc(probability, label)
-                self.scores.setdefault(suffix, []).append((probability, label))
-            row.update({name + suffix: value for name, value in values.items()})
-        return row
+            self.rows.append({"case": file.name, **self.compare(item, file)})
 
     def write(self, engine: Engine) -> None:
         """Write both files and put the means into ``engine.state.metrics`` as ``test_<metric>``.
@@ -122,6 +105,77 @@ class CaseMetrics:
         """Statistics per case and pooled, of all cases so far."""
         names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
         per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
+        return {"cases": len(self.rows), **self.settings(), "per_case": per_case, "pooled": self.pool()}
+
+
+class CaseMetrics(CaseTable):
+    """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
+
+    Expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's own size, and
+    optionally ``fov`` (only what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own,
+    named ``dice_expert1`` …), each in the evaluator's output or in its batch.
+
+    ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
+    population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
+    how many; ``pooled`` is the metric of all cases' pixels thrown together. What is undefined is ``nan`` in the table
+    and ``null`` in the summary, since JSON has no ``nan``.
+
+    Args:
+        output_dir: folder for the two files.
+        metrics: names from :data:`medseg_monai.metrics.METRICS`.
+        threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
+        unknown = sorted(set(metrics) - set(METRICS))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(METRICS)}.")
+        self.count_names = [name for name in metrics if name != "auc"]
+        self.with_auc = "auc" in metrics
+        self.threshold = threshold
+        super().__init__(output_dir)
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        super().reset()
+        self.counts: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold."""
+        return {"threshold": self.threshold}
+
+    def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
+        """Values of one case for its label and for every further expert's.
+
+        Args:
+            item: the case.
+            file: its image.
+
+        Raises:
+            ValueError: a mask of another size than the prediction.
+        """
+        _check_shapes(item, file)
+        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
+        probability = item["probability"].cpu()[inside]
+        row: dict[str, float] = {}
+        for key in _labels(item):
+            suffix = key.removeprefix("label")
+            label = item[key].cpu()[inside]
+            counts = count_voxels(probability >= self.threshold, label)
+            self.counts[suffix] = self.counts.get(suffix, torch.zeros_like(counts)) + counts
+            values = metrics_from_counts(counts, self.count_names)
+            if self.with_auc:
+                values["auc"] = roc_auc(probability, label)
+                self.scores.setdefault(suffix, []).append((probability, label))
+            row.update({name + suffix: value for name, value in values.items()})
+        return row
+
+    def pool(self) -> dict[str, float]:
+        """Metrics of all cases' pixels thrown together."""
         pooled: dict[str, float] = {}
         for suffix, counts in self.counts.items():
             values = metrics_from_counts(counts, self.count_names)
@@ -129,7 +183,7 @@ class CaseMetrics:
                 probabilities, labels = zip(*self.scores[suffix], strict=True)
                 values["auc"] = roc_auc(torch.cat(probabilities), torch.cat(labels))
             pooled.update({name + suffix: value for name, value in values.items()})
-        return {"cases": len(self.rows), "threshold": self.threshold, "per_case": per_case, "pooled": pooled}
+        return pooled
 
 
 def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:

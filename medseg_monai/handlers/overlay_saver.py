@@ -8,7 +8,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
-from medseg_monai.visualize import save_overlay
+from medseg_monai.visualize import coronal_slices, save_overlay
 
 __all__ = ["OverlaySaver"]
 
@@ -18,7 +18,7 @@ class OverlaySaver:
 
     Expects the evaluator's postprocessing to leave ``image`` ``[C, H, W]``, ``pred`` and ``label`` ``[1, H, W]`` of one
     size in each decollated item: ``Invertd`` brings back the image along with the prediction, so that a crop is shown
-    in its place.
+    in its place. Of a volume ``[C, *spatial]`` the coronal slice with the largest section of the label is drawn.
 
     Args:
         output_dir: folder for files named ``<case>_epoch0010.png``.
@@ -52,10 +52,12 @@ class OverlaySaver:
             return
         for item in engine.state.output[: self.cases - self._drawn]:
             self._drawn += 1
-            name = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]).stem
+            name = Path(Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]).name.removesuffix(".gz")).stem
+            volumes = [item[key] for key in ("image", "pred", "label")]
+            is_flat = volumes[0].ndim == 3
+            image, prediction, label = (
+                [volume.cpu().numpy() for volume in volumes] if is_flat else coronal_slices(volumes, chosen_by=2)
+            )
             save_overlay(
-                self.output_dir / f"{name}_epoch{epoch:04d}.png",
-                item["image"].cpu().numpy(),
-                prediction=item["pred"][0].cpu().numpy(),
-                label=item["label"][0].cpu().numpy(),
+                self.output_dir / f"{name}_epoch{epoch:04d}.png", image, prediction=prediction[0], label=label[0]
             )

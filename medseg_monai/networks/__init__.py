@@ -6,9 +6,10 @@ line. A new network is one module in :mod:`medseg_monai.networks.nets` and one l
 
 from monai.utils import ComponentStore
 
-from .nets import CENet
+from .nets import CENet, CTSUNet
 
 __all__ = ["NETWORKS"]
 
 NETWORKS = ComponentStore("Networks", "Published segmentation networks by their short name.")
 NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CENet)
+NETWORKS.add("ctsunet", "CTSU-Net (Xie et al., 2020): 3D, lobes of the lung in CT.", CTSUNet)

@@ -7,8 +7,15 @@ static methods:
   own (with whatever change of layout that needs); it raises ``ValueError`` on a name that it does not know;
 - ``infer_arguments(state)`` takes the converted tensors and returns the constructor arguments that they need.
 
-It may have a class attribute ``author_settings``: what the authors' training did to its images that a bundle has to do
-too, under the names of the bundle's config; it is written beside the weights.
+It may also have
+
+- a static method ``author_unused(key)``: for a name of the authors' that their network holds but never uses the reason
+  why it is left out, for any other ``None``; ``convert_author_state`` leaves out these and no others;
+- a class attribute ``author_settings``: what no tensor tells of how the authors made the weights and a bundle has to do
+  alike, be it to its images or to its network, under the names of the bundle's config.
+
+The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels, so
+that a bundle builds the network that they fit.
 
 What is particular to a file format is one reader in :data:`_READERS`.
 """
@@ -31,6 +38,8 @@ __all__ = ["ImportReport", "import_weights"]
 
 # where training scripts put the weights in a checkpoint that holds more than them
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+# the arguments that every bundle's config fixes
+_CHANNELS = ("in_channels", "out_channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +51,10 @@ class ImportReport:
         source: the file that was read.
         sha256: SHA-256 of that file, 64 hexadecimal digits.
         arguments: constructor arguments that the weights need; the others keep their defaults.
-        settings: how the authors' training treated its images, as far as the network's class tells.
+        settings: what a bundle has to set for these weights: ``arguments`` without the channels, which its config
+            fixes, and the class's ``author_settings``.
         tensors: number of tensors in ``state_dict``.
-        dropped: what the file holds beside the weights, with the reason for leaving it out.
+        dropped: what the file holds beside the weights that the network uses, with the reason for leaving it out.
         added: what the network has and old files lack, with the reason why nothing is lost.
         state_dict: the weights under the network's own names.
     """
@@ -115,13 +125,22 @@ def _add_batch_counters(state: dict[str, torch.Tensor], expected: Mapping[str, t
     return dict.fromkeys(counters, "files from before PyTorch 0.4.1 lack it; it plays no part in the forward pass")
 
 
+def _unused_by_authors(network_class: Any, author_state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """What the authors' own network never uses, with the reason."""
+    if not hasattr(network_class, "author_unused"):
+        return {}
+    reasons = {key: network_class.author_unused(key) for key in author_state}
+    return {key: reason for key, reason in reasons.items() if reason is not None}
+
+
 def import_weights(
     name: str, source: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None
 ) -> ImportReport:
     """Read the authors' checkpoint of a network and give its tensors the network's own names.
 
-    Every tensor of the file has a place in the network and every tensor of the network has one in the file, of the same
-    shape; anything less is refused. Pickled objects are never loaded.
+    Every tensor of the file has a place in the network, but for those that the authors' own network never uses, and every
+    tensor of the network has one in the file, of the same shape; anything less is refused. Pickled objects are never
+    loaded.
 
     Args:
         name: name of the network in ``NETWORKS``, e.g. ``"cenet"``.
@@ -132,7 +151,8 @@ def import_weights(
             appears whole or not at all. ``None`` writes none.
 
     Returns:
-        the report, with the weights in ``state_dict``. ``NETWORKS[name](**report.arguments)`` takes them.
+        the report, with the weights in ``state_dict``. ``NETWORKS[name](**report.arguments)`` takes them; what else the
+        class needs to compute the same as the authors' is in ``settings``.
 
     Raises:
         FileNotFoundError: ``source``, or the folder of ``out``, does not exist.
@@ -157,12 +177,14 @@ def import_weights(
         state: dict[str, torch.Tensor] = network_class.convert_author_state(author_state)
     except ValueError as error:
         raise ValueError(f"{path}: not the authors' checkpoint of {name}: {error}") from error
+    dropped |= _unused_by_authors(network_class, author_state)
     arguments = network_class.infer_arguments(state)
     with torch.device("meta"):  # names and shapes, without the memory
         expected = network_class(**arguments).state_dict()
     added = _add_batch_counters(state, expected)
     check_fits(state, expected, network=name, source=path)
-    settings = dict(getattr(network_class, "author_settings", {}))
+    settings = {key: value for key, value in arguments.items() if key not in _CHANNELS}
+    settings |= getattr(network_class, "author_settings", {})
     if out is not None:
         save_atomically({"model": state, "settings": settings}, out)
     return ImportReport(

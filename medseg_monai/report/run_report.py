@@ -16,6 +16,8 @@ from medseg_monai.data.datalist import atomic_path
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
+_DECIDING = ("bundle", "bundle_version", "model_sha256", "settings")
+
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide about a prediction."""
@@ -26,6 +28,10 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _all_there(outputs: list[str]) -> bool:
+    return bool(outputs) and all(Path(path).is_file() for path in outputs)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,21 @@ class RunReport:
         """
         self.cases.append(case)
         self.write()
+
+    def complete_before(self) -> dict[str, CaseReport]:
+        """The cases that an earlier run into this folder completed, as this run would: same bundle, weights, settings.
+
+        Returns:
+            input to report; none if there is no report, or one that cannot be read.
+        """
+        try:
+            earlier = json.loads((self.output_dir / "report.json").read_text(encoding="utf-8"))
+            cases = [CaseReport(**case) for case in earlier["cases"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        if any(earlier.get(key) != self.run.get(key) for key in _DECIDING):
+            return {}
+        return {case.input: case for case in cases if case.status == "ok" and _all_there(case.outputs)}
 
     @property
     def failed(self) -> list[CaseReport]:

@@ -2,6 +2,17 @@
 
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
+from .fragments import ReassignFragmentsd, reassign_fragments
+from .in_plane import PadToMultipled, ResizeInPlaned
 from .same_size import EnsureSameSized
 
-__all__ = ["CropAroundBrightestd", "EnsureSameSized", "RandHSVJitterd", "brightest_point"]
+__all__ = [
+    "CropAroundBrightestd",
+    "EnsureSameSized",
+    "PadToMultipled",
+    "RandHSVJitterd",
+    "ReassignFragmentsd",
+    "ResizeInPlaned",
+    "brightest_point",
+    "reassign_fragments",
+]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from monai.transforms import LoadImaged
 
-from medseg_monai.data import find_images
+from medseg_monai.data import VolumeReader, find_images, find_volumes
+from medseg_monai.data.inputs import case_name
+
+from .dicom_files import tags, write_series
 
 
 @pytest.fixture
@@ -78,3 +83,147 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     (tmp_path / "eye.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError, match=r"eye\.png: no such file or folder"):
         find_images(tmp_path / "eye.png")
+
+
+def images(items: list[dict]) -> list[str]:
+    return [item["image"] for item in items]
+
+
+def test_a_folder_stands_for_the_volumes_directly_in_it_sorted_by_name(tmp_path):
+    for name in ("b.nii.gz", "a.MHA", "c.nrrd", "notes.txt", ".hidden.nii", "d.raw", "more/e.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert images(find_volumes(tmp_path)) == [str(tmp_path / name) for name in ("a.MHA", "b.nii.gz", "c.nrrd")]
+
+
+def test_a_folder_stands_for_the_one_series_below_it(tmp_path):
+    write_series(tmp_path / "case", name=lambda z: f"disc{z % 2}/IM{z}")
+    assert find_volumes(tmp_path / "case") == [{"image": str(tmp_path / "case")}]
+
+
+def test_a_folder_may_hold_volumes_and_a_series(tmp_path):
+    write_series(tmp_path / "scans" / "dicom")
+    (tmp_path / "scans" / "a.nii.gz").touch()
+    assert images(find_volumes(tmp_path / "scans")) == [str(tmp_path / "scans" / "a.nii.gz"), str(tmp_path / "scans")]
+
+
+def test_every_item_is_what_the_reader_loads(tmp_path):
+    first = write_series(tmp_path / "case", uid="1.2.3")
+    second = write_series(tmp_path / "case", uid="1.2.4", shape=(4, 5, 3), name=lambda z: f"second{z}")
+    load = LoadImaged("image", reader=VolumeReader())
+    for item, written in zip(find_volumes(tmp_path, series=["1.2.3", "1.2.4"]), (first, second), strict=True):
+        np.testing.assert_array_equal(load(item)["image"], written.volume)
+
+
+def test_two_series_one_of_them_with_a_missing_slice_are_refused_with_both_facts(tmp_path):
+    write_series(tmp_path / "a", uid="1.2.3", description="LUNG")
+    write_series(tmp_path / "b", uid="1.2.4", description="BONE", skip=(2,))
+    with pytest.raises(ValueError, match="2 DICOM series, choose with --series") as error:
+        find_volumes(tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}: ")
+    assert "(1) 1.2.3 'LUNG' (CT), 6 slices, 0.7 x 0.9 x 2.5 mm; (2) 1.2.4 'BONE' (CT), 5 slices" in message
+    assert "unusable: 1 missing slice between 0005.dcm" in message
+    assert "\n" not in message
+
+
+def test_a_series_that_is_named_is_taken_and_only_that(tmp_path):
+    write_series(tmp_path / "a", uid="1.2.3")
+    write_series(tmp_path / "b", uid="1.2.4", skip=(2,))
+    (tmp_path / "other.nii").touch()
+    assert find_volumes(tmp_path, series="1.2.3") == [{"image": str(tmp_path / "1.2.3")}]
+
+
+def test_the_only_series_may_be_named_too(tmp_path):
+    write_series(tmp_path / "case", uid="1.2.3")
+    assert images(find_volumes(tmp_path / "case", series="1.2.3")) == [str(tmp_path / "case" / "1.2.3")]
+
+
+def test_series_of_several_folders_are_named_together(tmp_path):
+    write_series(tmp_path / "a", uid="1.2.3")
+    write_series(tmp_path / "b", uid="1.2.4")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    expected = [str(tmp_path / "a" / "1.2.3"), str(tmp_path / "b" / "1.2.4")]
+    assert images(find_volumes(folders, series=["1.2.4", "1.2.3"])) == expected
+    with pytest.raises(FileNotFoundError, match=r"a, .*b: no DICOM series 1\.2\.9\."):
+        find_volumes(folders, series=["1.2.3", "1.2.4", "1.2.9"])
+
+
+def test_a_series_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    write_series(tmp_path, uid="1.2.3", description="LUNG")
+    with pytest.raises(FileNotFoundError, match=r"no DICOM series 1\.2\.9; found: \(1\) 1\.2\.3 'LUNG'"):
+        find_volumes(tmp_path, series="1.2.9")
+
+
+@pytest.mark.parametrize("series", [None, "1.2.3"])
+def test_a_series_that_is_no_grid_is_refused_with_all_its_faults(tmp_path, series):
+    write_series(tmp_path, uid="1.2.3", skip=(2,), edit=tags(4, RescaleSlope=None))
+    with pytest.raises(ValueError, match=r"DICOM series 1\.2\.3: 0003\.dcm: no RescaleSlope .*; 1 missing slice"):
+        find_volumes(tmp_path, series=series)
+
+
+def test_another_modality_is_taken_when_it_is_asked_for(tmp_path):
+    write_series(tmp_path, modality="MR")
+    assert len(find_volumes(tmp_path, modality="MR")) == 1
+    with pytest.raises(ValueError, match="modality MR, expected CT"):
+        find_volumes(tmp_path)
+
+
+def test_a_series_of_which_a_folder_of_its_name_holds_a_part_is_refused(tmp_path):
+    write_series(tmp_path, uid="1.2.3", name=lambda z: f"{'1.2.3' if z < 4 else 'rest'}/{z}.dcm")
+    with pytest.raises(ValueError, match=r"1\.2\.3: only a part of the DICOM series of this name"):
+        find_volumes(tmp_path, series="1.2.3")
+
+
+def test_a_file_that_is_no_volume_by_its_suffix_is_refused(tmp_path):
+    written = write_series(tmp_path)
+    with pytest.raises(ValueError, match=r"not a volume by its name .*; of a DICOM series give the folder") as error:
+        find_volumes(written.files[0])
+    assert str(error.value).startswith(str(written.files[0]))
+
+
+def test_a_folder_without_a_volume_is_refused_with_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no volume in this folder .*nii, nii\.gz, mha.* no DICOM series below it"):
+        find_volumes(tmp_path)
+
+
+def test_a_volume_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.nii: no such file or folder"):
+        find_volumes(tmp_path / "gone.nii")
+
+
+def test_a_volume_that_is_named_twice_is_one_case(tmp_path):
+    write_series(tmp_path / "case")
+    (tmp_path / "a.nii.gz").touch()
+    given = [tmp_path / "a.nii.gz", tmp_path / "case", tmp_path / "case" / ".." / "a.nii.gz", str(tmp_path / "case")]
+    assert images(find_volumes(given)) == [str(tmp_path / "a.nii.gz"), str(tmp_path / "case")]
+
+
+@pytest.mark.parametrize("second", ["case.mha", "more/case.nii", "more/case"])
+def test_two_volumes_whose_predictions_would_have_one_name_are_refused(tmp_path, second):
+    first = tmp_path / "case.nii.gz"
+    first.touch()
+    (tmp_path / second).parent.mkdir(exist_ok=True)
+    if "." in second:
+        (tmp_path / second).touch()
+    else:
+        write_series(tmp_path / second)
+    with pytest.raises(ValueError, match="both predictions would be named case;") as error:
+        find_volumes([first, tmp_path / second])
+    assert str(first) in str(error.value)
+    assert str(tmp_path / second) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("x/scan.nii.gz", "scan"),
+        ("x/scan.v2.NII", "scan.v2"),
+        ("x/scan.nhdr", "scan"),
+        ("x/patient.7", "patient.7"),
+        ("x/1.2.840.113", "1.2.840.113"),
+    ],
+)
+def test_a_case_is_named_by_its_file_folder_or_series(path, name):
+    assert case_name(path) == name

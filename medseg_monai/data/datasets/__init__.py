@@ -4,20 +4,25 @@
 is one module here and one line below.
 """
 
+from functools import partial
+
 from monai.utils import ComponentStore
 
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
 from .idrid import read_idrid
+from .lobes import LABEL_MAPS, read_lobes
 from .messidor import read_messidor
 from .origa import read_origa
 from .rim_one import read_rim_one
 
 __all__ = [
     "DATASETS",
+    "LABEL_MAPS",
     "read_drishti_gs",
     "read_drive",
     "read_idrid",
+    "read_lobes",
     "read_messidor",
     "read_origa",
     "read_rim_one",
@@ -30,3 +35,19 @@ DATASETS.add("idrid", "IDRiD (Porwal et al., 2018): optic disc, 81 images.", rea
 DATASETS.add("origa", "ORIGA-light (Zhang et al., 2010): optic disc, 650 images.", read_origa)
 DATASETS.add("messidor", "Messidor (Decenciere et al., 2014): optic disc, 1200 images.", read_messidor)
 DATASETS.add("rim_one", "RIM-ONE r1 (Fumero et al., 2011): optic disc, 169 images, five experts.", read_rim_one)
+DATASETS.add("lobes", "Any chest CT with lobes in the paper's order (LUL, LLL, RUL, RLL, RML: 1 to 5).", read_lobes)
+DATASETS.add(
+    "lobes_lola11",
+    "Any chest CT with lobes labelled as in LOLA11.",
+    partial(read_lobes, label_map="lola11", source="lobes_lola11"),
+)
+DATASETS.add(
+    "lobes_luna16",
+    "Scans of LUNA16 with the lobes of Tang et al., 2019.",
+    partial(read_lobes, label_map="luna16", source="lobes_luna16", label_suffix="_LobeSegmentation"),
+)
+DATASETS.add(
+    "lobes_copdgene",
+    "Any chest CT with lobes labelled as in COPDGene (Chest Imaging Platform).",
+    partial(read_lobes, label_map="copdgene", source="lobes_copdgene"),
+)

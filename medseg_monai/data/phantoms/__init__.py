@@ -10,21 +10,29 @@ from monai.utils import ComponentStore
 
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
+from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
+from .thorax_dataset import write_thorax_phantoms
 
 __all__ = [
     "CAMERAS",
+    "DISEASES",
+    "LOBES",
     "PHANTOMS",
     "Camera",
     "FundusPhantom",
     "PhantomWriter",
+    "ThoraxPhantom",
     "draw_fundus",
+    "draw_thorax",
     "phantom_writer",
     "write_fundus_phantoms",
+    "write_thorax_phantoms",
 ]
 
 PHANTOMS = ComponentStore("Phantoms", "Writers of phantom data sets by task: writer(folder, *, counts, size, seed).")
 PHANTOMS.add("retinal_vessel_fundus", "Fundus photographs, vessels.", partial(write_fundus_phantoms, task="vessel"))
 PHANTOMS.add("optic_disc_fundus", "Fundus photographs, optic disc.", partial(write_fundus_phantoms, task="disc"))
+PHANTOMS.add("lung_lobe_ct", "Chest CT, five lobes.", write_thorax_phantoms)
 
 
 def phantom_writer(bundle: str) -> PhantomWriter:

@@ -1,6 +1,8 @@
 """Building blocks that networks share, or that are worth reading alone."""
 
+from .criss_cross import CrissCrossAttention3d
+from .cunet import CUNet
 from .dense_atrous import DenseAtrousConvBlock
 from .multi_kernel_pooling import ResidualMultiKernelPooling
 
-__all__ = ["DenseAtrousConvBlock", "ResidualMultiKernelPooling"]
+__all__ = ["CUNet", "CrissCrossAttention3d", "DenseAtrousConvBlock", "ResidualMultiKernelPooling"]

@@ -1,5 +1,6 @@
 """The published networks, one a file, each with MONAI's constructor order."""
 
 from .cenet import CENet
+from .ctsunet import CTSUNet
 
-__all__ = ["CENet"]
+__all__ = ["CENet", "CTSUNet"]

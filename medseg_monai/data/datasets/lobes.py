@@ -1,0 +1,257 @@
+"""Any folder of chest scans with lobe labels, through an explicit label map."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from medseg_monai.data.datalist import Datalist, Item, atomic_path, shorten, split_by_patient
+from medseg_monai.data.dicom import check_geometry, find_series
+
+from ._common import Problems, locate, pair, progress
+
+__all__ = ["LABEL_MAPS", "VOLUME_SUFFIXES", "read_lobes"]
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+
+# label value in the file -> the paper's order: 0 background, 1 LUL, 2 LLL, 3 RUL, 4 RLL, 5 RML
+LABEL_MAPS: dict[str, dict[int, int]] = {
+    # Xie et al., "Relational modeling for robust and efficient pulmonary lobe segmentation in CT scans", IEEE TMI 2020
+    "paper": {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5},
+    # LOLA11's page "Details", section "Task": left upper 10, lower 11; right upper 20, middle 21, lower 22
+    "lola11": {0: 0, 10: 1, 11: 2, 20: 3, 21: 5, 22: 4},
+    # Tang et al., "Automatic pulmonary lobe segmentation using deep learning", ISBI 2019: labels of 50 scans of LUNA16.
+    # Their publication does not say what the values mean. Public programs that train on them read the lobes as the
+    # Chest Imaging Platform does (below) and leave out 1 (lung in no lobe) and 512 to 520 (airways); its rule is type
+    # * 256 + region. The files themselves were not at hand: look at one before you rely on it.
+    "luna16": {0: 0, 1: 0, 4: 3, 5: 5, 6: 4, 7: 1, 8: 2, 512: 0, 516: 0, 517: 0, 518: 0, 519: 0, 520: 0},
+    # Chest Imaging Platform, cipChestConventions.h, enum ChestRegion, which labels of COPDGene scans are made with:
+    # right superior 4, middle 5, inferior 6; left superior 7, inferior 8. Its types (airway, vessel: the value plus a
+    # multiple of 256) are not in the map: remove them first.
+    "copdgene": {0: 0, 4: 3, 5: 5, 6: 4, 7: 1, 8: 2},
+}
+"""Known label maps; where each is from stands beside it in the source."""
+
+# corners of two grids may be apart by this share of the smallest spacing
+_SAME_PLACE = 0.1
+
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Shape and affine (RAS, mm) with the axes turned to the nearest of RAS, so that storage order does not matter."""
+
+    shape: tuple[int, ...]
+    affine: Affine
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], affine: Affine) -> _Grid:
+        """Turn the axes of a grid."""
+        turn = io_orientation(affine)
+        turned = apply_orientation(np.empty(shape, dtype=np.bool_), turn).shape
+        return cls(tuple(int(length) for length in turned), np.asarray(affine @ inv_ornt_aff(turn, shape)))
+
+    def difference(self, other: _Grid) -> str:
+        """Say how the other grid differs, nothing if it does not."""
+        if self.shape != other.shape:
+            return f"is {_by(self.shape)} voxels, its image {_by(other.shape)} (axes R, A, S)"
+        corners = np.array([(*corner, 1) for corner in product(*((0, length - 1) for length in self.shape))], float)
+        apart = float(np.linalg.norm(((self.affine - other.affine) @ corners.T)[:3], axis=0).max())
+        if apart > _SAME_PLACE * np.linalg.norm(self.affine[:3, :3], axis=0).min():
+            return f"lies up to {apart:.3g} mm beside its image"
+        return ""
+
+
+def read_lobes(
+    folder: str | os.PathLike[str],
+    *,
+    derived: str | os.PathLike[str],
+    label_map: str | Mapping[int, int] = "paper",
+    images: str = "images",
+    labels: str = "labels",
+    label_suffix: str = "",
+    source: str = "lobes",
+    validation_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Datalist:
+    """Read chest scans and their lobe labels.
+
+    Layout::
+
+        images/NAME.nii.gz   (or .nii, .mha, .mhd, .nrrd, or a folder NAME with one DICOM series)
+        labels/NAME.nii.gz   (or .nii, .mha, .mhd, .nrrd)
+
+    Image and label must have the same grid in the world; the order and direction of their axes in the files may differ.
+    Items have ``image``, ``label``, ``patient`` (NAME) and ``source``. Labels that are in the paper's order already are
+    taken as they are. Others are written to ``derived`` as 8-bit NIfTI of the same grid.
+
+    On the command line the label map is chosen by the name of the data set: ``lobes`` (paper), ``lobes_lola11``,
+    ``lobes_luna16``, ``lobes_copdgene``.
+
+    Args:
+        folder: the folder that has ``images`` and ``labels``.
+        derived: folder for the labels that have to be made.
+        label_map: a name in :data:`LABEL_MAPS`, or label value -> 0 to 5 in the paper's order.
+        images: name of the folder of the scans.
+        labels: name of the folder of the labels.
+        label_suffix: ending of the labels' names that is not in those of the scans, such as ``_LobeSegmentation``; a
+            label without it is understood too.
+        source: ``source`` of the items.
+        validation_fraction: part of the patients that goes to validation.
+        test_fraction: part of the patients that goes to test; 1 with ``validation_fraction=0`` is all.
+        seed: of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
+
+    Returns:
+        ``training``, ``validation`` and ``test``, with absolute paths.
+
+    Raises:
+        FileNotFoundError: if ``folder`` is not such a folder.
+        ValueError: if a label or an image is missing, can't be read or is there twice, their grids differ, a label has
+            a value outside the map (all are named), ``label_map`` is unknown, or the fractions can't be filled.
+    """
+    lookup = _lookup(label_map)
+    for name in (images, labels):
+        base = locate(folder, source=source, needs=(name,))
+    problems = Problems(source, base)
+    scans = _by_stem(base / images, problems, with_folders=True)
+    masks = _by_stem(base / labels, problems, suffix=label_suffix)
+    if not scans:
+        problems.add(base / images, "no scans")
+    pair(scans, masks, problems, kind="label")
+    target = Path(os.path.abspath(derived)) / source / "label"
+    items: list[Item] = []
+    for name in progress(sorted(scans.keys() & masks.keys()), source=source):
+        try:
+            label = _label_file(masks[name], target / f"{name}.nii.gz", scan=scans[name], lookup=lookup)
+        except (OSError, ValueError) as error:
+            problems.add(masks[name], str(error))
+            continue
+        items.append({"image": str(scans[name]), "label": str(label), "patient": name, "source": source})
+    problems.raise_if_any()
+    fractions = {
+        "training": 1 - validation_fraction - test_fraction,
+        "validation": validation_fraction,
+        "test": test_fraction,
+    }
+    return split_by_patient(items, fractions=fractions, seed=seed)
+
+
+def _lookup(label_map: str | Mapping[int, int]) -> dict[int, int]:
+    if isinstance(label_map, str):
+        if label_map not in LABEL_MAPS:
+            raise ValueError(
+                f"label_map='{label_map}' is unknown: choose from {', '.join(LABEL_MAPS)}, or give a table."
+            )
+        return LABEL_MAPS[label_map]
+    if wrong := sorted(set(label_map.values()) - set(LABEL_MAPS["paper"])):
+        raise ValueError(f"label_map leads to {wrong}: the paper's order has 0 to 5.")
+    return dict(label_map)
+
+
+def _by_stem(folder: Path, problems: Problems, *, suffix: str = "", with_folders: bool = False) -> dict[str, Path]:
+    """Index volumes by their name without ending; other files, such as the ``.raw`` of an ``.mhd``, are left out."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in VOLUME_SUFFIXES if path.name.lower().endswith(ending)), "")
+        is_case = path.is_dir() if not ending else path.is_file()
+        if path.name.startswith(".") or not is_case or (not ending and not with_folders):
+            continue
+        stem = path.name[: len(path.name) - len(ending)].removesuffix(suffix)
+        if stem in found:
+            problems.add(path, f"second file of {stem} beside {found[stem].name}")
+        else:
+            found[stem] = path
+    return found
+
+
+def _label_file(published: Path, derived: Path, *, scan: Path, lookup: Mapping[int, int]) -> Path:
+    """Return the label in the paper's order: the published file where it is, otherwise one written to ``derived``.
+
+    Raises:
+        OSError: if a file is broken.
+        ValueError: if the label's grid is not that of its scan, or a value is outside the map.
+    """
+    shape, affine = _header(published)
+    if wrong := _Grid.of(shape, affine).difference(_Grid.of(*_header(scan))):
+        raise ValueError(wrong)
+    values = _values(published)
+    present = {value for part in values for value in np.unique(part).tolist()}
+    if unknown := sorted(present - set(lookup)):
+        names = shorten(f"{value:g}" for value in unknown)
+        raise ValueError(f"has values {names} outside the label map ({', '.join(map(str, sorted(lookup)))})")
+    if present <= {0}:
+        raise ValueError("label is empty")
+    if all(lookup[int(value)] == value for value in present):
+        return published
+    mapped = np.zeros(values.shape, dtype=np.uint8)
+    for value in present:
+        mapped[values == value] = lookup[int(value)]
+    volume = nib.Nifti1Image(mapped, affine)
+    with atomic_path(derived) as temporary:
+        temporary.write_bytes(gzip.compress(volume.to_bytes(), mtime=0))
+    return derived
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], Affine]:
+    """Return shape X, Y, Z and affine (RAS) of a volume, without its values."""
+    if path.is_dir():
+        series = find_series(path)
+        if len(series) != 1:
+            raise ValueError(f"{path}: {len(series)} DICOM series, expected one; leave one in the folder")
+        geometry = check_geometry(series[0])
+        return geometry.shape, np.asarray(geometry.affine, dtype=np.float64)
+    header = _open(path)
+    axes = range(3)
+    if header.GetNumberOfDimensions() != 3:
+        raise ValueError(f"{path.name} has {header.GetNumberOfDimensions()} dimensions, expected 3")
+    lps = np.eye(4)
+    for axis in axes:
+        lps[:3, axis] = np.asarray(header.GetDirection(axis)) * header.GetSpacing(axis)
+        lps[axis, 3] = header.GetOrigin(axis)
+    shape = tuple(int(header.GetDimensions(axis)) for axis in axes)
+    return shape, np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+
+
+def _open(path: Path) -> Any:
+    """Return ITK's reader of the file with its header read."""
+    import itk  # takes seconds: only who reads volumes waits for it
+
+    header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if header is None:
+        raise OSError(f"{path.name} can't be read as a volume")
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise OSError(f"{path.name} can't be read as a volume ({_last_line(error)})") from error
+    return header
+
+
+def _values(path: Path) -> NDArray[np.number[Any]]:
+    """Read a label as X, Y, Z."""
+    import itk
+
+    try:
+        return np.asarray(itk.array_from_image(itk.imread(str(path)))).T
+    except RuntimeError as error:
+        raise OSError(f"{path.name} can't be read as a volume ({_last_line(error)})") from error
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

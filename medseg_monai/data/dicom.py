@@ -1,0 +1,620 @@
+"""DICOM series: found below a folder, checked for a regular grid, and read as one volume of the scanner's values.
+
+MONAI's readers take a folder as it is: a missing slice, a tilted gantry or two series in one folder become a volume of
+wrong geometry. Here the headers are read first, and a series that is not one regular 3D grid is refused with everything
+that is wrong with it. The grid of a regular series is the one that MONAI's ``ITKReader`` gives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from monai.data.utils import orientation_ras_lps
+from pydicom import Dataset, dcmread
+from pydicom.misc import is_dicom
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from .datalist import shorten
+
+__all__ = [
+    "DicomSeries",
+    "DicomSlice",
+    "SeriesGeometry",
+    "check_geometry",
+    "find_faults",
+    "find_series",
+    "list_series",
+    "read_series",
+]
+
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+
+_LOGGER = logging.getLogger(__name__)
+
+_TAGS = [
+    "BitsAllocated",
+    "Columns",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "ImageType",
+    "Modality",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RescaleType",
+    "Rows",
+    "SamplesPerPixel",
+    "SeriesDescription",
+    "SeriesInstanceUID",
+    "SharedFunctionalGroupsSequence",  # stands in the multi-frame ("enhanced") files
+    "SpecificCharacterSet",
+]
+
+# made from a scan, with pixels of their own, but not a scan
+_DERIVED_MODALITIES = ("SEG", "RTDOSE")
+
+# unspecified stands in many files of Hounsfield units; density, atomic number, optical density ... are something else
+_HOUNSFIELD_TYPES = ("HU", "US", "")
+
+# files state positions in mm with one to six decimals; slices closer than this are at one place
+_SAME_POSITION = 0.01
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """What the header of one file says; what it does not say, or not in numbers, is empty or ``None``.
+
+    Attributes:
+        file: the file.
+        size: columns and rows.
+        frames: number of frames, 1 in an ordinary slice.
+        pixel_spacing: mm between columns and between rows (DICOM writes the two the other way round).
+        position: centre of the first pixel in mm, LPS.
+        orientation: direction of a row, then of a column, LPS.
+        image_type: the values of ``ImageType``.
+        colour: ``PhotometricInterpretation`` if a pixel is not one grey value, else empty.
+        slope: ``RescaleSlope``.
+        intercept: ``RescaleIntercept``.
+        rescale_type: ``RescaleType``, empty if absent.
+        cut_off: the file ends before its pixels do (compressed pixels: before they begin).
+        decoder: what has to be installed to decode the pixels, empty if nothing.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    frames: int
+    pixel_spacing: tuple[float, ...]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    image_type: tuple[str, ...]
+    colour: str
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    cut_off: bool
+    decoder: str
+
+    @property
+    def is_localiser(self) -> bool:
+        """Whether ``ImageType`` says so."""
+        return "LOCALIZER" in self.image_type
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """The files of one ``SeriesInstanceUID`` below one folder.
+
+    Attributes:
+        uid: ``SeriesInstanceUID``.
+        description: ``SeriesDescription``, empty if absent.
+        modality: ``Modality``, such as ``CT``.
+        slices: the headers, sorted by file.
+        damaged: files beside those of the series that look like DICOM but cannot be read; one may be a slice of it.
+    """
+
+    uid: str
+    description: str
+    modality: str
+    slices: tuple[DicomSlice, ...]
+    damaged: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, sorted by name."""
+        return tuple(s.file for s in self.slices)
+
+    @property
+    def folder(self) -> Path:
+        """The deepest folder that holds all files."""
+        return Path(os.path.commonpath([file.parent for file in self.files]))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between columns, rows and neighbouring slices as most slices have it; ``nan`` where no file tells."""
+        scan = [s for s in _without_localisers(self.slices) if s.position and s.orientation and s.pixel_spacing]
+        if not scan:
+            return (np.nan, np.nan, np.nan)
+        x, y = scan[0].pixel_spacing
+        return (x, y, _step(np.diff(np.sort(_along_normal(scan)))))
+
+    def describe(self) -> str:
+        """One line to tell series apart: UID, description, modality, number of slices, spacing."""
+        spacing = " x ".join(f"{value:.4g}" for value in self.spacing) + " mm"
+        known = "unknown spacing" if np.isnan(self.spacing).any() else spacing
+        return f"{self.uid} '{self.description}' ({self.modality}), {_count(len(self.slices), 'slice')}, {known}"
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesGeometry:
+    """A series that is one regular 3D grid.
+
+    Attributes:
+        series: the series.
+        slices: its slices in the order of the grid's third axis, without localisers.
+        shape: columns, rows and slices: X, Y, Z.
+        affine: ``[4, 4]``, from voxel indices to mm in RAS.
+    """
+
+    series: DicomSeries
+    slices: tuple[DicomSlice, ...]
+    shape: tuple[int, int, int]
+    affine: DoubleArray
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in the order of the slices."""
+        return tuple(s.file for s in self.slices)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between voxels along X, Y and Z."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(x), float(y), float(z))
+
+
+def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
+    """Find the DICOM series below a folder, in whatever files and subfolders they lie.
+
+    A DICOM file is told by its content (the letters DICM after 128 bytes), not by its name. Left out are: hidden files
+    and folders, ``DICOMDIR``, objects without pixels (reports, contours, presentation states), segmentations and doses.
+    Links to files are followed, links to folders are not.
+
+    An empty file beside DICOM files, a file named ``.dcm`` that is not DICOM, and a file whose header cannot be read
+    are kept as ``damaged`` with the series of the same folder, since each may be a slice that was lost while copying.
+
+    Args:
+        folder: where to search.
+
+    Returns:
+        the series, sorted by UID.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: damaged files in a folder without any series.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder.")
+    found: dict[str, list[tuple[Dataset, DicomSlice]]] = defaultdict(list)
+    damaged: dict[Path, list[Path]] = defaultdict(list)
+    for files in _files_by_folder(root):
+        dicom = [file for file in files if _is_dicom(file)]
+        for file in sorted(set(files) - set(dicom)):
+            if file.suffix.lower() == ".dcm" or (dicom and file.stat().st_size == 0):
+                damaged[file.parent].append(file)
+        for file in dicom:
+            try:
+                header, held = _read_header(file)
+                if not _is_scan(header):
+                    continue
+                found[str(header.SeriesInstanceUID)].append((header, _to_slice(file, header, held)))
+            except OSError:
+                raise
+            except Exception as error:  # pydicom raises many types on damaged headers
+                _LOGGER.debug("%s: %s", file, error)
+                damaged[file.parent].append(file)
+    series = [_to_series(uid, members, damaged) for uid, members in sorted(found.items())]
+    alone = sorted({file for files in damaged.values() for file in files} - {f for s in series for f in s.damaged})
+    if alone:
+        raise ValueError(f"{alone[0]}: empty, damaged or not DICOM; copy it again or remove it.")
+    return series
+
+
+def check_geometry(series: DicomSeries, *, modality: str = "CT") -> SeriesGeometry:
+    """Order the slices of a series and say where they lie, or refuse the series.
+
+    A localiser (``LOCALIZER`` in ``ImageType``) among the slices is left out with a warning if the others are a regular
+    series by themselves. Nothing else is repaired.
+
+    Args:
+        series: one of :func:`find_series`.
+        modality: the modality asked for. Only for ``CT`` must every file have rescale tags.
+
+    Returns:
+        the grid: axes along rows, along columns and along the normal of the slices, as MONAI's ``ITKReader``.
+
+    Raises:
+        ValueError: the series is not one regular grid of grey values; one line names everything found by
+            :func:`find_faults`.
+    """
+    faults = find_faults(series, modality=modality)
+    if faults:
+        raise ValueError(f"{series.folder}: DICOM series {series.uid}: {'; '.join(faults)}.")
+    scan = _without_localisers(series.slices)
+    if len(scan) < len(series.slices):
+        left_out = shorten(series._name(s.file) for s in series.slices if s.is_localiser)
+        _LOGGER.warning("%s: DICOM series %s: localiser left out: %s.", series.folder, series.uid, left_out)
+    distances = _along_normal(scan)
+    ordered = [scan[i] for i in np.argsort(distances, kind="stable")]
+    row, column, normal = _axes(scan[0])
+    x, y = scan[0].pixel_spacing
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1] = row * x, column * y
+    lps[:3, 2] = normal * (distances.max() - distances.min()) / (len(scan) - 1)
+    lps[:3, 3] = ordered[0].position
+    affine: DoubleArray = np.asarray(orientation_ras_lps(lps), dtype=np.float64)
+    return SeriesGeometry(series, tuple(ordered), (*scan[0].size, len(scan)), affine)
+
+
+def find_faults(series: DicomSeries, *, modality: str = "CT") -> list[str]:
+    """Say all that keeps a series from being one regular 3D grid of grey values, as far as the headers tell.
+
+    Found are: damaged and truncated files, pixels that need a decoder which is not installed, another modality,
+    multi-frame files, colour, missing rescale tags or values other than Hounsfield units (CT), missing or mixed
+    geometry, a single slice, slices at one position, missing slices, uneven distances (more than 0.1 mm and 5 % of the
+    slice distance off a regular grid), gantry tilt and slices shifted sideways (both from half a pixel over the stack).
+
+    Args:
+        series: one of :func:`find_series`.
+        modality: the modality asked for.
+
+    Returns:
+        one text for each fault, with the remedy; empty for a regular series.
+    """
+    scan = _without_localisers(series.slices)
+    faults = _file_faults(series)
+    if series.modality != modality:
+        faults.append(f"modality {series.modality or 'unknown'}, expected {modality}; choose a series of {modality}")
+    if not scan:
+        return [*faults, "only localisers; choose the series of the scan"]
+    multi_frame = [s for s in scan if s.frames > 1]
+    if multi_frame:
+        fault = f"{_names(series, multi_frame)}: multi-frame; convert it to NIfTI or to single-frame DICOM first"
+        return [*faults, fault]
+    faults += _value_faults(series, scan, modality) + _grid_faults(series, scan)
+    localisers = [s for s in series.slices if s.is_localiser]
+    if faults and localisers:
+        faults.append(f"localiser among the slices ({_names(series, localisers)}); remove it")
+    return faults
+
+
+def list_series(found: Sequence[DicomSeries], *, modality: str = "CT") -> str:
+    """Describe several series in one line, each with what is wrong with it.
+
+    Args:
+        found: the series.
+        modality: the modality asked for.
+    """
+    lines = []
+    for number, series in enumerate(found, start=1):
+        faults = find_faults(series, modality=modality)
+        lines.append(f"({number}) {series.describe()}" + (f", unusable: {'; '.join(faults)}" if faults else ""))
+    return "; ".join(lines)
+
+
+def read_series(series: DicomSeries | SeriesGeometry, *, modality: str = "CT") -> tuple[FloatArray, DoubleArray]:
+    """Read a series as one volume, each file scaled by its own rescale tags: Hounsfield units for CT.
+
+    One slice is decoded at a time into the volume, so the peak of memory is one float32 copy.
+
+    Args:
+        series: a series, or its geometry if that has been checked.
+        modality: the modality asked for.
+
+    Returns:
+        float32 ``[X, Y, Z]`` and the affine ``[4, 4]`` from voxel indices to mm in RAS.
+
+    Raises:
+        ValueError: the series is not regular (see :func:`check_geometry`), or the pixels of a file cannot be decoded.
+    """
+    geometry = series if isinstance(series, SeriesGeometry) else check_geometry(series, modality=modality)
+    volume: FloatArray = np.empty(geometry.shape, dtype=np.float32)
+    for z, header in enumerate(geometry.slices):
+        slope, intercept = (1.0 if header.slope is None else header.slope), header.intercept or 0.0
+        pixels = _pixels(header).astype(np.float32)
+        volume[:, :, z] = (pixels * np.float32(slope) + np.float32(intercept)).T
+    return volume, geometry.affine
+
+
+def _files_by_folder(root: Path) -> Iterator[list[Path]]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, subfolders, names in os.walk(root, onerror=fail):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
+        yield [file for file in files if file.is_file()]
+
+
+def _is_dicom(file: Path) -> bool:
+    return bool(file.stat().st_size) and is_dicom(file)
+
+
+def _read_header(file: Path) -> tuple[Dataset, int]:
+    """The header, and how many bytes of the file follow it: those of the pixels."""
+    with file.open("rb") as stream:
+        header = dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
+        return header, file.stat().st_size - stream.tell()
+
+
+def _is_scan(header: Dataset) -> bool:
+    """Whether the file is an image and not made from one; a damaged header counts as an image's."""
+    storage = header.file_meta.get("MediaStorageSOPClassUID")
+    is_image = "Rows" in header or storage is None or "Image Storage" in UID(storage).name
+    return is_image and header.get("Modality") not in _DERIVED_MODALITIES
+
+
+def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
+    colour = "" if int(header.get("SamplesPerPixel", 1)) == 1 else "colour"
+    interpretation = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    spacing = _numbers(header, "PixelSpacing", 2)
+    slope, intercept = _numbers(header, "RescaleSlope", 1), _numbers(header, "RescaleIntercept", 1)
+    size = (int(header.Columns), int(header.Rows))
+    enhanced = "SharedFunctionalGroupsSequence" in header
+    return DicomSlice(
+        file=file,
+        size=size,
+        frames=max(int(header.get("NumberOfFrames") or 1), 2 if enhanced else 1),
+        pixel_spacing=spacing[::-1] if min(spacing, default=0) > 0 else (),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_directions(_numbers(header, "ImageOrientationPatient", 6)),
+        image_type=tuple(str(value).upper() for value in _values(header, "ImageType")),
+        colour="" if not colour and interpretation.startswith("MONOCHROME") else interpretation,
+        slope=slope[0] if slope else None,
+        intercept=intercept[0] if intercept else None,
+        rescale_type=str(header.get("RescaleType") or "").upper(),
+        cut_off=_is_cut_off(header, held),
+        decoder=_missing_decoder(header.file_meta.TransferSyntaxUID),
+    )
+
+
+def _values(header: Dataset, keyword: str) -> list[object]:
+    value = header.get(keyword)
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, (str, int, float)) else list(value)
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    values = tuple(float(str(value)) for value in _values(header, keyword))
+    return values if len(values) == count and np.isfinite(values).all() else ()
+
+
+def _directions(values: tuple[float, ...]) -> tuple[float, ...]:
+    """The direction cosines, if they are two perpendicular directions of length 1."""
+    directions = np.reshape(values, (-1, 3))
+    is_usable = len(directions) == 2 and np.allclose(directions @ directions.T, np.eye(2), atol=1e-3)
+    return values if is_usable else ()
+
+
+def _is_cut_off(header: Dataset, held: int) -> bool:
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax == DeflatedExplicitVRLittleEndian:  # the whole file is one compressed stream, which has been read
+        return False
+    if syntax.is_compressed:
+        return held <= 0
+    voxels = int(header.Columns) * int(header.Rows) * int(header.get("NumberOfFrames") or 1)
+    expected = voxels * int(header.get("SamplesPerPixel", 1)) * int(header.get("BitsAllocated", 16)) // 8
+    return held < expected + (8 if syntax.is_implicit_VR else 12)  # tag, type and length of the pixels' element
+
+
+def _missing_decoder(syntax: UID) -> str:
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return "a decoder that pydicom does not have"
+    if decoder.is_available:
+        return ""
+    return " or ".join(text.split(" requires ")[-1] for text in decoder.missing_dependencies)
+
+
+def _to_series(uid: str, members: list[tuple[Dataset, DicomSlice]], damaged: dict[Path, list[Path]]) -> DicomSeries:
+    header = members[0][0]
+    slices = sorted((member for _, member in members), key=lambda s: s.file)
+    beside = [file for folder in sorted({s.file.parent for s in slices}) for file in damaged.get(folder, [])]
+    description = " ".join(str(header.get("SeriesDescription") or "").split())
+    return DicomSeries(uid, description, str(header.get("Modality") or ""), tuple(slices), tuple(beside))
+
+
+def _without_localisers(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
+    return [s for s in slices if not s.is_localiser]
+
+
+def _names(series: DicomSeries, slices: Sequence[DicomSlice]) -> str:
+    more = f" and {_count(len(slices) - 1, 'other')}" if len(slices) > 1 else ""
+    return series._name(slices[0].file) + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _file_faults(series: DicomSeries) -> list[str]:
+    faults = []
+    if series.damaged:
+        names = shorten(series._name(file) for file in series.damaged)
+        faults.append(f"empty, damaged or not DICOM beside the slices: {names}; copy it again or remove it")
+    cut_off = [s for s in series.slices if s.cut_off]
+    if cut_off:
+        faults.append(f"{_names(series, cut_off)}: truncated; copy it again")
+    for decoder in sorted({s.decoder for s in series.slices if s.decoder}):
+        files = _names(series, [s for s in series.slices if s.decoder == decoder])
+        faults.append(f"{files}: compressed, needs {decoder}; install that or decompress the series")
+    return faults
+
+
+def _value_faults(series: DicomSeries, scan: Sequence[DicomSlice], modality: str) -> list[str]:
+    faults = []
+    coloured = [s for s in scan if s.colour]
+    if coloured:
+        faults.append(f"{_names(series, coloured)}: colour image ({coloured[0].colour}); choose the series of the scan")
+    if modality != "CT":
+        return faults
+    unscaled = [s for s in scan if s.slope is None or s.intercept is None]
+    if unscaled:
+        files = _names(series, unscaled)
+        faults.append(f"{files}: no RescaleSlope and RescaleIntercept, so no Hounsfield units; export the series again")
+    other = [s for s in scan if s.rescale_type not in _HOUNSFIELD_TYPES]
+    if other:
+        kind = other[0].rescale_type
+        faults.append(f"{_names(series, other)}: values of type {kind}; choose the series in Hounsfield units")
+    return faults
+
+
+def _grid_faults(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[str]:
+    faults = []
+    tags: dict[str, Callable[[DicomSlice], tuple[float, ...]]] = {
+        "ImagePositionPatient": lambda s: s.position,
+        "ImageOrientationPatient": lambda s: s.orientation,
+        "PixelSpacing": lambda s: s.pixel_spacing,
+    }
+    for tag, value in tags.items():
+        without = [s for s in scan if not value(s)]
+        if without:
+            faults.append(f"{_names(series, without)}: no usable {tag}; export the series again")
+    if len(scan) == 1:
+        faults.append("a single slice, expected a volume; give the whole series")
+    mixed = _mixed_faults(series, scan)
+    if faults or any(fault.startswith("mixed orientations") for fault in mixed):
+        return faults + mixed
+    return faults + mixed + _position_faults(series, scan)
+
+
+def _mixed_faults(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[str]:
+    facts: dict[str, tuple[Callable[[DicomSlice], tuple[float, ...]], float]] = {
+        "sizes": (lambda s: s.size, 0.0),
+        "pixel spacings": (lambda s: s.pixel_spacing, 1e-4),
+        "orientations": (lambda s: s.orientation, 1e-3),
+    }
+    faults = []
+    for fact, (value, tolerance) in facts.items():
+        known = [s for s in scan if value(s)]
+        if not known:
+            continue
+        usual = Counter(value(s) for s in known).most_common(1)[0][0]
+        odd = [s for s in known if not np.allclose(value(s), usual, rtol=0, atol=tolerance)]
+        if odd:
+            files = _names(series, odd)
+            have = f"{_numbers_text(value(odd[0]))}, the other {len(known) - len(odd)} {_numbers_text(usual)}"
+            faults.append(f"mixed {fact}: {files} {have}; keep the slices of one acquisition")
+    return faults
+
+
+def _numbers_text(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _axes(header: DicomSlice) -> DoubleArray:
+    """Unit vectors along rows, along columns and along their normal, LPS, as rows of ``[3, 3]``."""
+    row, column = np.reshape(header.orientation, (2, 3))
+    return np.stack([row, column, np.cross(row, column)])
+
+
+def _along_normal(scan: Sequence[DicomSlice]) -> DoubleArray:
+    """Position of each slice in mm along the normal of the first."""
+    positions = np.asarray([s.position for s in scan], dtype=np.float64)
+    distances: DoubleArray = positions @ _axes(scan[0])[2]
+    return distances
+
+
+def _step(gaps: DoubleArray) -> float:
+    """The usual distance of neighbours: of two middle values the smaller, as gaps of missing slices are larger."""
+    apart = np.sort(gaps[gaps >= _SAME_POSITION])
+    return float(apart[(len(apart) - 1) // 2]) if len(apart) else float("nan")
+
+
+def _position_faults(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[str]:
+    along = _along_normal(scan)
+    order = np.argsort(along, kind="stable")
+    ordered, distances = [scan[i] for i in order], along[order]
+    gaps = np.diff(distances)
+    faults = []
+    same = np.flatnonzero(gaps < _SAME_POSITION)
+    if len(same):
+        pair = f"{series._name(ordered[same[0]].file)} and {series._name(ordered[same[0] + 1].file)}"
+        count = _count(len(same), "duplicate position")
+        faults.append(f"{count} ({pair}); keep one phase or reconstruction, each file once")
+    if len(same) == len(gaps):
+        return faults
+    return faults + _gap_faults(series, ordered, distances) + _sideways_faults(ordered, distances)
+
+
+def _gap_faults(series: DicomSeries, ordered: Sequence[DicomSlice], distances: DoubleArray) -> list[str]:
+    """Missing slices and uneven distances, from the slices' places on the regular grid that fits them best."""
+    gaps = np.diff(distances)
+    step = _step(gaps)
+    steps = np.where(gaps < _SAME_POSITION, 0, np.maximum(np.rint(gaps / step), 1)).astype(np.int64)
+    index = np.concatenate([[0], np.cumsum(steps)])
+    tolerance = 0.05 * step + 0.1
+
+    def between(i: int) -> str:
+        first, second = (f"{series._name(ordered[k].file)} ({distances[k]:.2f} mm)" for k in (i, i + 1))
+        return f"between {first} and {second}"
+
+    faults = []
+    uneven = np.abs(gaps - steps * step) > tolerance
+    missing = np.flatnonzero((steps > 1) & ~uneven)
+    if len(missing):
+        places = shorten(between(int(i)) for i in missing)
+        count = _count(int((steps[missing] - 1).sum()), "missing slice")
+        faults.append(f"{count} {places}, {step:.4g} mm apart elsewhere; export the whole series again")
+    slope, origin = np.polyfit(index, distances, 1)
+    if uneven.any() or (np.abs(distances - (origin + slope * index)) > tolerance).any():
+        i = int(np.argmax(np.abs(gaps - steps * step)))
+        place = f"{gaps[i]:.4g} mm {between(i)}, {step:.4g} mm elsewhere"
+        faults.append(f"uneven slice distances ({place}); resample the series to a regular grid first")
+    return faults
+
+
+def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> list[str]:
+    """Positions that leave the normal through the first: steadily (gantry tilt) or not (shifted slices)."""
+    positions = np.asarray([s.position for s in ordered], dtype=np.float64)
+    depth = distances - distances[0]
+    sideways = positions - positions[0] - depth[:, None] * _axes(ordered[0])[2]
+    limit = 0.5 * min(ordered[0].pixel_spacing)
+    if np.linalg.norm(sideways, axis=1).max() <= limit:
+        return []
+    shear = depth @ sideways / (depth @ depth)
+    if np.linalg.norm(sideways - depth[:, None] * shear, axis=1).max() > limit:
+        shift = np.linalg.norm(sideways, axis=1).max()
+        return [f"slices shifted sideways by up to {shift:.4g} mm; keep the slices of one acquisition"]
+    angle = np.degrees(np.arctan(np.linalg.norm(shear)))
+    return [f"gantry tilt of {angle:.3g} degrees; resample it to a straight grid first (dcm2niix does)"]
+
+
+def _pixels(header: DicomSlice) -> npt.NDArray[np.generic]:
+    """The stored values of one file, ``[rows, columns]``."""
+    try:
+        pixels: npt.NDArray[np.generic] = dcmread(header.file).pixel_array
+    except OSError:
+        raise
+    except Exception as error:  # each decoder raises its own types on damaged pixels
+        raise ValueError(f"{header.file}: the pixels cannot be decoded; copy the file again.") from error
+    if pixels.shape != header.size[::-1]:
+        size = " x ".join(str(n) for n in pixels.shape[::-1])
+        raise ValueError(f"{header.file}: {size} pixels, the header says {header.size[0]} x {header.size[1]}.")
+    return pixels

@@ -1,0 +1,207 @@
+"""DICOM SEG: a label map as a DICOM object that refers to the series it was made from."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.valuerep import format_number_as_ds
+
+import medseg_monai
+
+from .datalist import atomic_path
+
+__all__ = ["LUNG_LOBES", "Segment", "write_dicom_seg"]
+
+# must stand in the source: a SEG that refers to a series has them from there (DICOM type 1)
+_REQUIRED = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
+
+# must stand in a SEG, but may be empty (DICOM type 2): a source without them gives an empty one
+_MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
+
+_SAME_DIRECTION = 1e-3  # direction cosines; files of one series may state them with different rounding
+_NAME_WARNING = "The string .* is unlikely to represent the intended person name"  # it would print a patient's name
+_SERIES_NUMBER = 1000  # behind those of scanners
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How one label is described in a DICOM SEG.
+
+    Attributes:
+        name: what viewers show, at most 64 characters.
+        type: code of the structure (segmented property type).
+        colour: recommended display colour, RGB from 0 to 255.
+        category: code of the kind of structure (segmented property category).
+    """
+
+    name: str
+    type: Code
+    colour: tuple[int, int, int]
+    category: Code = codes.SCT.AnatomicalStructure
+
+
+def _lobe(name: str, code: str, colour: tuple[int, int, int]) -> Segment:
+    meaning = f"{name.split()[1].capitalize()} lobe of {name.split()[0]} lung"
+    return Segment(name, Code(code, "SCT", meaning), colour)
+
+
+LUNG_LOBES = (
+    _lobe("left upper lobe", "44714003", (230, 159, 0)),
+    _lobe("left lower lobe", "41224006", (86, 180, 233)),
+    _lobe("right upper lobe", "42400003", (0, 158, 115)),
+    _lobe("right lower lobe", "266005", (204, 121, 167)),
+    _lobe("right middle lobe", "72481006", (240, 228, 66)),
+)
+"""The five lobes in the order of CTSU-Net's labels 1 to 5, in SNOMED CT.
+
+DICOM's own context group (CID 7151) has one code for both upper and one for both lower lobes, told apart by a modifier;
+these codes name the side themselves. The category (91723000) is that of CID 7150.
+"""
+
+
+def write_dicom_seg(
+    path: str | os.PathLike[str],
+    labels: npt.NDArray[np.integer],
+    *,
+    source_files: Sequence[str | os.PathLike[str]],
+    segments: Sequence[Segment],
+    algorithm_name: str,
+    algorithm_version: str,
+) -> None:
+    """Write a label map as one binary DICOM SEG, all or nothing.
+
+    Every one of ``segments`` is described in the file, with its label as segment number, whether it occurs or not; so a
+    reader can tell a lobe that was not found from one that was not looked for. Frames without a voxel of a segment are
+    left out, as usual. A map without any label becomes a file whose frames are all empty, since DICOM knows no file
+    without frames. The frames stand segment by segment and within one in spatial order, which highdicom takes against
+    the slices' normal; readers go by the position and the source instance that each frame names.
+
+    Patient and study are those of the first source file; what it lacks stays empty. The frame of reference, position,
+    orientation and spacing are the source's (without a slice thickness in it, a frame is as thick as the slices lie
+    apart), and each frame names the source instance it belongs to.
+
+    Args:
+        path: the file to write or replace.
+        labels: ``[columns, rows, slices]`` in the grid of the source, 0 for background and 1 to ``len(segments)``.
+        source_files: the single-frame DICOM files of one series, in the order of the third axis of ``labels``.
+        segments: description of label 1, of label 2, and so on.
+        algorithm_name: name of the algorithm, such as that of the bundle.
+        algorithm_version: its version.
+
+    Raises:
+        FileNotFoundError: a source file is missing.
+        ValueError: the map has another size than the source or other labels than ``segments``, or the source has not
+            what a SEG needs.
+    """
+    sources = [_header(Path(file)) for file in source_files]
+    if not sources:
+        raise ValueError(f"{path}: no source files; a DICOM SEG needs the series that it was made from.")
+    first = sources[0]
+    expected = (int(first.Columns), int(first.Rows), len(sources))
+    if labels.shape != expected:
+        raise ValueError(f"{path}: the label map is {labels.shape}, its DICOM series {expected}; apply Invertd first.")
+    if labels.min() < 0 or labels.max() > len(segments):
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{path}: labels {found}, but segments for 1 to {len(segments)}; describe each label.")
+    _share_orientation(sources, Path(source_files[0]).parent)
+    _ensure_thickness(sources, Path(source_files[0]))
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=algorithm_name, version=algorithm_version, family=codes.DCM.ArtificialIntelligence
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _NAME_WARNING)
+            segmentation = hd.seg.Segmentation(
+                source_images=sources,
+                pixel_array=labels.astype(np.uint8, copy=False).T,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_describe(n, segment, algorithm) for n, segment in enumerate(segments, start=1)],
+                series_instance_uid=hd.UID(),
+                series_number=_SERIES_NUMBER,
+                series_description=f"{algorithm_name} segmentation",
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="medseg-monai",
+                manufacturer_model_name=algorithm_name,
+                software_versions=medseg_monai.__version__,
+                device_serial_number=algorithm_version,
+            )
+    except (AttributeError, TypeError, ValueError) as error:  # what highdicom finds wrong with a source
+        raise ValueError(f"{source_files[0]}: no DICOM SEG can refer to this series ({error}); repair it.") from error
+    with atomic_path(path) as temporary:
+        segmentation.save_as(temporary)
+
+
+def _header(file: Path) -> Dataset:
+    """Everything but the pixels, with empty values where DICOM allows none to be known."""
+    header = dcmread(file, stop_before_pixels=True)
+    if missing := [keyword for keyword in _REQUIRED if header.get(keyword) in (None, "")]:
+        raise ValueError(f"{file}: no {', '.join(missing)}, which a DICOM SEG has to repeat; repair the file.")
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
+
+
+def _share_orientation(sources: Sequence[Dataset], folder: Path) -> None:
+    """Give all headers the first one's orientation, as highdicom compares them to the last digit."""
+    orientation = sources[0].ImageOrientationPatient
+    for source in sources:
+        if not np.allclose(source.ImageOrientationPatient, orientation, rtol=0, atol=_SAME_DIRECTION):
+            raise ValueError(f"{folder}: source slices of several orientations; keep the slices of one acquisition.")
+        source.ImageOrientationPatient = orientation
+
+
+def _ensure_thickness(sources: Sequence[Dataset], file: Path) -> None:
+    """Where the source does not state it, a frame of the SEG is as thick as the slices lie apart."""
+    if sources[0].get("SliceThickness"):
+        return
+    if len(sources) == 1:
+        raise ValueError(f"{file}: a single slice without SliceThickness; repair the file.")
+    step = np.subtract(sources[1].ImagePositionPatient, sources[0].ImagePositionPatient)
+    sources[0].SliceThickness = format_number_as_ds(float(np.linalg.norm(step)))
+
+
+def _describe(
+    number: int, segment: Segment, algorithm: hd.AlgorithmIdentificationSequence
+) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.name,
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.type,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        display_color=hd.color.CIELabColor.from_rgb(*segment.colour),
+    )

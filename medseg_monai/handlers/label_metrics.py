@@ -1,0 +1,181 @@
+"""Evaluation tables of several labels: overlap and surface distance of each, per case and pooled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.metrics import compute_hausdorff_distance
+from scipy.ndimage import find_objects
+
+from medseg_monai.metrics import count_voxels, metrics_from_counts
+
+from .case_metrics import CaseTable
+
+__all__ = ["LabelMetrics"]
+
+LabelMap = npt.NDArray[np.uint8]
+
+_COUNT_METRICS = ("dice", "iou")
+_METRICS = (*_COUNT_METRICS, "hd95")
+_MOST_LABELS = 255
+_GRID_TOLERANCE = 0.5  # of a voxel's shortest side, at the corners
+
+
+class LabelMetrics(CaseTable):
+    """Compare a label map with its reference, label by label; write ``cases.csv`` and ``summary.json``.
+
+    Expects decollated items with ``pred`` and ``label`` of shape ``[1, *spatial]``, whole numbers on the grid of the
+    image, in the evaluator's output or in its batch. Spacing is that of the label's affine, so that ``hd95`` is in mm.
+
+    Dice is ``2 |X n Y| / (|X| + |Y|)`` and IoU ``|X n Y| / |X u Y|``; ``hd95`` is the larger of the two 95 % quantiles
+    of the distances from one surface to the other. A label that is absent in both is undefined (``nan``); one that is
+    absent in one of them has Dice and IoU 0 and no distance. The columns are each metric's mean over the labels that
+    define it (``iou``), and the labels' own (``iou_<name>``).
+
+    ``summary.json`` states ``per_case`` of every column: mean, standard deviation (of the population of cases), minimum
+    and maximum, leaving out cases where it is undefined and saying how many; and ``pooled`` of every metric: Dice and
+    IoU of all cases' voxels thrown together, the mean over the labels. Surfaces of different cases make no common
+    surface, so ``hd95`` is ``null`` there.
+
+    Args:
+        output_dir: folder for the two files.
+        names: names of the labels 1, 2, … for the columns.
+        metrics: names among ``"dice"``, ``"iou"`` and ``"hd95"``.
+
+    Raises:
+        ValueError: an unknown metric, or names that are missing, not unique or too many.
+
+    Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-E: IoU and HD95 of each lobe "at the original resolution";
+    "the overall performance … by computing the average of the per-lobe metrics".
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], names: Sequence[str], metrics: Sequence[str] = _METRICS
+    ) -> None:
+        unknown = sorted(set(metrics) - set(_METRICS))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(_METRICS)}.")
+        if not 1 <= len(names) == len(set(names)) <= _MOST_LABELS:
+            raise ValueError(f"names must be 1 to {_MOST_LABELS} different ones, got {list(names)}.")
+        self.names = tuple(names)
+        self.metrics = tuple(metrics)
+        self.count_names = [name for name in metrics if name in _COUNT_METRICS]
+        super().__init__(output_dir)
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        super().reset()
+        self.counts = [torch.zeros(4, dtype=torch.float64) for _ in self.names]
+
+    def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
+        """Values of one case.
+
+        Args:
+            item: the case.
+            file: its image.
+
+        Raises:
+            ValueError: a label that is not on the prediction's grid, or a map with other values than the labels'.
+        """
+        _check_grids(item, file)
+        maps = [self._label_map(item[key], key, file) for key in ("pred", "label")]
+        spacing = _spacing(item["label"])
+        boxes = [find_objects(values, max_label=len(self.names)) for values in maps]
+        values = []
+        for index, places in enumerate(zip(*boxes, strict=True)):
+            masks = _cut(maps, index + 1, places)
+            counts = count_voxels(*masks)
+            self.counts[index] += counts
+            row = metrics_from_counts(counts, self.count_names)
+            if "hd95" in self.metrics:
+                row["hd95"] = _hd95(*masks, spacing)
+            values.append(row)
+        return self._columns(values)
+
+    def pool(self) -> dict[str, float]:
+        """Dice and IoU of all cases' voxels thrown together, the mean over the labels."""
+        values = [metrics_from_counts(counts, self.count_names) for counts in self.counts]
+        return {name: _mean([row[name] for row in values if name in row]) for name in self.metrics}
+
+    def _columns(self, values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        row: dict[str, float] = {}
+        for metric in self.metrics:
+            row[metric] = _mean([each[metric] for each in values])
+            row.update({f"{metric}_{name}": each[metric] for name, each in zip(self.names, values, strict=True)})
+        return row
+
+    def _label_map(self, image: torch.Tensor, key: str, file: Path) -> LabelMap:
+        values = torch.as_tensor(image).as_subclass(torch.Tensor)[0].cpu()
+        whole = values.to(torch.uint8)
+        if not torch.equal(whole.to(values.dtype), values) or int(whole.max()) > len(self.names):
+            raise ValueError(
+                f"{file}: its {key} has other values than 0 to {len(self.names)} ({', '.join(self.names)}); "
+                "give each label its number."
+            )
+        result: LabelMap = whole.numpy()
+        return result
+
+
+def _cut(
+    maps: Sequence[LabelMap], label: int, places: Sequence[tuple[slice, ...] | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both masks of one label in the smallest box round them: one voxel of background if there are none."""
+    present = [place for place in places if place is not None]
+    if present:
+        box = tuple(
+            slice(min(side.start for side in sides), max(side.stop for side in sides))
+            for sides in zip(*present, strict=True)
+        )
+    else:
+        box = (slice(0, 1),) * maps[0].ndim
+    prediction, reference = (torch.from_numpy(values[box] == label) for values in maps)
+    return prediction, reference
+
+
+def _hd95(prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float]) -> float:
+    if not (prediction.any() and reference.any()):
+        return float("nan")
+    distance = compute_hausdorff_distance(
+        prediction[None, None], reference[None, None], include_background=True, percentile=95, spacing=spacing
+    )
+    return float(distance)
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _spacing(image: MetaTensor) -> list[float]:
+    spacing: list[float] = affine_to_spacing(image.affine, r=image.ndim - 1).tolist()
+    return spacing
+
+
+def _check_grids(item: Mapping[str, Any], file: Path) -> None:
+    prediction, label = item["pred"], item["label"]
+    if prediction.shape != label.shape or label.shape[0] != 1:
+        raise ValueError(
+            f"{file}: its label has shape {tuple(label.shape)}, the prediction {tuple(prediction.shape)}; "
+            "give a label map of one channel and of the image's size."
+        )
+    if not isinstance(label, MetaTensor):
+        raise ValueError(f"{file}: its label has no affine, so its spacing is unknown; load it with LoadImaged.")
+    if isinstance(prediction, MetaTensor) and _shift(prediction, label) > _GRID_TOLERANCE * min(_spacing(label)):
+        raise ValueError(f"{file}: its label lies elsewhere than the prediction; give a label map on the image's grid.")
+
+
+def _shift(first: MetaTensor, second: MetaTensor) -> float:
+    """Largest distance (mm) between the corners of two images of one size."""
+    last = torch.tensor(second.shape[1:], dtype=torch.float64) - 1
+    corners = torch.cartesian_prod(*(torch.stack([torch.zeros_like(side), side]) for side in last)).T
+    difference = (first.affine - second.affine).double().cpu()
+    moved = difference[:-1, : len(corners)] @ corners + difference[:-1, -1:]
+    return float(moved.norm(dim=0).max())

@@ -1,0 +1,172 @@
+"""Loss of a cascade of two networks that find lobes and their borders, as CTSU-Net's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from monai.losses import GeneralizedDiceLoss
+from monai.utils import convert_to_tensor
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["TwoStageLoss", "border_labels"]
+
+_LOGITS = ("stage1_lobes", "stage1_border", "stage2_lobes", "stage2_border")
+_BORDER_SMOOTHING = 0.1  # voxels; the value of the authors' settings
+
+
+def border_labels(label: torch.Tensor) -> torch.Tensor:
+    """Mark the borders of a label map: voxels with another label among their 3x3x3 neighbours.
+
+    The border is two voxels thick, one on each side, between lobes as well as between a lobe and the background. The
+    edge of the image is none.
+
+    Args:
+        label: ``[B, 1, D, H, W]``, one number a voxel.
+
+    Returns:
+        float32 of the same shape, 1 on a border and 0 elsewhere.
+
+    Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section III-E: "pre-computed from the lobe reference by detecting
+    object boundaries". The paper does not say how; this is the support of the morphological gradient.
+    """
+    values = _plain(label)
+    highest = functional.max_pool3d(values, kernel_size=3, stride=1, padding=1)
+    lowest = -functional.max_pool3d(-values, kernel_size=3, stride=1, padding=1)
+    return (highest != lowest).float()
+
+
+class TwoStageLoss(nn.Module):
+    """Sum of four generalised Dice losses: lobes and borders, of the whole scan and of the crops of the second stage.
+
+    Each is ``GLD = 1 - 2 (sum_l w_l sum_n r_ln p_ln) / (sum_l w_l sum_n (r_ln + p_ln))`` with
+    ``w_l = 1 / (sum_n r_ln)^2``, of the softmax of the lobes with the background, and of the sigmoid of the border.
+    Decisions where the paper is silent:
+
+    - ``n`` runs over the whole batch, for the second stage over all its crops, most of which lack some label. A label
+      that the whole batch lacks has the largest weight among the others (as in MONAI), so that voxels falsely given to
+      it count.
+    - The lobes have no smoothing term: some label is always present. The 0.1 of the authors' settings would outweigh
+      sums that are of the order of ``1 / (voxels of a label)``.
+    - With one channel the weight cancels and the loss is the plain Dice loss, which the authors' settings name for the
+      borders. It is smoothed by 0.1 voxels, so that crops without any border teach too.
+    - The first stage's targets are the nearest voxels of the scan's label, corner voxels on corner voxels, as the
+      network's first stage sees the scan; their border is found at that resolution. The second stage's borders are
+      found in the whole scan before the crops are cut, so that a crop knows what lies beside it.
+    - The top-K cross-entropy is taken of the lobes of either stage, over the voxels of the whole batch.
+
+    The loss is computed in float32 under mixed precision too, where sums over voxels overflow.
+
+    Args:
+        top_k: share of the voxels whose cross-entropy, the largest, is added (the mean over them); 0 adds none. The
+            paper retrains with 0.3.
+
+    Raises:
+        ValueError: a share outside 0 to 1.
+
+    Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Sections III-E and IV-A; Sudre et al., DLMIA 2017.
+    """
+
+    def __init__(self, top_k: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= top_k <= 1:
+            raise ValueError(f"top_k must lie in 0 to 1, got {top_k}.")
+        self.top_k = top_k
+        self.lobe_loss = GeneralizedDiceLoss(
+            to_onehot_y=True, softmax=True, w_type="square", smooth_nr=0.0, smooth_dr=0.0, batch=True
+        )
+        self.border_loss = GeneralizedDiceLoss(
+            sigmoid=True, w_type="uniform", smooth_nr=_BORDER_SMOOTHING, smooth_dr=_BORDER_SMOOTHING, batch=True
+        )
+
+    def forward(self, outputs: Mapping[str, torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+        """Compare the outputs of both stages with the label of the scan.
+
+        Args:
+            outputs: logits of the network in training mode: ``"stage1_lobes"`` ``[B, L, d, h, w]``, ``"stage1_border"``
+                ``[B, 1, d, h, w]``, ``"stage2_lobes"`` ``[B * P, L, o, o, o]``, ``"stage2_border"``
+                ``[B * P, 1, o, o, o]``; and ``"starts"`` ``[B, P, 3]``, the first voxel of each crop in the scan, whose
+                outputs stand in row ``b * P + p``.
+            label: ``[B, 1, D, H, W]``, 0 (background) to ``L - 1``.
+
+        Returns:
+            the loss, a scalar.
+
+        Raises:
+            ValueError: shapes that do not belong together, a crop that reaches beyond the scan, or a label that the
+                network does not have.
+        """
+        truth = _plain(label)
+        logits = {name: _plain(outputs[name]) for name in _LOGITS}
+        starts = convert_to_tensor(outputs["starts"], track_meta=False)
+        _check(logits, starts, truth)
+        coarse = _nearest(truth, logits["stage1_lobes"].shape[2:])
+        size = logits["stage2_lobes"].shape[2:]
+        targets = {
+            "stage1_lobes": coarse,
+            "stage1_border": border_labels(coarse),
+            "stage2_lobes": _crops(truth, starts, size),
+            "stage2_border": _crops(border_labels(truth), starts, size),
+        }
+        total = torch.zeros((), device=truth.device)
+        for name in _LOGITS:
+            loss = self.border_loss if name.endswith("border") else self.lobe_loss
+            total = total + loss(logits[name], targets[name])
+        if self.top_k > 0:
+            for name in ("stage1_lobes", "stage2_lobes"):
+                total = total + _top_k_cross_entropy(logits[name], targets[name], self.top_k)
+        return total
+
+
+def _plain(values: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = convert_to_tensor(values, track_meta=False).float()
+    return result
+
+
+def _nearest(label: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The voxels of a coarser grid whose corner voxels are those of the label."""
+    z, y, x = (
+        torch.linspace(0, fine - 1, coarse, device=label.device).round().long()
+        for fine, coarse in zip(label.shape[2:], size, strict=True)
+    )
+    return label[:, :, z[:, None, None], y[:, None], x]
+
+
+def _crops(volume: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Boxes ``[B * P, 1, *size]`` of ``[B, 1, D, H, W]``."""
+    boxes = [
+        volume[scan, :, z : z + size[0], y : y + size[1], x : x + size[2]]
+        for scan, places in enumerate(starts.tolist())
+        for z, y, x in places
+    ]
+    return torch.stack(boxes)
+
+
+def _top_k_cross_entropy(logits: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
+    """Mean of the largest cross-entropies, of at least one voxel."""
+    losses = functional.cross_entropy(logits, target[:, 0].long(), reduction="none").flatten()
+    return losses.topk(max(1, round(share * losses.numel()))).values.mean()
+
+
+def _check(logits: Mapping[str, torch.Tensor], starts: torch.Tensor, label: torch.Tensor) -> None:
+    scan = label.shape[2:]
+    if label.ndim != 5 or label.shape[1] != 1:
+        raise ValueError(f"label has shape {tuple(label.shape)}; give [B, 1, D, H, W].")
+    if starts.ndim != 3 or starts.shape[0] != label.shape[0] or starts.shape[2] != 3:
+        raise ValueError(f"starts has shape {tuple(starts.shape)}; give [{label.shape[0]}, P, 3].")
+    classes = logits["stage1_lobes"].shape[1]
+    batches = {"stage1": label.shape[0], "stage2": starts.shape[0] * starts.shape[1]}
+    for name, values in logits.items():
+        stage, branch = name.split("_")
+        size = logits[f"{stage}_lobes"].shape[2:]
+        expected = (batches[stage], classes if branch == "lobes" else 1, *size)
+        if len(size) != 3 or tuple(values.shape) != expected:
+            raise ValueError(f"{name} has shape {tuple(values.shape)}, which does not fit {expected}.")
+    limits = torch.tensor(scan, device=starts.device) - torch.tensor(logits["stage2_lobes"].shape[2:]).to(starts)
+    if bool((starts < 0).any()) or bool((starts > limits).any()):
+        raise ValueError(f"starts lie outside 0 to {limits.tolist()}: a crop reaches beyond the scan {tuple(scan)}.")
+    if float(label.max()) >= classes or float(label.min()) < 0:
+        raise ValueError(
+            f"label has values {float(label.min()):g} to {float(label.max()):g}; the network has 0 to {classes - 1}."
+        )

@@ -1,0 +1,171 @@
+"""The grid of a lobe network: a fixed size in plane, isotropic voxels, sides that can be halved."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import DivisiblePad, InvertibleTransform, MapTransform, Padd, Resize
+from monai.transforms.spatial.functional import resize
+from monai.utils import Method, TraceKeys, ensure_tuple_rep
+
+__all__ = ["PadToMultipled", "ResizeInPlaned"]
+
+
+class ResizeInPlaned(MapTransform, InvertibleTransform):
+    """Resize scans to a fixed size in plane, and along the slices so that the voxels become isotropic.
+
+    For images ``[C, D, H, W]`` with ``H`` and ``W`` in plane the result is ``[C, D', S, S]`` with
+    ``D' = round(D * spacing_D / s)``, at least 1, where ``s`` is the spacing in plane after resizing (mm; the mean of
+    the two where the field of view is not square). Size and spacing come from the first key and hold for all. The field
+    of view stays as it is, and the affine follows. MONAI's ``Spacingd`` fixes the spacing and ``Resized`` the size;
+    neither fixes the size in plane and lets the third axis follow.
+
+    ``"nearest"`` takes the voxel whose centre is nearest (PyTorch's ``"nearest-exact"``), in ``Invertd`` too. PyTorch's
+    own ``"nearest"`` takes the voxel below, which moves a mask by half a voxel on average.
+
+    Args:
+        keys: images and masks to resize, all of one size.
+        in_plane_size: rows and columns of the result.
+        mode: MONAI's interpolation modes, one for all keys or one for each, such as ``["trilinear", "nearest"]``.
+        anti_aliasing: whether to smooth an image before it is made smaller, one for all keys or one for each. Linear
+            interpolation from 512 to 256 is the mean of the voxels already; MONAI's filter takes what lies outside the
+            scan for 0, so that the first and last slices fade.
+        allow_missing_keys: whether a key may be missing.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-D: "all scans were down-sampled to have a 256x256 in-plane
+    resolution while z-spacing is adjusted to make the scan isotropic". The paper names no interpolation.
+    """
+
+    backend = Resize.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        in_plane_size: int = 256,
+        *,
+        mode: Sequence[str] | str = "trilinear",
+        anti_aliasing: Sequence[bool] | bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if in_plane_size < 1:
+            raise ValueError(f"in_plane_size must be positive, got {in_plane_size}.")
+        self.in_plane_size = in_plane_size
+        self.mode = tuple(_true_nearest(entry) for entry in ensure_tuple_rep(mode, len(self.keys)))
+        self.anti_aliasing = ensure_tuple_rep(anti_aliasing, len(self.keys))
+        self.resizer = Resize(spatial_size=-1)  # owns the traces and inverts them; the size is another for each item
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Resize ``keys``.
+
+        Args:
+            data: item with images ``[C, D, H, W]`` that know their affine.
+
+        Returns:
+            the item with the images resized, as float32.
+
+        Raises:
+            TypeError: an image without an affine.
+            ValueError: an image that is not 3D, or of another size than the first.
+        """
+        d = dict(data)
+        keys = list(self.key_iterator(d, self.mode, self.anti_aliasing))
+        for key, *_ in keys:
+            _check_image(d[key], key, d[keys[0][0]], keys[0][0])
+        size = self._new_size(d[keys[0][0]]) if keys else ()
+        for key, mode, anti_aliasing in keys:
+            d[key] = resize(
+                d[key],
+                size,
+                mode=mode,
+                align_corners=None,
+                dtype=torch.float32,
+                input_ndim=3,
+                anti_aliasing=anti_aliasing,
+                anti_aliasing_sigma=None,
+                lazy=False,
+                transform_info=self.resizer.get_transform_info(),
+            )
+        return d
+
+    def _new_size(self, image: MetaTensor) -> tuple[int, int, int]:
+        slices, rows, columns = image.shape[1:]
+        between, *in_plane = affine_to_spacing(image.affine).tolist()
+        extent = (rows * in_plane[0] + columns * in_plane[1]) / 2
+        return max(1, round(slices * between * self.in_plane_size / extent)), self.in_plane_size, self.in_plane_size
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Resize ``keys`` back, in the interpolation that their traces name.
+
+        Args:
+            data: item with images that went through this transform, or with copies of their traces (``Invertd``).
+
+        Returns:
+            the item with the images in their sizes and affines of before.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            trace = self.resizer.pop_transform(d[key])
+            extra = trace[TraceKeys.EXTRA_INFO]
+            trace[TraceKeys.EXTRA_INFO] = {**extra, "mode": _true_nearest(extra["mode"])}
+            d[key] = self.resizer.inverse_transform(d[key], trace)
+        return d
+
+
+def _true_nearest(mode: str) -> str:
+    return "nearest-exact" if mode == "nearest" else str(mode)
+
+
+def _check_image(image: torch.Tensor, key: Hashable, first: torch.Tensor, first_key: Hashable) -> None:
+    if not isinstance(image, MetaTensor):
+        raise TypeError(f"'{key}' has no affine, so its spacing is unknown; load it with LoadImaged.")
+    if image.ndim != 4:
+        raise ValueError(f"'{key}' has shape {tuple(image.shape)}; give one image [C, D, H, W].")
+    if image.shape[1:] != first.shape[1:]:
+        raise ValueError(f"'{key}' is {tuple(image.shape[1:])}, but '{first_key}' is {tuple(first.shape[1:])}.")
+
+
+class PadToMultipled(Padd):
+    """Pad with zeros in front, at the low index of each axis, to a multiple of ``k``.
+
+    MONAI's ``DivisiblePadd`` pads on both sides or at the end. ``Invertd`` cuts the padding off again.
+
+    Args:
+        keys: images and masks to pad, each ``[C, *spatial]``.
+        k: the number that divides the sides of the result, one for all axes or one for each.
+        allow_missing_keys: whether a key may be missing.
+        lazy: whether MONAI may postpone the padding.
+
+    Raises:
+        ValueError: for a number below 1.
+
+    Source: the authors' published test code of CTSU-Net, which pads in front to a multiple of 16; the paper is silent.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        k: Sequence[int] | int = 16,
+        *,
+        allow_missing_keys: bool = False,
+        lazy: bool = False,
+    ) -> None:
+        if min(ensure_tuple_rep(k, 1) if isinstance(k, int) else k) < 1:
+            raise ValueError(f"k must be positive, got {k}.")
+        padder = _FrontPad(k, method=Method.END, lazy=lazy)
+        super().__init__(keys, padder=padder, allow_missing_keys=allow_missing_keys, lazy=lazy)
+
+
+class _FrontPad(DivisiblePad):
+    """MONAI's padding at the end, turned round."""
+
+    def compute_pad_width(self, spatial_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Numbers of voxels to add before and behind each axis, the channels first."""
+        return tuple((after, before) for before, after in super().compute_pad_width(spatial_shape))
