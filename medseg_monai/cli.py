@@ -133,7 +133,7 @@ def _predict(args: argparse.Namespace) -> int:
     inputs = [_absolute(entry) for entry in args.inputs]
     overrides = _overrides(args, dataset_dir=inputs, series=args.series)
     predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=overrides)
-    report = predict_cases(predictor, predictor.find_cases(), args.output, skip_existing=args.skip_existing)
+    report = predict_cases(predictor, predictor.cases, args.output, skip_existing=args.skip_existing)
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
     lines += [f"failed: {case.input}: {case.error}" for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))
@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
     predict.add_argument("bundle")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them or of a DICOM series")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them or of DICOM series")
     predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to take, if there are several")
     predict.add_argument("--skip-existing", action="store_true", help="keep the cases that an earlier run completed")
     predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")

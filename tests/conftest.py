@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg_monai.networks.nets import CENet
+from medseg_monai.networks.nets import CENet, CTSUNet
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +16,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.pt"
     torch.manual_seed(0)
     torch.save({"model": CENet().state_dict(), "settings": {"image_size": [192, 192]}}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def lobe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small CTSU-Net for scans of 48 pixels in plane, as their settings say."""
+    path = tmp_path_factory.mktemp("lobe_model") / "model.pt"
+    settings = {"stage1_features": [4] * 14, "stage2_features": [4] * 14, "embedding_channels": 4}
+    torch.manual_seed(0)
+    state = CTSUNet(**settings).state_dict()
+    torch.save({"model": state, "settings": {**settings, "in_plane_size": 48}}, path)
     return path

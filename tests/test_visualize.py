@@ -1,14 +1,18 @@
-"""Overlays: the outlines of masks over an image."""
+"""Overlays: the outlines of masks over an image, and the slices of volumes that are drawn."""
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
+from monai.data import MetaTensor
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from medseg_monai.visualize import LABEL_COLOR, PREDICTION_COLOR, draw_overlay, save_overlay
+from medseg_monai.visualize import LABEL_COLOR, PREDICTION_COLOR, coronal_slices, draw_overlay, save_overlay
 
 HEIGHT, WIDTH = 10, 17
+DOWN, BACK, LEFT = 6, 9, 11
 
 
 def rectangle(rows: slice, columns: slice) -> np.ndarray:
@@ -56,6 +60,14 @@ def test_an_image_of_one_value_is_black():
     assert draw_overlay(np.full((1, HEIGHT, WIDTH), 7.0), {}).max() == 0
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_border_between_two_labels_is_drawn_on_either_side(dtype):
+    labels = rectangle(slice(2, 8), slice(3, 8)) + 2 * rectangle(slice(2, 8), slice(8, 14))
+    drawn = draw_overlay(np.zeros((1, HEIGHT, WIDTH)), {(9, 0, 0): labels.astype(dtype)})
+    expected = outline(slice(2, 8), slice(3, 8)) | outline(slice(2, 8), slice(8, 14))
+    np.testing.assert_array_equal(painted(drawn, (9, 0, 0)), expected)
+
+
 def test_a_later_mask_lies_over_an_earlier_one():
     first, second = rectangle(slice(2, 6), slice(3, 9)), rectangle(slice(2, 4), slice(3, 6))
     drawn = draw_overlay(np.zeros((1, HEIGHT, WIDTH)), {(9, 0, 0): first, (0, 9, 0): second})
@@ -83,3 +95,65 @@ def test_the_file_without_a_label_shows_the_prediction_alone(tmp_path):
     drawn = np.asarray(Image.open(tmp_path / "a.png"))
     assert painted(drawn, PREDICTION_COLOR).any()
     assert not painted(drawn, LABEL_COLOR).any()
+
+
+# --- slices of volumes ------------------------------------------------------------------------------------------------
+
+
+def oriented(upright: np.ndarray, axcodes: str, *, degrees: tuple[float, float, float] = (0, 0, 0)) -> MetaTensor:
+    """A volume ``[C, down, back, left]``, stored along the axes of ``axcodes``, in a scanner turned by ``degrees``."""
+    affine = np.eye(4)
+    # in RAS: down is -z, back is -y, left is -x; anisotropic
+    turned = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    affine[:3, :3] = turned @ np.array([[0, 0, -0.7], [0, -0.8, 0], [-2.5, 0, 0]])
+    affine[:3, 3] = (30.0, -12.0, 7.0)
+    change = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("IPL"), nib.orientations.axcodes2ornt(axcodes)
+    )
+    stored = np.stack([nib.orientations.apply_orientation(channel, change) for channel in upright])
+    return MetaTensor(stored.copy(), affine=affine @ nib.orientations.inv_ornt_aff(change, upright.shape[1:]))
+
+
+def upright_volumes() -> list[np.ndarray]:
+    """An image, a prediction whose largest coronal section is row 7, and a label whose largest is row 3."""
+    generator = np.random.default_rng(2)
+    prediction, label = np.zeros((2, 1, DOWN, BACK, LEFT), dtype=np.float32)
+    prediction[0, :, 7, 1:] = 1
+    prediction[0, 1:3, 3, 4:9] = 4
+    label[0, 1:5, 3, 2:9] = 5
+    label[0, 2:4, 4:6, 2:9] = 1
+    return [generator.random((2, DOWN, BACK, LEFT), dtype=np.float32), prediction, label]
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (14, -17, 11)])
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SPL", "IPL", "AIR", "PSR", "ILA"])
+def test_a_coronal_slice_has_the_head_up_and_the_right_on_the_left_however_it_is_stored(axcodes, degrees):
+    upright = upright_volumes()
+    slices = coronal_slices([oriented(volume, axcodes, degrees=degrees) for volume in upright], chosen_by=2)
+    for actual, volume in zip(slices, upright, strict=True):
+        np.testing.assert_array_equal(actual, volume[:, :, 3])
+
+
+def test_in_world_coordinates_the_first_row_is_the_top_and_the_first_column_the_right():
+    # stored along right, front, up
+    volume = np.zeros((1, 5, 4, 6), dtype=np.float32)
+    volume[0, -1, 2, -1] = 1  # rightmost, topmost
+    volume[0, 0, 2, -1] = 2  # leftmost, topmost
+    volume[0, -1, 2, 0] = 3  # rightmost, lowest
+    (section,) = coronal_slices([MetaTensor(volume, affine=np.eye(4))], chosen_by=0)
+    assert section.shape == (1, 6, 5)
+    assert (section[0, 0, 0], section[0, 0, -1], section[0, -1, 0]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("chosen_by", "row"), [(1, 7), (2, 3)])
+def test_the_chosen_label_map_decides_which_slice(chosen_by, row):
+    upright = upright_volumes()
+    image, _, _ = coronal_slices([oriented(volume, "RAS") for volume in upright], chosen_by=chosen_by)
+    np.testing.assert_array_equal(image, upright[0][:, :, row])
+
+
+def test_an_empty_label_map_still_gives_a_slice_of_each():
+    upright = upright_volumes()
+    upright[2][:] = 0
+    slices = coronal_slices([oriented(volume, "RAS") for volume in upright], chosen_by=2)
+    assert [section.shape for section in slices] == [(2, DOWN, LEFT), (1, DOWN, LEFT), (1, DOWN, LEFT)]

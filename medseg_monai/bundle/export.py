@@ -14,7 +14,7 @@ from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 from monai.utils import optional_import
 from torch import nn
 
-from medseg_monai.data.datalist import atomic_path
+from medseg_monai.files import atomic_path
 from medseg_monai.handlers import read_settings
 from medseg_monai.networks.state_dict import file_sha256
 
@@ -102,8 +102,8 @@ def export_network(
     The network takes and gives what the bundle's ``metadata.json`` says of ``network_data_format``; pre- and
     postprocessing stay with the bundle. A TorchScript file holds the metadata and, as ``"trained_with"``, the settings
     that the weights were trained with (see :func:`monai.data.load_net_with_metadata`). In an ONNX file the batch size
-    and the spatial axes of the input ``"image"`` and the output ``"pred"`` are free, within what the network takes; those of a network that tiles its input (``tiles_its_input``) are
-    fixed to the metadata's.
+    and the spatial axes of the input ``"image"`` and the output ``"pred"`` are free, within what the network takes;
+    those of a network that tiles its input (``tiles_its_input``) are fixed to the metadata's.
 
     Args:
         bundle: name or path of the bundle.

@@ -62,11 +62,14 @@ class Predictor:
         overrides: flat keys of ``inference.json`` and their values.
 
     Attributes:
+        cases: items of what the override ``dataset_dir`` (a path or several) stands for, found as the bundle finds
+            them; none without it.
         settings: the overrides that a prediction depends on.
         model_sha256: SHA-256 of the file of weights.
 
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit.
+        RuntimeError: MONAI's round any error of the config's parts, such as a ``dataset_dir`` without an input.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Predictor:
         self.workflow = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=values)
         parser: ConfigParser = self.workflow.parser
         parser.parse(reset=True)
+        # before the network is loaded, so that a wrong path is told at once
+        self.cases: list[Item] = parser.get_parsed_content("dataset#data") if "dataset_dir" in values else []
         self.checkpoint = Path(parser.get_parsed_content("checkpoint"))
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.model_sha256 = file_sha256(self.checkpoint)
@@ -93,16 +98,6 @@ class Predictor:
         transforms = parser.get_parsed_content("postprocessing").transforms
         self.postprocessing = Compose([t for t in transforms if not isinstance(t, _SAVERS)])
         self.savers = [t for t in transforms if isinstance(t, _SAVERS)]
-
-    def find_cases(self) -> list[Item]:
-        """The cases that ``dataset_dir`` (a path or several) stands for, as the bundle finds them.
-
-        Raises:
-            FileNotFoundError: a path does not exist.
-            ValueError: what is there is no input of the bundle, or ambiguous.
-        """
-        cases: list[Item] = self.workflow.parser.get_parsed_content("dataset#data")
-        return cases
 
     def __call__(self, case: Mapping[str, Any]) -> Prediction:
         """Predict one case.

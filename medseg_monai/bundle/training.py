@@ -18,10 +18,18 @@ from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.data.datalist import atomic_path
+from medseg_monai.files import atomic_path
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, TrainingState
 
-from .loader import BundleError, build_workflow, check_overrides, example_input_shape, find_bundle, merged_config, read_metadata
+from .loader import (
+    BundleError,
+    build_workflow,
+    check_overrides,
+    example_input_shape,
+    find_bundle,
+    merged_config,
+    read_metadata,
+)
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
 
 __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Datalist", "Item", "atomic_path", "load_datalist", "shorten", "split_by_patient", "write_datalist"]
+from medseg_monai.files import atomic_path
+
+__all__ = ["Datalist", "Item", "load_datalist", "shorten", "split_by_patient", "write_datalist"]
 
 Item = dict[str, Any]
 Datalist = dict[str, list[Item]]
@@ -115,28 +115,6 @@ def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], s
     for item in sorted(items, key=lambda item: (str(item["patient"]), str(item.get("image", "")))):
         split[section_of[str(item["patient"])]].append(item)
     return split
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, and rename it to ``path`` when the block ends well.
-
-    A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is made when missing.
-
-    Args:
-        path: the file to write or replace.
-
-    Yields:
-        The path to write to, with the suffix of ``path``.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shorten(names: Iterable[str]) -> str:

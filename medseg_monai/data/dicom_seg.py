@@ -17,8 +17,7 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import format_number_as_ds
 
 import medseg_monai
-
-from .datalist import atomic_path
+from medseg_monai.files import atomic_path
 
 __all__ = ["LUNG_LOBES", "Segment", "write_dicom_seg"]
 

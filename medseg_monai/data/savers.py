@@ -18,7 +18,8 @@ from monai.data import ImageReader, NibabelWriter
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
-from .datalist import atomic_path
+from medseg_monai.files import atomic_path
+
 from .dicom_seg import Segment, write_dicom_seg
 from .inputs import case_name
 from .volumes import dicom_files

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from monai.utils import MetaKeys, convert_data_type, get_equivalent_dtype
 from PIL import ExifTags, Image
 
 from medseg_monai.data.readers import EXIF_ORIENTATION
+from medseg_monai.files import atomic_path
 
 __all__ = ["RasterMaskWriter"]
 
@@ -122,20 +121,14 @@ class RasterMaskWriter(ImageWriter):
 
 
 def _save_png(mask: npt.NDArray[np.uint8], orientation: int, path: Path) -> None:
-    """Write to a hidden temporary name beside the target, flush to disk, then rename (atomic on one file system)."""
+    if not path.parent.is_dir():
+        raise OSError(f"{path}: cannot be written (no such folder); choose a writable folder with room.")
     exif = Image.Exif()
     if orientation != 1:
         exif[ExifTags.Base.Orientation] = orientation
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("xb") as stream:
-            Image.fromarray(mask).save(stream, format="PNG", exif=exif)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            Image.fromarray(mask).save(temporary, format="PNG", exif=exif)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{path}: cannot be written ({reason}); choose a writable folder with room.") from error
-    finally:
-        with contextlib.suppress(OSError):  # after success, or where nothing was created, there is nothing to remove
-            temporary.unlink()

@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
-from medseg_monai.data.datalist import atomic_path
+from medseg_monai.files import atomic_path
 from medseg_monai.metrics import METRICS, count_voxels, metrics_from_counts, roc_auc
 
 __all__ = ["CaseMetrics", "CaseTable"]

@@ -138,11 +138,16 @@ def optimize_for_inference(network: nn.Module) -> nn.Module:
 
     On CUDA the same is done (folded batch norms, channels last); this is untested and unmeasured there.
 
+    A network with a method ``inference_form`` makes its own instead: one whose inferer calls its parts
+    (:class:`medseg_monai.networks.nets.CTSUNet`).
+
     Args:
         network: a network that maps ``[B, C_in, *spatial]`` to ``[B, C_out, *spatial]`` in eval mode. Neither its
             weights nor its mode change. It may be in train mode. The result does not follow later changes of it.
 
     Returns:
-        an :class:`InferenceForm`, for prediction only.
+        an :class:`InferenceForm`, or the network's own form, for prediction only.
     """
+    if hasattr(network, "inference_form"):
+        return cast(nn.Module, network.inference_form())
     return InferenceForm(network)

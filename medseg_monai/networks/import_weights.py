@@ -14,8 +14,8 @@ It may also have
 - a class attribute ``author_settings``: what no tensor tells of how the authors made the weights and a bundle has to do
   alike, be it to its images or to its network, under the names of the bundle's config.
 
-The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels, so
-that a bundle builds the network that they fit.
+The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels,
+so that a bundle builds the network that they fit.
 
 What is particular to a file format is one reader in :data:`_READERS`.
 """
@@ -138,9 +138,9 @@ def import_weights(
 ) -> ImportReport:
     """Read the authors' checkpoint of a network and give its tensors the network's own names.
 
-    Every tensor of the file has a place in the network, but for those that the authors' own network never uses, and every
-    tensor of the network has one in the file, of the same shape; anything less is refused. Pickled objects are never
-    loaded.
+    Every tensor of the file has a place in the network, but for those that the authors' own network never uses, and
+    every tensor of the network has one in the file, of the same shape; anything less is refused. Pickled objects are
+    never loaded.
 
     Args:
         name: name of the network in ``NETWORKS``, e.g. ``"cenet"``.

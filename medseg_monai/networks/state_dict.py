@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from medseg_monai.files import atomic_path
 
 __all__ = ["as_state_dict", "check_fits", "file_sha256", "read_tensors", "save_atomically"]
 
@@ -120,15 +121,8 @@ def save_atomically(content: Any, path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written; what ``path`` held before is still there.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as stream:
+        with atomic_path(target) as temporary, temporary.open("wb") as stream:
             torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
     except RuntimeError as error:  # PyTorch puts an error of its own over the system's
         raise OSError(f"{target}: cannot be written: {error.__context__ or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg_monai.data.datalist import atomic_path
+from medseg_monai.files import atomic_path
 
 __all__ = ["EMPHYSEMA_HU", "lobe_table", "severity_score", "write_lobe_csv", "write_lobe_json"]
 

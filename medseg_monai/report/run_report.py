@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medseg_monai.data.datalist import atomic_path
+from medseg_monai.files import atomic_path
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 

@@ -139,9 +139,10 @@ def test_missing_weights_are_refused_before_anything_is_written(bundle, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metadata_without_an_input_shape_is_refused(bundle, tmp_path):
-    for spatial_shape in ([], ["*", "*"]):
-        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-        metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = spatial_shape
-        with pytest.raises(BundleError, match=r"retinal_vessel_fundus_cenet: its metadata\.json gives no input shape"):
-            export._input_shape(metadata)
+def test_the_onnx_file_of_a_tiling_network_takes_its_example_size_only(lobe_model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    file = tmp_path / "lobes.onnx"
+    report = export_network("lung_lobe_ct_ctsunet", file, export_format="onnx", checkpoint=lobe_model)
+    assert report["input_shape"] == [1, 1, 32, 32, 32]
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 1, 32, 32, 32]

@@ -13,6 +13,7 @@ from medseg_monai.bundle import (
     BundleError,
     build_workflow,
     bundle_root,
+    example_input_shape,
     find_bundle,
     flat_keys,
     list_bundles,
@@ -176,3 +177,16 @@ def test_the_workflow_has_the_overrides_the_overlays_and_the_bundles_root(shelf)
 def test_a_workflow_with_an_unknown_override_is_not_built(shelf):
     with pytest.raises(BundleError, match=r"lerning_rate: toy_eye_net \(train, quick\) has no such key"):
         build_workflow("toy_eye_net", ["train", "quick"], workflow_type="train", overrides={"lerning_rate": 1})
+
+
+def test_the_example_shape_is_the_smallest_that_the_metadata_allow():
+    image = {"num_channels": 1, "spatial_shape": ["32*n", 48, "2**p"]}
+    assert example_input_shape({"network_data_format": {"inputs": {"image": image}}}) == [1, 1, 32, 48, 2]
+
+
+@pytest.mark.parametrize("spatial_shape", [[], ["*", "*"]])
+def test_metadata_without_an_input_shape_are_refused(spatial_shape):
+    metadata = read_metadata("retinal_vessel_fundus_cenet")
+    metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = spatial_shape
+    with pytest.raises(BundleError, match=r"retinal_vessel_fundus_cenet: its metadata\.json gives no input shape"):
+        example_input_shape(metadata)

@@ -66,7 +66,8 @@ def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def test_training_and_inference_define_the_same_network(bundle: Path):
     train, inference = (merged_config(bundle, [name])["network_def"] for name in ("train", "inference"))
-    assert without(train, "pretrained") == without(inference, "pretrained")
+    for_training_only = ("pretrained", "patch_size", "patches", "end_to_end")
+    assert without(train, *for_training_only) == without(inference, *for_training_only)
 
 
 def test_training_validation_and_inference_see_the_same_image(bundle: Path, phantoms: Phantoms, trained: Trained):

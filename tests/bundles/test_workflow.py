@@ -12,12 +12,11 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from medseg_monai.bundle import Predictor, predict_cases
-from medseg_monai.data import find_images
 
 from .conftest import Phantoms, Trained, config_files, hash_tree, make_workflow, run_workflow, training_overrides
+from .formats import format_of
 
 
 @pytest.fixture(scope="session")
@@ -54,45 +53,45 @@ def test_evaluation_writes_a_row_for_every_test_case(phantoms: Phantoms, trained
     assert evaluated["cases"] == len(phantoms.items("test")) == len(lines) - 1
 
 
-def test_masks_have_the_size_of_their_images_and_their_names(phantoms: Phantoms, inferred: Path):
+def test_masks_have_the_geometry_of_their_images_and_their_names(bundle: Path, phantoms: Phantoms, inferred: Path):
+    files = format_of(bundle)
     for item in phantoms.items("test"):
-        with Image.open(item["image"]) as image, Image.open(inferred / f"{Path(item['image']).stem}.png") as mask:
-            assert mask.size == image.size
-            assert mask.mode == "L"
-            assert set(np.unique(np.asarray(mask))) <= {0, 255}
+        files.check_geometry(item["image"], files.mask_of(inferred, item["image"]))
 
 
 def test_medseg_predict_makes_the_masks_of_monai_bundle_run(
     bundle: Path, phantoms: Phantoms, trained: Trained, inferred: Path, tmp_path: Path
 ):
-    predictor = Predictor(bundle, checkpoint=trained.model)
-    report = predict_cases(predictor, find_images([item["image"] for item in phantoms.items("test")]), tmp_path)
+    images = [item["image"] for item in phantoms.items("test")]
+    predictor = Predictor(bundle, checkpoint=trained.model, overrides={"dataset_dir": images})
+    report = predict_cases(predictor, predictor.cases, tmp_path)
     assert not report.failed
+    assert sorted(case.input for case in report.cases) == sorted(images)
+    files = format_of(bundle)
     for case in report.cases:
-        mine = np.asarray(Image.open(case.outputs[0]))
-        theirs = np.asarray(Image.open(inferred / Path(case.outputs[0]).name))
-        np.testing.assert_array_equal(mine, theirs)
+        mine, theirs = (files.mask_of(folder, case.input) for folder in (tmp_path, inferred))
+        assert str(mine) in case.outputs
+        np.testing.assert_array_equal(files.read(mine), files.read(theirs))
 
 
 def test_predicting_twice_gives_the_same_bits(bundle: Path, phantoms: Phantoms, trained: Trained):
     predictor = Predictor(bundle, checkpoint=trained.model)
     case = {"image": phantoms.items("test")[0]["image"]}
-    first, second = (predictor(case).data["probability"] for _ in range(2))
-    assert torch.equal(first.as_tensor(), second.as_tensor())
+    first, second = (predictor(case).data for _ in range(2))
+    key = "probability" if "probability" in first else "pred"
+    assert torch.equal(first[key].as_tensor(), second[key].as_tensor())
 
 
-def test_a_transposed_image_gives_the_transposed_mask_of_its_own_size(
+def test_an_image_stored_with_other_axes_gets_its_mask_in_its_own_place(
     bundle: Path, phantoms: Phantoms, trained: Trained, tmp_path: Path
 ):
     """An image is neither turned nor mirrored on its way through the bundle."""
-    with Image.open(phantoms.items("test")[0]["image"]) as image:
-        upright = tmp_path / "upright.png"
-        image.save(upright)
-        turned = tmp_path / "turned.png"
-        image.transpose(Image.Transpose.TRANSPOSE).save(turned)
+    files = format_of(bundle)
+    image = phantoms.items("test")[0]["image"]
+    turned = files.turn(image, tmp_path / "turned")
     predictor = Predictor(bundle, checkpoint=trained.model)
-    masks = [predictor({"image": str(path)}).mask for path in (upright, turned)]
-    assert tuple(masks[0].shape[1:]) == tuple(masks[1].shape[1:])[::-1] == Image.open(upright).size[::-1]
+    masks = [predictor({"image": path}).mask[0].cpu().numpy() for path in (image, turned)]
+    files.check_turned(masks[0], masks[1], image, turned)
 
 
 def test_tracking_with_mlflow_ends_a_named_run_with_metrics_and_the_executed_config(trained: Trained):

@@ -2,9 +2,17 @@
 
 from typing import Any
 
-PHANTOM_SIZE = {"retinal_vessel_fundus": (224, 256), "optic_disc_fundus": (224, 256)}
+PHANTOM_SIZE = {"retinal_vessel_fundus": (224, 256), "optic_disc_fundus": (224, 256), "lung_lobe_ct": (32, 48, 40)}
 
 TRAINING: dict[str, dict[str, Any]] = {
     "retinal_vessel_fundus_cenet": {"image_size": [192, 224], "patch_size": [192, 192], "batch_size": 2},
     "optic_disc_fundus_cenet": {"image_size": [192, 192], "crop_size": [200, 200], "batch_size": 2},
+    "lung_lobe_ct_ctsunet": {
+        "in_plane_size": 48,
+        "stage1_features": [4] * 14,
+        "stage2_features": [4] * 14,
+        "embedding_channels": 4,
+        "patch_size": 92,
+        "val_interval": 1,
+    },
 }

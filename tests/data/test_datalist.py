@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from monai.data import load_decathlon_datalist
 
-from medseg_monai.data.datalist import atomic_path, load_datalist, split_by_patient, write_datalist
+from medseg_monai.data.datalist import load_datalist, split_by_patient, write_datalist
 
 
 def touch(path: Path) -> str:
@@ -98,17 +98,6 @@ def test_a_list_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(tmp_pat
         write_datalist({"test": [], "seed": object()}, path)
     assert json.loads(path.read_text()) == {"test": []}
     assert os.listdir(tmp_path) == ["all.json"]
-
-
-def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
-    def write_half():
-        with atomic_path(tmp_path / "mask.png") as temporary:
-            temporary.write_bytes(b"half")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        write_half()
-    assert os.listdir(tmp_path) == []
 
 
 def test_missing_files_are_all_counted_and_the_first_ten_named_in_one_line(tmp_path):

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from medseg_monai.handlers import OverlaySaver
-from medseg_monai.visualize import PREDICTION_COLOR
+from medseg_monai.visualize import LABEL_COLOR, PREDICTION_COLOR
 
 HEIGHT, WIDTH = 8, 13
 
@@ -68,3 +68,42 @@ def test_the_outline_lies_where_the_prediction_is_at_the_size_of_the_masks(tmp_p
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
     expected[1:3, 6:11] = True
     np.testing.assert_array_equal((drawn == PREDICTION_COLOR).all(axis=2), expected)
+
+
+def scan(number: int) -> dict[str, torch.Tensor]:
+    """A black volume stored along left, back, up in an oblique scanner; two lobes, of which the prediction has one."""
+    affine = torch.tensor(
+        [[-0.69, 0.1, 0.3, 5.0], [-0.1, -0.7, 0.2, 6.0], [0.05, 0.08, 2.4, 7.0], [0, 0, 0, 1]], dtype=torch.float64
+    )
+    label = torch.zeros(1, 9, 7, 6)
+    label[0, 1:4, 4, 1:5] = 1  # in the slice: rows 1 to 4, columns 1 to 3
+    label[0, 4:8, 4, 1:5] = 2  # beside it: columns 4 to 7
+    label[0, 3:5, 1:3, 2] = 5
+    pred = torch.where(label == 2, label, 0)
+    name = {"filename_or_obj": f"/data/ct{number}.nii.gz"}
+    image = MetaTensor(torch.zeros(1, 9, 7, 6), affine=affine, meta=name)
+    return {"image": image, "pred": MetaTensor(pred, affine=affine), "label": MetaTensor(label, affine=affine)}
+
+
+def test_of_volumes_the_coronal_slice_with_most_of_the_label_is_drawn_upright(tmp_path):
+    engine = Engine(lambda _, batch: batch)
+    OverlaySaver(tmp_path, cases=2, interval=1).attach(engine)
+    engine.run([[scan(1)], [scan(2)], [scan(3)]])
+    assert names(tmp_path) == ["ct1_epoch0001.png", "ct2_epoch0001.png"]
+    drawn = np.asarray(Image.open(tmp_path / "ct1_epoch0001.png"))
+    assert drawn.shape == (6, 9, 3)
+    predicted, alone = np.zeros((2, 6, 9), dtype=bool)
+    predicted[1:5, 4:8] = True
+    predicted[2:4, 5:7] = False
+    alone[1:5, 1:4] = True
+    alone[2:4, 2] = False
+    np.testing.assert_array_equal((drawn == PREDICTION_COLOR).all(axis=2), predicted)
+    np.testing.assert_array_equal((drawn == LABEL_COLOR).all(axis=2), alone)
+
+
+def test_volumes_and_flat_images_are_told_apart(tmp_path):
+    engine = Engine(lambda _, batch: batch)
+    OverlaySaver(tmp_path, cases=2, interval=1).attach(engine)
+    engine.run([[case(7), scan(4)]])
+    sizes = {path.name: Image.open(path).size for path in tmp_path.iterdir()}
+    assert sizes == {"eye7_epoch0001.png": (WIDTH, HEIGHT), "ct4_epoch0001.png": (9, 6)}

@@ -37,9 +37,32 @@ class TinyNet(nn.Module):
         return {"out_channels": state["head.weight"].shape[0]} if "head.weight" in state else {}
 
 
+class SizedNet(TinyNet):
+    """One more argument, a setting that no tensor tells, and a tensor that the authors never use."""
+
+    author_settings = {"norm": "odd"}
+
+    def __init__(self, *, width: int = 4, **kwargs: int) -> None:
+        super().__init__(**kwargs)
+
+    @staticmethod
+    def author_unused(key: str) -> str | None:
+        return "never used" if key == "old.weight" else None
+
+    @staticmethod
+    def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        used = {key: value for key, value in state.items() if SizedNet.author_unused(key) is None}
+        return TinyNet.convert_author_state(used)
+
+    @staticmethod
+    def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        return {**TinyNet.infer_arguments(state), "width": state["body.weight"].shape[0]}
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(NETWORKS.components, "tiny", ComponentStore._Component("a tiny network", TinyNet))
+    monkeypatch.setitem(NETWORKS.components, "sized", ComponentStore._Component("a tiny network", SizedNet))
     monkeypatch.setitem(NETWORKS.components, "unpublished", ComponentStore._Component("no weights", nn.Identity))
 
 
@@ -132,6 +155,29 @@ def test_the_settings_of_the_authors_are_written_beside_the_weights(tmp_path, au
     report = import_weights("tiny", tmp_path / "a.pth", out=tmp_path / "model.pt")
     assert report.summary()["settings"] == {"channel_order": "BGR"}
     assert trained_with(tmp_path / "model.pt", "channel_order", "RGB") == "BGR"
+
+
+def test_the_arguments_other_than_the_channels_are_settings(tmp_path, authors):
+    torch.save(authors, tmp_path / "a.pth")
+    report = import_weights("sized", tmp_path / "a.pth", out=tmp_path / "model.pt")
+    assert report.arguments == {"out_channels": 5, "width": 4}
+    assert report.settings == {"width": 4, "norm": "odd"}
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["settings"] == report.settings
+
+
+def test_what_the_authors_never_use_is_left_out_and_reported(tmp_path, net, authors):
+    torch.save({"net": {**authors, "old.weight": torch.zeros(1)}, "epoch": 7}, tmp_path / "a.pth")
+    report = import_weights("sized", tmp_path / "a.pth")
+    assert report.dropped == {"epoch": "lies beside 'net'", "old.weight": "never used"}
+    assert report.tensors == 9
+    assert_same_state(report.state_dict, net)
+
+
+def test_nothing_else_is_left_out(tmp_path, authors):
+    torch.save({**authors, "old.weight": torch.zeros(1), "old.bias": torch.zeros(1)}, tmp_path / "a.pth")
+    message = refusal(tmp_path / "a.pth", name="sized")
+    assert "old.bias" in message
+    assert "old.weight" not in message
 
 
 def test_the_authors_of_cenet_read_their_images_with_blue_first():

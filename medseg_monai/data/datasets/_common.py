@@ -14,7 +14,8 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 from tqdm import tqdm
 
-from medseg_monai.data.datalist import Datalist, Item, atomic_path, shorten, split_by_patient
+from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
+from medseg_monai.files import atomic_path
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -15,8 +15,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
-from medseg_monai.data.datalist import Datalist, Item, atomic_path, shorten, split_by_patient
+from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
 from medseg_monai.data.dicom import check_geometry, find_series
+from medseg_monai.files import atomic_path
 
 from ._common import Problems, locate, pair, progress
 

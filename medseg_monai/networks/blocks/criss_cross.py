@@ -119,7 +119,7 @@ def _line_products(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def _gather_lines(attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum the values on the lines by their attention: ``[B, D, H, W, L]`` and ``[B, D, H, W, C]`` give ``[B, C, …]``."""
+    """Sum the values on the lines by attention: ``[B, D, H, W, L]`` and ``[B, D, H, W, C]`` give ``[B, C, …]``."""
     depth, height, width = values.shape[1], values.shape[2], values.shape[3]
     to_z, to_y, to_x = torch.split(attention, [depth, height, width], dim=-1)
     along_z = torch.matmul(to_z.permute(0, 2, 3, 1, 4), values.permute(0, 2, 3, 1, 4)).permute(0, 3, 1, 2, 4)
@@ -139,7 +139,7 @@ def _repeats(x: torch.Tensor) -> torch.Tensor:
 
 
 def _slots(depth: int, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Rank of each line entry in the voxel's criss-cross set by ascending index in the map, ``[D, H, W, D + H + W]``."""
+    """Rank of each line entry in the voxel's criss-cross set, by index in the map: ``[D, H, W, D + H + W]``."""
     z = torch.arange(depth, device=device)[:, None, None, None]
     y = torch.arange(height, device=device)[None, :, None, None]
     x = torch.arange(width, device=device)[None, None, :, None]

@@ -66,7 +66,7 @@ _POINTWISE = ("attention.g.weight", "attention.theta.weight", "attention.phi.wei
 
 
 class CTSUNet(nn.Module):
-    """CTSU-Net: a U-Net over the whole scan at half size, and a second one over patches that sees the first one's result.
+    """CTSU-Net: a U-Net over the whole scan at half size, and a second over patches that sees the first one's result.
 
     The first stage has 3,846,911 parameters and the second 9,235,367 (9,183,495 with the released widths). The second
     one's input are the scan, the first one's lobes (softmax) and border (sigmoid), upsampled to the scan.
@@ -96,6 +96,8 @@ class CTSUNet(nn.Module):
         window: largest input of stage 2 when a whole scan is predicted: 92, 100, 108, …; 132 as released.
         patch_size: input of stage 2 in training; 116 in Section IV-D.
         patches: patches for each scan and training step.
+        end_to_end: ``False`` keeps the gradient of stage 2 from stage 1 in training. Through an untrained stage 2 it is
+            about ten times that of stage 1's own losses, and noise: short trainings do better without.
 
     Attributes:
         coverage: fraction ``K`` of the scan's patches, those with the largest error of stage 1, that training draws
@@ -129,6 +131,7 @@ class CTSUNet(nn.Module):
         window: int = 132,
         patch_size: int = 116,
         patches: int = 2,
+        end_to_end: bool = True,
     ) -> None:
         super().__init__()
         if spatial_dims != 3:
@@ -149,6 +152,7 @@ class CTSUNet(nn.Module):
         self.window = window
         self.patch_size = patch_size
         self.patches = patches
+        self.end_to_end = end_to_end
         self.coverage = 1.0
 
     def forward(self, x: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -295,6 +299,8 @@ class CTSUNet(nn.Module):
             raise ValueError("CTSUNet in train mode needs the label, to choose patches by the errors of stage 1.")
         lobes, border = self.first_stage(x)
         context = self.context(x, lobes, border)
+        if not self.end_to_end:
+            context = context.detach()
         size = self.patch_size - 2 * self.margin
         with torch.no_grad():
             error = squared_error(context[:, -1 - self.out_channels : -1], label)

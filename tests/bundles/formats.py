@@ -1,0 +1,94 @@
+"""How the suite reads, names and turns the images and masks of a bundle: 2D raster images or 3D volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from medseg_monai.bundle import example_input_shape, read_metadata
+from medseg_monai.data.inputs import case_name
+
+__all__ = ["Format", "format_of"]
+
+
+class Format(Protocol):
+    """What a check has to know of a bundle's files."""
+
+    def mask_of(self, folder: Path, image: str) -> Path:
+        """The mask file that a prediction of ``image`` writes into ``folder``."""
+
+    def read(self, path: Path) -> np.ndarray:
+        """The values of a mask file."""
+
+    def check_geometry(self, image: str, mask: Path) -> None:
+        """Fail unless the mask lies in the image's grid and holds labels of the bundle only."""
+
+    def turn(self, image: str, path_stem: Path) -> str:
+        """Store the same image with other axes; return the file."""
+
+    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
+        """Fail unless the mask of the turned image is in its place."""
+
+
+class RasterFormat:
+    def mask_of(self, folder: Path, image: str) -> Path:
+        return folder / f"{Path(image).stem}.png"
+
+    def read(self, path: Path) -> np.ndarray:
+        return np.asarray(Image.open(path))
+
+    def check_geometry(self, image: str, mask: Path) -> None:
+        with Image.open(image) as image_file, Image.open(mask) as mask_file:
+            assert mask_file.size == image_file.size
+            assert mask_file.mode == "L"
+            assert set(np.unique(np.asarray(mask_file))) <= {0, 255}
+
+    def turn(self, image: str, path_stem: Path) -> str:
+        turned = f"{path_stem}.png"
+        with Image.open(image) as image_file:
+            image_file.transpose(Image.Transpose.TRANSPOSE).save(turned)
+        return turned
+
+    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
+        # the networks are not symmetric, so only the size tells
+        assert mask.shape == turned.shape[::-1] == Image.open(image).size[::-1]
+
+
+class VolumeFormat:
+    def __init__(self, labels: int) -> None:
+        self.labels = labels
+
+    def mask_of(self, folder: Path, image: str) -> Path:
+        return folder / f"{case_name(image)}.nii.gz"
+
+    def read(self, path: Path) -> np.ndarray:
+        return np.asarray(nib.load(path).dataobj)
+
+    def check_geometry(self, image: str, mask: Path) -> None:
+        image_file, mask_file = nib.load(image), nib.load(mask)
+        assert mask_file.shape == image_file.shape
+        np.testing.assert_allclose(mask_file.affine, image_file.affine, atol=1e-4)
+        assert mask_file.get_data_dtype() == np.uint8
+        assert set(np.unique(self.read(mask))) <= set(range(self.labels))
+
+    def turn(self, image: str, path_stem: Path) -> str:
+        turned = f"{path_stem}.nii.gz"
+        nib.load(image).as_reoriented(self._other_axes).to_filename(turned)
+        return turned
+
+    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
+        np.testing.assert_array_equal(turned, nib.orientations.apply_orientation(mask, self._other_axes))
+
+    _other_axes = np.array([[2, -1], [0, 1], [1, -1]])
+
+
+def format_of(bundle: Path) -> Format:
+    """The format of a bundle's files, told by the dimensions of its network's input."""
+    metadata = read_metadata(bundle)
+    if len(example_input_shape(metadata)) == 4:
+        return RasterFormat()
+    return VolumeFormat(len(metadata["network_data_format"]["outputs"]["pred"]["channel_def"]))

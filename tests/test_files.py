@@ -1,0 +1,41 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from medseg_monai.files import atomic_path
+
+
+def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
+    def write_half():
+        with atomic_path(tmp_path / "mask.png") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_block_that_ends_well_replaces_the_file_with_the_rights_of_any_new_one(tmp_path):
+    path = tmp_path / "new" / "mask.png"
+    for content in (b"first", b"second"):
+        with atomic_path(path) as temporary:
+            assert temporary.suffix == ".png"
+            temporary.write_bytes(content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["mask.png"]
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), atomic_path(path):
+        pass
+    assert path.read_bytes() == b"old"
