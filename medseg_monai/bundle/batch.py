@@ -56,13 +56,15 @@ def _predict_case(predictor: Predictor, case: Item, folder: Path) -> CaseReport:
     start = time.perf_counter()
     try:
         prediction = predictor(case)
+        predicted = time.perf_counter()
         written = predictor.save(prediction, folder)
     except Exception as error:  # the next case must get its chance, whatever this one did
         seconds = time.perf_counter() - start
         return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
-    seconds = time.perf_counter() - start
+    end = time.perf_counter()
     outputs = [str(path) for path in written]
-    return CaseReport(str(case["image"]), outputs, "ok", seconds, prediction.peak_memory_mib)
+    phases = {**prediction.phases, "writing": end - predicted}
+    return CaseReport(str(case["image"]), outputs, "ok", end - start, prediction.peak_memory_mib, phases=phases)
 
 
 def _describe(predictor: Predictor) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from .weights import file_sha256
 __all__ = ["Prediction", "Predictor"]
 
 _SAVERS = (SaveImaged, CaseSaver)
+_PHASES = ("reading", "network", "postprocessing")
 _NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_workers")  # these change no prediction
 
 
@@ -35,12 +36,12 @@ class Prediction:
     Attributes:
         data: the item after the bundle's postprocessing; ``data["pred"]`` is the mask ``[C, *spatial]`` in the
             geometry of the input, ``data["image"]`` the network's input.
-        seconds: wall time from reading the case to its mask.
+        phases: wall time in seconds of ``reading`` (with preprocessing), ``network`` and ``postprocessing``.
         peak_memory_mib: peak of the accelerator's memory during the case, or of the process' resident memory so far.
     """
 
     data: dict[str, Any] = field(repr=False)
-    seconds: float
+    phases: dict[str, float]
     peak_memory_mib: float
 
     @property
@@ -111,14 +112,18 @@ class Predictor:
         Raises:
             Exception: whatever reading, network or postprocessing raise; the predictor stays usable.
         """
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         batch = list_data_collate([self.preprocessing(dict(case))])
+        times.append(time.perf_counter())
         with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
             batch["pred"] = self.inferer(batch["image"].to(self.device), self.network)
+        times.append(time.perf_counter())
         data = self.postprocessing(decollate_batch(batch)[0])
-        return Prediction(data=data, seconds=time.perf_counter() - start, peak_memory_mib=self._peak_memory())
+        times.append(time.perf_counter())
+        phases = {name: end - start for name, start, end in zip(_PHASES, times, times[1:], strict=False)}
+        return Prediction(data=data, phases=phases, peak_memory_mib=self._peak_memory())
 
     def save(self, prediction: Prediction, output_dir: str | os.PathLike[str]) -> list[Path]:
         """Write a prediction as the bundle's last transforms say: named after its input, each file all or nothing.

@@ -45,6 +45,7 @@ class CaseReport:
         seconds: wall time, reading and writing included.
         peak_memory_mib: peak memory in MiB, of the accelerator or else of the process so far.
         error: one line, empty if all went well.
+        phases: wall time in seconds by phase; in ``report.json`` only.
     """
 
     input: str
@@ -53,6 +54,7 @@ class CaseReport:
     seconds: float
     peak_memory_mib: float
     error: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -112,7 +114,8 @@ class RunReport:
             atomic_path(self.output_dir / "report.csv") as temporary,
             temporary.open("w", newline="", encoding="utf-8") as stream,
         ):
-            writer = csv.DictWriter(stream, fieldnames=list(CaseReport.__dataclass_fields__))
+            columns = [name for name in CaseReport.__dataclass_fields__ if name != "phases"]
+            writer = csv.DictWriter(stream, fieldnames=columns, extrasaction="ignore")
             writer.writeheader()
             for case in self.cases:
                 writer.writerow({**asdict(case), "outputs": os.pathsep.join(case.outputs)})

@@ -12,7 +12,7 @@ import torch
 
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
-GOOD = CaseReport("/in/a, b.png", ["/out/a, b.png", "/out/a, b_prob.png"], "ok", 1.5, 120.0)
+GOOD = CaseReport("/in/a, b.png", ["/out/a, b.png", "/out/a, b_prob.png"], "ok", 1.5, 120.0, phases={"network": 1.25})
 BAD = CaseReport("/in/c.tif", [], "failed", 0.1, 0.0, 'OSError: "c.tif" is truncated')
 
 
@@ -40,7 +40,9 @@ def test_both_files_hold_every_case_after_each_one(tmp_path):
         "seconds": 1.5,
         "peak_memory_mib": 120.0,
         "error": "",
+        "phases": {"network": 1.25},
     }
+    assert "phases" not in rows[0]
     assert [row["input"] for row in rows] == ["/in/a, b.png", "/in/c.tif"]
     assert rows[0]["outputs"].split(os.pathsep) == GOOD.outputs
     assert (rows[1]["status"], rows[1]["outputs"], rows[1]["error"]) == ("failed", "", BAD.error)
@@ -81,3 +83,35 @@ def test_the_versions_are_those_of_what_decides_about_a_prediction():
     versions = installed_versions()
     assert versions.keys() == {"python", "medseg-monai", "monai", "torch", "numpy"}
     assert torch.__version__.startswith(versions["torch"].partition("+")[0])
+
+
+def run_with_one_case(folder: Path, **changes: object) -> RunReport:
+    run = {"bundle": "vessels", "bundle_version": "1", "model_sha256": "ab", "settings": {}, **changes}
+    return RunReport(folder, run=run)
+
+
+def test_a_later_run_knows_which_cases_are_complete(tmp_path):
+    output = tmp_path / "a.png"
+    output.touch()
+    earlier = run_with_one_case(tmp_path)
+    earlier.add(CaseReport("/in/a.png", [str(output)], "ok", 1.0, 1.0))
+    earlier.add(CaseReport("/in/gone.png", [str(tmp_path / "gone.png")], "ok", 1.0, 1.0))
+    earlier.add(BAD)
+    assert list(run_with_one_case(tmp_path).complete_before()) == ["/in/a.png"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_sha256": "cd"}, {"settings": {"views": "flips"}}, {"bundle": "disc"}, {"bundle_version": "2"}]
+)
+def test_what_was_made_otherwise_is_not_complete(tmp_path, changes):
+    output = tmp_path / "a.png"
+    output.touch()
+    run_with_one_case(tmp_path).add(CaseReport("/in/a.png", [str(output)], "ok", 1.0, 1.0))
+    assert run_with_one_case(tmp_path, **changes).complete_before() == {}
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"cases": [{"input": 1}]}'])
+def test_without_a_readable_report_nothing_is_complete(tmp_path, content):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    assert run_with_one_case(tmp_path).complete_before() == {}
