@@ -184,6 +184,7 @@ def _import_weights(args: argparse.Namespace) -> int:
     lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
     lines += [f"left out {key}: {why}" for key, why in report.dropped.items()]
     lines += [f"constructor argument {key} = {value}" for key, value in report.arguments.items()]
+    lines += [f"setting for the bundle {key} = {value}" for key, value in report.settings.items()]
     _answer(args, report.summary(), "\n".join(lines))
     return EXIT_OK
 

@@ -37,6 +37,14 @@ def border_labels(label: torch.Tensor) -> torch.Tensor:
     return (highest != lowest).float()
 
 
+class _PresentLabelsDiceLoss(GeneralizedDiceLoss):
+    """MONAI's loss with weight 0, not the largest, for a label that the batch lacks."""
+
+    def w_func(self, grnd: torch.Tensor) -> torch.Tensor:
+        """Weights of the labels by their numbers of voxels."""
+        return torch.where(grnd > 0, super().w_func(grnd), 0.0)
+
+
 class TwoStageLoss(nn.Module):
     """Sum of four generalised Dice losses: lobes and borders, of the whole scan and of the crops of the second stage.
 
@@ -45,8 +53,9 @@ class TwoStageLoss(nn.Module):
     Decisions where the paper is silent:
 
     - ``n`` runs over the whole batch, for the second stage over all its crops, most of which lack some label. A label
-      that the whole batch lacks has the largest weight among the others (as in MONAI), so that voxels falsely given to
-      it count.
+      that the whole batch lacks, whose weight would be infinite, takes no part; voxels falsely given to it count where
+      they are missing. (MONAI gives it the largest weight among the others. Most crops lack most lobes, and a second
+      stage trained so learns to give none.)
     - The lobes have no smoothing term: some label is always present. The 0.1 of the authors' settings would outweigh
       sums that are of the order of ``1 / (voxels of a label)``.
     - With one channel the weight cancels and the loss is the plain Dice loss, which the authors' settings name for the
@@ -73,7 +82,7 @@ class TwoStageLoss(nn.Module):
         if not 0 <= top_k <= 1:
             raise ValueError(f"top_k must lie in 0 to 1, got {top_k}.")
         self.top_k = top_k
-        self.lobe_loss = GeneralizedDiceLoss(
+        self.lobe_loss = _PresentLabelsDiceLoss(
             to_onehot_y=True, softmax=True, w_type="square", smooth_nr=0.0, smooth_dr=0.0, batch=True
         )
         self.border_loss = GeneralizedDiceLoss(

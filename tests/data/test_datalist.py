@@ -187,3 +187,9 @@ def test_fractions_that_are_no_partition_are_refused(fractions):
 def test_fewer_patients_than_sections_are_refused():
     with pytest.raises(ValueError, match="1 patients can't fill the sections training, test"):
         split_by_patient(items_of(1, images_each=9), fractions={"training": 0.5, "test": 0.5}, seed=0)
+
+
+def test_a_dicom_folder_is_an_image_too(tmp_path):
+    (tmp_path / "series").mkdir()
+    write_datalist({"test": [{"image": str(tmp_path / "series")}]}, tmp_path / "all.json")
+    assert load_datalist(tmp_path / "all.json", "test") == [{"image": str(tmp_path / "series")}]
