@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
     predict.add_argument("bundle")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders of them or of DICOM series")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders of them or of a DICOM series")
     predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to take, if there are several")
     predict.add_argument("--skip-existing", action="store_true", help="keep the cases that an earlier run completed")
     predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")

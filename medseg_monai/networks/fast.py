@@ -149,5 +149,5 @@ def optimize_for_inference(network: nn.Module) -> nn.Module:
         an :class:`InferenceForm`, or the network's own form, for prediction only.
     """
     if hasattr(network, "inference_form"):
-        return cast(nn.Module, network.inference_form())
+        return cast(nn.Module, cast(Any, network).inference_form())
     return InferenceForm(network)

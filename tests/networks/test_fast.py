@@ -73,7 +73,9 @@ def test_every_network_keeps_its_logits_at_any_size(name):
         assert actual.shape == expected.shape
         assert actual.is_contiguous()
         assert relative_error(actual, expected) < 1e-4
-    assert fast.is_frozen, "not scriptable: its prediction takes the plain form's time"
+    own = hasattr(network, "inference_form")
+    assert isinstance(fast, NETWORKS[name] if own else InferenceForm)
+    assert own or fast.is_frozen, "not scriptable: its prediction takes the plain form's time"
 
 
 def test_the_original_keeps_its_weights_layout_and_mode():

@@ -20,8 +20,8 @@ class CUNet(nn.Module):
 
     Each level has two 3x3x3 convolutions without bias, each followed by batch normalisation and ReLU. Max pooling
     halves the size, trilinear interpolation (``align_corners=True``) doubles it, and the skip connection is
-    concatenated behind the upsampled features, cropped to their size (one voxel more in front where the difference is
-    odd). Kernels are initialised after He et al.
+    concatenated behind the upsampled features, its centre cropped to their size. Kernels are initialised after He et
+    al.
 
     Args:
         in_channels: channels of the input.
@@ -129,7 +129,8 @@ def _two_convolutions(in_channels: int, out_channels: tuple[int, int], *, padded
 
 def _upsample_and_concatenate(x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     depth, height, width = 2 * x.shape[2], 2 * x.shape[3], 2 * x.shape[4]
-    z, y, x_ = (skip.shape[2] - depth + 1) // 2, (skip.shape[3] - height + 1) // 2, (skip.shape[4] - width + 1) // 2
+    # the differences are even: valid convolutions take two voxels off, and pooling halves even sizes
+    z, y, x_ = (skip.shape[2] - depth) // 2, (skip.shape[3] - height) // 2, (skip.shape[4] - width) // 2
     cropped = skip[:, :, z : z + depth, y : y + height, x_ : x_ + width]
     upsampled = F.interpolate(x, size=[depth, height, width], mode="trilinear", align_corners=True)
     return torch.cat([upsampled, cropped], dim=1)

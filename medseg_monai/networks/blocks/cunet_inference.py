@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .winograd import BLOCK, SliceConvolution
 __all__ = ["CUNetInference", "fold_batch_norms"]
 
 _CROPS = (40, 16, 4)
-"""Voxels between a skip connection's border and the part that the decoder uses, at levels 1 to 3 of any legal window."""
+"""Voxels between a skip connection's border and what the decoder uses of it, at levels 1 to 3 of any legal window."""
 
 
 class CUNetInference(nn.Module):
@@ -42,16 +43,17 @@ class CUNetInference(nn.Module):
 
     def __init__(self, network: CUNet) -> None:
         super().__init__()
-        network = fold_batch_norms(network)
+        folded = fold_batch_norms(network)
         self.down1, self.down2, self.down3, self.bridge = (
-            nn.ModuleList(_slice_convolution(block[i].conv) for i in range(2))
-            for block in (network.down1, network.down2, network.down3, network.bridge)
+            nn.ModuleList(SliceConvolution(conv.weight, conv.bias, relu=True) for conv in _pair(block))
+            for block in (folded.down1, folded.down2, folded.down3, folded.bridge)
         )
-        self.attention = network.attention
-        self.up1 = _UpBlock(network.up1, network.bridge[1].conv.out_channels)
-        self.up2 = _UpBlock(network.up2, network.up1[1].conv.out_channels)
-        self.up3 = _UpBlock(network.up3, network.up2[1].conv.out_channels)
-        heads = (network.lobes, network.border)
+        self.attention = folded.attention
+        self.up1, self.up2, self.up3 = (
+            _UpBlock(*_pair(block), upsampled=_pair(below)[1].weight.shape[0])
+            for block, below in ((folded.up1, folded.bridge), (folded.up2, folded.up1), (folded.up3, folded.up2))
+        )
+        heads = (folded.lobes, folded.border)
         weight = torch.cat([head.weight.detach()[..., 0] for head in heads])
         self.register_buffer("head_weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("head_bias", torch.cat([head.bias.detach() for head in heads]))
@@ -122,20 +124,17 @@ class CUNetInference(nn.Module):
 class _UpBlock(nn.Module):
     """Two convolutions over an upsampled map and a skip connection behind it."""
 
-    def __init__(self, block: nn.Sequential, upsampled_channels: int) -> None:
+    def __init__(self, first: Any, second: Any, *, upsampled: int) -> None:
         super().__init__()
-        first, second = block[0].conv, block[1].conv
-        weight, skip_weight = first.weight.detach().tensor_split([upsampled_channels], dim=1)
-        taps = weight.permute(2, 0, 3, 4, 1).contiguous()
+        weight = first.weight.detach()
+        taps = weight[:, :upsampled].permute(2, 0, 3, 4, 1).contiguous()
         self.register_buffer("taps", taps.permute(0, 1, 4, 2, 3))  # [3, C_out, C_in, 3, 3], each channels last
-        self.skip = SliceConvolution(skip_weight, first.bias, relu=False)
-        self.second = _slice_convolution(second)
+        self.skip = SliceConvolution(weight[:, upsampled:], first.bias, relu=False)
+        self.second = SliceConvolution(second.weight, second.bias, relu=True)
 
     taps: torch.Tensor
 
-    def forward(
-        self, low: Iterable[torch.Tensor], count: int, skip: Iterable[torch.Tensor]
-    ) -> Iterator[torch.Tensor]:
+    def forward(self, low: Iterable[torch.Tensor], count: int, skip: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield stacks of the block's output.
 
         Args:
@@ -156,7 +155,7 @@ class _UpBlock(nn.Module):
             ready = 2 * count - 2 if arrived == count else max(0, 2 * arrived - 3) // BLOCK * BLOCK
             if ready == done:
                 continue
-            out = self.skip(skip.take(ready - done + 2, again=2))
+            out: torch.Tensor = self.skip(skip.take(ready - done + 2, again=2))
             for z in range(done, ready):
                 self._add_upsampled(out[z - done], products, z, count)
             done = ready
@@ -208,25 +207,26 @@ def _regroup(stacks: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tenso
         yield stack
 
 
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Copy a network in eval mode with its batch norms folded into the convolutions in front of them.
+def fold_batch_norms(network: CUNet) -> CUNet:
+    """Copy a CU-Net in eval mode, with its batch norms folded into the convolutions in front of them.
 
     Args:
-        network: one whose convolutions with batch norms are MONAI's ``Convolution``; it stays as it is.
+        network: stays as it is.
 
     Returns:
-        the copy, which gives the same to rounding.
+        the copy, which gives the same to rounding; its convolutions have a bias now.
     """
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
         if isinstance(module, Convolution):
-            module.conv = fuse_conv_bn_eval(module.conv, module.adn.N)
-            module.adn.N = nn.Identity()
+            module.conv = fuse_conv_bn_eval(cast(nn.Conv3d, module.conv), cast(Any, module.adn).N)
+            cast(Any, module.adn).N = nn.Identity()
     return copied
 
 
-def _slice_convolution(conv: nn.Conv3d) -> SliceConvolution:
-    return SliceConvolution(conv.weight, conv.bias, relu=True)
+def _pair(block: nn.Sequential) -> list[Any]:
+    """The two convolutions of a level."""
+    return [cast(Any, layer).conv for layer in block]
 
 
 def _convolve(layer: nn.Module, stacks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

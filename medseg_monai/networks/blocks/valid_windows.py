@@ -24,10 +24,12 @@ def check_window(window: int) -> None:
         ValueError: it is not one of 92, 100, 108, …; names the nearest that are.
     """
     if window < SMALLEST_OUTPUT + 2 * MARGIN or window % 8 != 4:
-        larger = max(92, (window + 3) // 8 * 8 + 4)
-        smaller = max(92, larger - 8)
+        smallest = SMALLEST_OUTPUT + 2 * MARGIN
+        larger = max(smallest, (window + 3) // 8 * 8 + 4)
+        fitting = sorted({max(smallest, larger - 8), larger})
         raise ValueError(
-            f"A window of {window} voxels does not fit valid convolutions at three levels: take {smaller} or {larger}."
+            f"A window of {window} voxels does not fit valid convolutions at three levels: "
+            f"take {' or '.join(map(str, fitting))}."
         )
 
 

@@ -15,7 +15,7 @@ _WIDE = 16
 """Input channels from which on the transforms cost less than they save."""
 
 _BAND = 8192
-"""Voxels of a slice that are transformed together, so that the intermediate results stay in the processor's cache."""
+"""Voxels of a slice that each thread transforms at a time, so that intermediate results stay in its core's cache."""
 
 _TRANSFORM = (
     (1 / 4, 0, 0),
@@ -73,7 +73,7 @@ class SliceConvolution(nn.Module):
             return self._direct(x)
         shape = (depth, self.bias.shape[0], x.shape[2] - 2, x.shape[3] - 2)
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        band = max(1, _BAND // shape[3])
+        band = max(1, _BAND * torch.get_num_threads() // shape[3])
         for z in range(0, blocks * BLOCK, BLOCK):
             for y in range(0, shape[2], band):
                 self._block(x[z : z + BLOCK + 2, :, y : y + band + 2], out[z : z + BLOCK, :, y : y + band])
