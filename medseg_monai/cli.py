@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -15,7 +17,7 @@ from typing import Any
 from medseg_monai import __version__
 from medseg_monai.errors import explain, is_users_mistake
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -299,5 +301,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
+def run() -> None:
+    """Run ``medseg`` as a program, and end the process with the exit code of :func:`main`.
+
+    Python's exit handlers run; the destructors of native libraries do not. These abort the process now and then
+    ("terminate called without an active exception"), which would turn the exit code into a signal.
+    """
+    code = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

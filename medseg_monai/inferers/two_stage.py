@@ -58,8 +58,8 @@ class TwoStageInferer(Inferer):
     Args:
         window: edge of stage 2's input: 92, 100, 108, …; ``None`` takes the largest tiles within ``max_window_voxels``.
         max_window_voxels: limit of a tile's input if ``window`` is ``None``; ``None`` is what the network says, a plain
-            :class:`CTSUNet` 8 million (about 300 bytes of memory a voxel at full width), its inference form 40 million
-            (about 60 bytes).
+            :class:`CTSUNet` 8 million (about 300 bytes of memory a voxel at full width), its inference form 30 million
+            (about 100 bytes).
         lung_only: ``False`` lets stage 2 see the whole scan.
         margin: voxels round the box of stage 1's lung; 2 as in the authors' code.
 

@@ -403,8 +403,8 @@ class CTSUNet(nn.Module):
 class _CTSUNetInference(CTSUNet):
     """What :meth:`CTSUNet.inference_form` gives."""
 
-    #: about 60 bytes of memory a voxel
-    max_window_voxels = 40_000_000
+    #: about 100 bytes of memory a voxel at full width
+    max_window_voxels = 30_000_000
 
     def __init__(self, network: CTSUNet) -> None:
         nn.Module.__init__(self)
@@ -412,6 +412,7 @@ class _CTSUNetInference(CTSUNet):
         self.stage1 = stage1.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # the stub lacks it
         self.stage2 = CUNetInference(network.stage2)  # type: ignore[assignment]  # only this class calls it
         self.out_channels, self.margin, self.window = network.out_channels, network.margin, network.window
+        self.coverage = network.coverage  # a training's handlers name it, although they never run with this form
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> Self:
