@@ -19,6 +19,7 @@ from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from medseg_monai.files import atomic_path
+from medseg_monai.report import lobe_table, write_lobe_csv, write_lobe_json
 
 from .dicom_seg import Segment, write_dicom_seg
 from .inputs import case_name
@@ -205,9 +206,6 @@ class SaveLobeTabled(CaseSaver):
             FileNotFoundError: there is no infection mask for the case.
             ValueError: several masks for the case, or one in another grid than the scan.
         """
-        # here, not above: the report's modules import this package
-        from medseg_monai.report.lobe_table import lobe_table, write_lobe_csv, write_lobe_json
-
         infection = None
         if self.infection_dir is not None:
             infection = self._read(self._infection_mask(case.name), case)
