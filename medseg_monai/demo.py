@@ -28,14 +28,14 @@ SETTINGS = {
     "crop_size": [128, 128],
     "image_size": [192, 192],
     "learning_rate": 0.0005,
-    "max_epochs": 23,
+    "max_epochs": 30,
     # the jitter of the paper: the wider one of train_from_scratch takes longer to learn than a demonstration lasts
     "scale_range": 0.1,
     "rotate_range": 0.0,
     "saturation_range": 5,
     "brightness_range": 15,
-    "val_interval": 23,
-    "overlay_interval": 23,
+    "val_interval": 30,
+    "overlay_interval": 30,
 }
 
 
