@@ -1,29 +1,37 @@
 """From files to cases: data lists, inputs, readers and writers."""
 
 from .datalist import Datalist, Item, load_datalist, split_by_patient, write_datalist
-from .dicom_seg import LUNG_LOBES, Segment, write_dicom_seg
-from .inputs import find_images, find_volumes
+from .dicom_seg import LUNG_LOBES, LUNGS, Segment, write_dicom_seg, write_radiograph_seg
+from .inputs import find_images, find_radiographs, find_volumes
+from .radiographs import RadiographReader
 from .readers import RasterReader
-from .savers import CaseSaver, SaveDicomSegd, SaveLabelMapd, SaveLobeTabled
+from .savers import CaseSaver, SaveDicomSegd, SaveLabelMapd, SaveLobeTabled, SaveRadiographSegd
+from .splits import combine
 from .volumes import VolumeReader
 from .writers import RasterMaskWriter
 
 __all__ = [
+    "LUNGS",
     "LUNG_LOBES",
     "CaseSaver",
     "Datalist",
     "Item",
+    "RadiographReader",
     "RasterMaskWriter",
     "RasterReader",
     "SaveDicomSegd",
     "SaveLabelMapd",
     "SaveLobeTabled",
+    "SaveRadiographSegd",
     "Segment",
     "VolumeReader",
+    "combine",
     "find_images",
+    "find_radiographs",
     "find_volumes",
     "load_datalist",
     "split_by_patient",
     "write_datalist",
     "write_dicom_seg",
+    "write_radiograph_seg",
 ]

@@ -1,4 +1,4 @@
-"""DICOM SEG: a label map as a DICOM object that refers to the series it was made from."""
+"""DICOM SEG: a label map as a DICOM object that refers to the series or the radiograph it was made from."""
 
 from __future__ import annotations
 
@@ -19,21 +19,16 @@ from pydicom.valuerep import format_number_as_ds
 import medseg_monai
 from medseg_monai.files import atomic_path
 
-__all__ = ["LUNG_LOBES", "Segment", "write_dicom_seg"]
+__all__ = ["LUNGS", "LUNG_LOBES", "Segment", "write_dicom_seg", "write_radiograph_seg"]
 
-# must stand in the source: a SEG that refers to a series has them from there (DICOM type 1)
-_REQUIRED = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-)
+# must stand in the source: a SEG that refers to it has them from there (DICOM type 1)
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+
+# must stand in each slice of a series beside these
+_REQUIRED_OF_SLICES = ("FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+
+# what highdicom takes for a place in space; a projection has none, and a spacing without thickness it refuses
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 
 # must stand in a SEG, but may be empty (DICOM type 2): a source without them gives an empty one
 _MAY_BE_EMPTY = (
@@ -48,6 +43,7 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 
+_FAULTS = (AttributeError, KeyError, TypeError, ValueError)  # what highdicom raises if a source does not suit it
 _SAME_DIRECTION = 1e-3  # direction cosines; files of one series may state them with different rounding
 _NAME_WARNING = "The string .* is unlikely to represent the intended person name"  # it would print a patient's name
 _SERIES_NUMBER = 1000  # behind those of scanners
@@ -88,6 +84,9 @@ DICOM's own context group (CID 7151) has one code for both upper and one for bot
 these codes name the side themselves. The category (91723000) is that of CID 7150.
 """
 
+LUNGS = (Segment("lungs", codes.SCT.Lung, (86, 180, 233)),)
+"""Both lungs in a radiograph as one label, 39607008 "Lung" in SNOMED CT (CID 7151), without a side."""
+
 
 def write_dicom_seg(
     path: str | os.PathLike[str],
@@ -123,49 +122,110 @@ def write_dicom_seg(
         ValueError: the map has another size than the source or other labels than ``segments``, or the source has not
             what a SEG needs.
     """
-    sources = [_header(Path(file)) for file in source_files]
+    sources = [_header(Path(file), _REQUIRED + _REQUIRED_OF_SLICES) for file in source_files]
     if not sources:
         raise ValueError(f"{path}: no source files; a DICOM SEG needs the series that it was made from.")
     first = sources[0]
     expected = (int(first.Columns), int(first.Rows), len(sources))
     if labels.shape != expected:
         raise ValueError(f"{path}: the label map is {labels.shape}, its DICOM series {expected}; apply Invertd first.")
-    if labels.min() < 0 or labels.max() > len(segments):
-        found = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{path}: labels {found}, but segments for 1 to {len(segments)}; describe each label.")
+    _refuse_other_labels(path, labels, segments)
     _share_orientation(sources, Path(source_files[0]).parent)
     _ensure_thickness(sources, Path(source_files[0]))
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=algorithm_name, version=algorithm_version, family=codes.DCM.ArtificialIntelligence
-    )
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _NAME_WARNING)
-            segmentation = hd.seg.Segmentation(
-                source_images=sources,
-                pixel_array=labels.astype(np.uint8, copy=False).T,
-                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[_describe(n, segment, algorithm) for n, segment in enumerate(segments, start=1)],
-                series_instance_uid=hd.UID(),
-                series_number=_SERIES_NUMBER,
-                series_description=f"{algorithm_name} segmentation",
-                sop_instance_uid=hd.UID(),
-                instance_number=1,
-                manufacturer="medseg-monai",
-                manufacturer_model_name=algorithm_name,
-                software_versions=medseg_monai.__version__,
-                device_serial_number=algorithm_version,
-            )
-    except (AttributeError, TypeError, ValueError) as error:  # what highdicom finds wrong with a source
+        segmentation = _segmentation(sources, labels.T, segments, algorithm_name, algorithm_version)
+    except _FAULTS as error:
         raise ValueError(f"{source_files[0]}: no DICOM SEG can refer to this series ({error}); repair it.") from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
 
 
-def _header(file: Path) -> Dataset:
+def write_radiograph_seg(
+    path: str | os.PathLike[str],
+    labels: npt.NDArray[np.integer],
+    *,
+    source_file: str | os.PathLike[str],
+    segments: Sequence[Segment],
+    algorithm_name: str,
+    algorithm_version: str,
+) -> None:
+    """Write the label map of one radiograph as a binary DICOM SEG, all or nothing.
+
+    The sibling of :func:`write_dicom_seg` for a projection, which has neither a position in the patient nor slices.
+    Each frame names the radiograph as its source and has its matrix; a spacing is not repeated, since a reader has it
+    from there. Patient, study and, if there is one, frame of reference are those of the source; what it lacks stays
+    empty.
+
+    Args:
+        path: the file to write or replace.
+        labels: ``[H, W]``, rows first, in the matrix of the source, 0 for background and 1 to ``len(segments)``.
+        source_file: the radiograph, a single-frame DICOM file.
+        segments: description of label 1, of label 2, and so on, such as ``LUNGS``.
+        algorithm_name: name of the algorithm, such as that of the bundle.
+        algorithm_version: its version.
+
+    Raises:
+        FileNotFoundError: the source file is missing.
+        ValueError: the map has another size than the source or other labels than ``segments``, or the source has not
+            what a SEG needs.
+    """
+    source = _header(Path(source_file), _REQUIRED)
+    expected = (int(source.Rows), int(source.Columns))
+    if labels.shape != expected:
+        raise ValueError(f"{path}: the label map is {labels.shape}, its radiograph {expected}; apply Invertd first.")
+    _refuse_other_labels(path, labels, segments)
+    for keyword in (*_GEOMETRY, *(() if source.get("FrameOfReferenceUID") else ("FrameOfReferenceUID",))):
+        source.pop(keyword, None)
+    try:
+        segmentation = _segmentation([source], labels, segments, algorithm_name, algorithm_version)
+    except _FAULTS as error:
+        raise ValueError(f"{source_file}: no DICOM SEG can refer to this radiograph ({error}); repair it.") from error
+    with atomic_path(path) as temporary:
+        segmentation.save_as(temporary)
+
+
+def _refuse_other_labels(
+    path: str | os.PathLike[str], labels: npt.NDArray[np.integer], segments: Sequence[Segment]
+) -> None:
+    if labels.min() < 0 or labels.max() > len(segments):
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{path}: labels {found}, but segments for 1 to {len(segments)}; describe each label.")
+
+
+def _segmentation(
+    sources: Sequence[Dataset],
+    frames: npt.NDArray[np.integer],
+    segments: Sequence[Segment],
+    algorithm_name: str,
+    algorithm_version: str,
+) -> hd.seg.Segmentation:
+    """The SEG of frames ``[slices, rows, columns]``, or of one frame ``[rows, columns]``."""
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=algorithm_name, version=algorithm_version, family=codes.DCM.ArtificialIntelligence
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NAME_WARNING)
+        return hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=frames.astype(np.uint8, copy=False),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_describe(n, segment, algorithm) for n, segment in enumerate(segments, start=1)],
+            series_instance_uid=hd.UID(),
+            series_number=_SERIES_NUMBER,
+            series_description=f"{algorithm_name} segmentation",
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="medseg-monai",
+            manufacturer_model_name=algorithm_name,
+            software_versions=medseg_monai.__version__,
+            device_serial_number=algorithm_version,
+        )
+
+
+def _header(file: Path, required: Sequence[str]) -> Dataset:
     """Everything but the pixels, with empty values where DICOM allows none to be known."""
     header = dcmread(file, stop_before_pixels=True)
-    if missing := [keyword for keyword in _REQUIRED if header.get(keyword) in (None, "")]:
+    if missing := [keyword for keyword in required if header.get(keyword) in (None, "")]:
         raise ValueError(f"{file}: no {', '.join(missing)}, which a DICOM SEG has to repeat; repair the file.")
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:

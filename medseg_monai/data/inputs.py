@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -11,10 +12,13 @@ from monai.data.utils import is_supported_format
 
 from .datalist import Item, shorten
 from .dicom import check_geometry, find_series, list_series
+from .radiographs import RADIOGRAPH_MODALITIES, is_dicom_file, read_modality
 from .readers import RASTER_SUFFIXES
 from .volumes import VOLUME_SUFFIXES
 
-__all__ = ["case_name", "find_images", "find_volumes"]
+__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
@@ -39,6 +43,34 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         path = Path(entry)
         for file in _images_in(path) if path.is_dir() else [_existing(path)]:
             found[Path(os.path.abspath(file))] = None  # without "..", so that a file named twice is seen to be one
+    _refuse_equal_names(found, lambda file: file.stem)
+    return [{"image": str(file)} for file in found]
+
+
+def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
+    """List the radiographs that files and folders stand for, as :class:`medseg_monai.data.RadiographReader` loads them.
+
+    A folder stands for the image files (told by their suffix) and the DICOM radiographs directly in it; hidden files
+    and ``DICOMDIR`` are left out. DICOM is told by the ending ``.dcm`` or by its content, each file is a case. Other
+    DICOM in a folder (reports, segmentations made before, CT) is left out, and one warning names it; DICOM whose header
+    does not tell its modality is kept, so that reading it says what is wrong. A file that is named is taken whatever
+    its suffix, but DICOM must be a radiograph.
+
+    Args:
+        paths: one or several files and folders.
+
+    Returns:
+        items ``{"image": path}`` with absolute paths, each file once, in the order given and sorted within a folder.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder without a radiograph, a DICOM file that is named and of another modality than CR or DX, or
+            two files whose predictions would have the same name.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    found: dict[Path, None] = {}
+    for path in (Path(os.path.abspath(entry)) for entry in given):
+        found.update(dict.fromkeys(_radiographs_in(path) if path.is_dir() else [_radiograph(path)]))
     _refuse_equal_names(found, lambda file: file.stem)
     return [{"image": str(file)} for file in found]
 
@@ -113,6 +145,34 @@ def _images_in(folder: Path) -> list[Path]:
     if not images:
         raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(RASTER_SUFFIXES)}).")
     return images
+
+
+def _radiographs_in(folder: Path) -> list[Path]:
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p.name != "DICOMDIR"]
+    others = {file: _other_modality(file) for file in files if is_dicom_file(file)}
+    images = [file for file in files if file in others or file.suffix.lower().lstrip(".") in RASTER_SUFFIXES]
+    radiographs = [file for file in images if not others.get(file)]
+    left_out = shorten(f"{file.name} ({modality})" for file, modality in others.items() if modality)
+    if not radiographs:
+        also = f"; DICOM of other modalities: {left_out}" if left_out else ""
+        wanted = f"{', '.join(RASTER_SUFFIXES)}, DICOM of {' or '.join(RADIOGRAPH_MODALITIES)}"
+        raise ValueError(f"{folder}: no radiograph in this folder (looked for {wanted}){also}.")
+    if left_out:
+        _LOGGER.warning("%s: left out, as they are no radiographs: %s.", folder, left_out)
+    return radiographs
+
+
+def _radiograph(path: Path) -> Path:
+    if is_dicom_file(_existing(path)) and (modality := _other_modality(path)):
+        wanted = " or ".join(RADIOGRAPH_MODALITIES)
+        raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")
+    return path
+
+
+def _other_modality(file: Path) -> str:
+    """The modality of a DICOM file that is no radiograph; empty if it is one, or its header does not tell."""
+    modality = read_modality(file)
+    return "" if modality in RADIOGRAPH_MODALITIES else modality
 
 
 def _volume(path: Path) -> Path:

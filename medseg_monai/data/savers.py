@@ -1,4 +1,4 @@
-"""The end of a bundle's postprocessing: transforms that write what was made of a 3D case."""
+"""The end of a bundle's postprocessing: transforms that write what was made of a case."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from monai.utils import ImageMetaKey, MetaKeys
 from medseg_monai.files import atomic_path
 from medseg_monai.report import lobe_table, write_lobe_csv, write_lobe_json
 
-from .dicom_seg import Segment, write_dicom_seg
+from .dicom_seg import Segment, write_dicom_seg, write_radiograph_seg
 from .inputs import case_name
 from .volumes import dicom_files
 
-__all__ = ["CaseSaver", "SaveDicomSegd", "SaveLabelMapd", "SaveLobeTabled", "SavedCase"]
+__all__ = ["CaseSaver", "SaveDicomSegd", "SaveLabelMapd", "SaveLobeTabled", "SaveRadiographSegd", "SavedCase"]
 
 _SAME_AFFINE = 1e-3  # mm; inverse transforms return to the input's grid but for rounding
 
@@ -35,10 +35,11 @@ class SavedCase:
     """A label map in the grid of its input, and the input.
 
     Attributes:
-        name: stem of the files to write, see :func:`medseg_monai.data.inputs.case_name`.
+        name: stem of the files to write: of a volume :func:`medseg_monai.data.inputs.case_name`, of an image the file's
+            name without its ending, as MONAI's ``SaveImaged`` takes it.
         source: path of the input.
-        labels: uint8 ``[X, Y, Z]``.
-        affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS.
+        labels: uint8 ``[X, Y, Z]``, of an image ``[H, W]``.
+        affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
         meta: metadata of the input.
     """
 
@@ -58,14 +59,20 @@ class CaseSaver(MapTransform):
     The label map must be back in the input's grid (after ``Invertd``): shape and affine are compared with those that
     the input had when it was loaded, and nothing is resampled. Each file appears whole or not at all.
 
+    Attributes:
+        spatial_dims: 3 for volumes; a subclass for images says 2.
+
     Args:
-        keys: one key, the label map ``[1, X, Y, Z]`` with metadata and whole values from 0 to 255.
+        keys: one key, the label map ``[1, X, Y, Z]`` (of images ``[1, H, W]``) with metadata and whole values from 0 to
+            255.
         output_dir: folder of the files, made when missing; may be set later.
         image_key: the input image; its metadata tells where the case is from.
 
     Raises:
         ValueError: for several keys, whose files would have the same names.
     """
+
+    spatial_dims = 3
 
     def __init__(self, keys: KeysCollection, output_dir: str | os.PathLike[str], image_key: str = "image") -> None:
         super().__init__(keys)
@@ -92,7 +99,7 @@ class CaseSaver(MapTransform):
             ValueError: the label map is not in the grid of its input, or has values that are no labels.
             OSError: a file cannot be written.
         """
-        return self.write(_to_case(data[self.keys[0]], data[self.image_key]))
+        return self.write(_to_case(data[self.keys[0]], data[self.image_key], self.spatial_dims))
 
     @abstractmethod
     def write(self, case: SavedCase) -> list[Path]:
@@ -161,6 +168,61 @@ class SaveDicomSegd(CaseSaver):
             path,
             case.labels,
             source_files=files,
+            segments=self.segments,
+            algorithm_name=self.algorithm_name,
+            algorithm_version=self.algorithm_version,
+        )
+        return [path]
+
+
+class SaveRadiographSegd(CaseSaver):
+    """Write the mask of a DICOM radiograph as ``<name>.seg.dcm``; a raster image gets no file.
+
+    It stands in a bundle behind ``SaveImaged``, which writes the PNG of every input, with the same name. Images are
+    loaded by :class:`medseg_monai.data.RadiographReader`, which notes the DICOM file in the metadata::
+
+        {"_target_": "medseg_monai.data.SaveRadiographSegd", "keys": "pred", "output_dir": "@output_dir",
+         "segments": "$medseg_monai.data.LUNGS", "algorithm_name": "lung_cxr_rescrnet",
+         "algorithm_version": "0.1.0"}
+
+    See :func:`medseg_monai.data.write_radiograph_seg`.
+
+    Args:
+        keys: one key, the mask ``[1, H, W]`` with 0 for background, rows first; see :class:`CaseSaver`.
+        output_dir: folder of the files.
+        segments: description of label 1, of label 2, and so on, such as ``LUNGS``.
+        algorithm_name: name of the algorithm.
+        algorithm_version: its version.
+        image_key: the input image.
+    """
+
+    spatial_dims = 2
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str],
+        *,
+        segments: Sequence[Segment],
+        algorithm_name: str,
+        algorithm_version: str,
+        image_key: str = "image",
+    ) -> None:
+        super().__init__(keys, output_dir, image_key)
+        self.segments = tuple(segments)
+        self.algorithm_name = algorithm_name
+        self.algorithm_version = algorithm_version
+
+    def write(self, case: SavedCase) -> list[Path]:
+        """Write the DICOM SEG, if the input was DICOM."""
+        files = dicom_files(case.meta)
+        if not files:
+            return []
+        path = self._path(case, ".seg.dcm")
+        write_radiograph_seg(
+            path,
+            case.labels,
+            source_file=files[0],
             segments=self.segments,
             algorithm_name=self.algorithm_name,
             algorithm_version=self.algorithm_version,
@@ -240,19 +302,22 @@ class SaveLobeTabled(CaseSaver):
         return found[0]
 
 
-def _to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
+def _to_case(pred: torch.Tensor, image: torch.Tensor, spatial_dims: int) -> SavedCase:
     meta: Mapping[str, Any] = image.meta  # type: ignore[attr-defined]
     source = str(meta[ImageMetaKey.FILENAME_OR_OBJ])
-    if pred.ndim != 4 or pred.shape[0] != 1:
-        raise ValueError(f"{source}: expected one label map [1, X, Y, Z], got {list(pred.shape)}; apply AsDiscreted.")
+    if pred.ndim != spatial_dims + 1 or pred.shape[0] != 1:
+        axes = "1, X, Y, Z" if spatial_dims == 3 else "1, H, W"
+        raise ValueError(f"{source}: expected one label map [{axes}], got {list(pred.shape)}; apply AsDiscreted.")
     shape = tuple(int(side) for side in np.asarray(meta[MetaKeys.SPATIAL_SHAPE]).ravel())
-    affine = np.asarray(meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64).reshape(4, 4)
+    # images have no affine of their own; MONAI gives them the identity
+    affine = np.asarray(meta.get(MetaKeys.ORIGINAL_AFFINE, np.eye(4)), dtype=np.float64).reshape(4, 4)
     _refuse_other_grid(f"label map of {source}", pred.shape[1:], pred.affine, shape, affine)  # type: ignore[attr-defined]
     values = torch.as_tensor(pred)[0].cpu()
     labels = values.to(torch.uint8)
     if not torch.equal(labels.to(values.dtype), values):
         raise ValueError(f"{source}: expected whole labels from 0 to 255; apply AsDiscreted first.")
-    return SavedCase(case_name(source), source, labels.numpy(), affine, meta)
+    name = case_name(source) if spatial_dims == 3 else Path(source).stem
+    return SavedCase(name, source, labels.numpy(), affine, meta)
 
 
 def _refuse_other_grid(
@@ -265,6 +330,6 @@ def _refuse_other_grid(
     same_axes = np.allclose(np.asarray(affine, dtype=np.float64), expected_affine, rtol=0, atol=_SAME_AFFINE)
     if tuple(shape) != tuple(expected_shape) or not same_axes:
         raise ValueError(
-            f"{name}: {tuple(shape)} voxels, not in the grid of the scan with {tuple(expected_shape)}; "
-            "bring it back with Invertd, or resample it to the scan."
+            f"{name}: {tuple(shape)}, not in the grid of the scan or image with {tuple(expected_shape)}; "
+            "bring it back with Invertd, or resample it to the input."
         )

@@ -12,9 +12,10 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
 
-from medseg_monai.data import LUNG_LOBES, write_dicom_seg
+from medseg_monai.data import LUNG_LOBES, LUNGS, write_dicom_seg, write_radiograph_seg
 
 from .dicom_files import WrittenSeries, tags, write_series
+from .radiograph_files import asymmetric, write_radiograph
 
 SHAPE = (7, 5, 6)
 SEVERAL_EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime")
@@ -267,3 +268,96 @@ def test_a_file_that_cannot_be_finished_leaves_the_older_one(tmp_path, labels, m
         write(target, labels, series)
     assert target.read_bytes() == b"older"
     assert [path.name for path in target.parent.iterdir()] == ["lobes.seg.dcm"]
+
+
+@pytest.fixture
+def lungs() -> np.ndarray:
+    """A mask ``[331, 417]`` that no flip or transposition leaves as it is."""
+    mask = asymmetric(331, 417) > 2000
+    mask[20:200, 30:90] = True
+    return mask.astype(np.uint8)
+
+
+def write_lungs(path: Path, mask: np.ndarray, source: Path, **options: object) -> Path:
+    arguments = {"source_file": source, "segments": LUNGS} | options
+    write_radiograph_seg(path, mask, algorithm_name="Res-CR-Net", algorithm_version="0.1.0", **arguments)
+    return path
+
+
+# what a radiograph may say of its place; none of it makes it a slice
+PLACES = {
+    "none": {},
+    "spacing": {"PixelSpacing": [0.2, 0.3]},
+    "detector": {"ImagerPixelSpacing": [0.2, 0.3]},
+    "frame of reference": {"FrameOfReferenceUID": "1.2.3", "PixelSpacing": [0.2, 0.3]},
+    "position": {
+        "FrameOfReferenceUID": "1.2.3",
+        "PixelSpacing": [0.2, 0.3],
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "SliceThickness": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_the_mask_of_a_radiograph_is_read_back_pixel_for_pixel(tmp_path, lungs, modality, place):
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417), modality=modality, **place)
+    path = write_lungs(tmp_path / "x.seg.dcm", lungs, source)
+    file = dcmread(path)
+    np.testing.assert_array_equal(file.pixel_array, lungs)
+    instance = dcmread(source, stop_before_pixels=True).SOPInstanceUID
+    (group,) = file.PerFrameFunctionalGroupsSequence
+    assert group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID == instance
+    assert file.get("FrameOfReferenceUID") == place.get("FrameOfReferenceUID")
+    read = hd.seg.segread(path).get_pixels_by_source_instance([instance], segment_numbers=[1])
+    np.testing.assert_array_equal(read[0, ..., 0], lungs)
+
+
+def test_the_lungs_are_coded_in_snomed(tmp_path, lungs):
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417))
+    file = dcmread(write_lungs(tmp_path / "x.seg.dcm", lungs, source))
+    (segment,) = file.SegmentSequence
+    (kind,), (category,) = segment.SegmentedPropertyTypeCodeSequence, segment.SegmentedPropertyCategoryCodeSequence
+    assert (segment.SegmentNumber, segment.SegmentLabel, file.SegmentationType) == (1, "lungs", "BINARY")
+    assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("39607008", "SCT", "Lung")
+    assert (category.CodeValue, category.CodingSchemeDesignator) == ("91723000", "SCT")
+    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("Res-CR-Net", "0.1.0")
+
+
+def test_the_seg_of_a_radiograph_holds_the_sources_patient_data_and_nothing_else(tmp_path, lungs):
+    known = {"PatientSex": "F", "PatientAge": "063Y", "AccessionNumber": "A7"}
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417), **known)
+    file = dcmread(write_lungs(tmp_path / "x.seg.dcm", lungs, source))
+    assert patient_data(file) == {"PatientName": "Phantom", "PatientID": "P1", "PatientSex": "F", "PatientAge": "063Y"}
+    assert file.StudyInstanceUID == dcmread(source).StudyInstanceUID
+    assert file.SeriesInstanceUID != dcmread(source).SeriesInstanceUID
+    anonymous = write_radiograph(tmp_path / "y.dcm", asymmetric(331, 417), PatientName=None, PatientID="")
+    assert patient_data(dcmread(write_lungs(tmp_path / "y.seg.dcm", lungs, anonymous))) == {}
+
+
+def test_an_empty_mask_of_a_radiograph_is_a_valid_file(tmp_path):
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47))
+    file = dcmread(write_lungs(tmp_path / "x.seg.dcm", np.zeros((31, 47), dtype=np.int64), source))
+    assert file.pixel_array.shape[-2:] == (31, 47)
+    assert not file.pixel_array.any()
+
+
+def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_written(tmp_path, lungs):
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417))
+    target = tmp_path / "out" / "x.seg.dcm"
+    with pytest.raises(ValueError, match=r"the label map is \(417, 331\), its radiograph \(331, 417\)"):
+        write_lungs(target, lungs.T, source)
+    with pytest.raises(ValueError, match="labels 0 to 2, but segments for 1 to 1"):
+        write_lungs(target, lungs * 2, source)
+    lost = write_radiograph(tmp_path / "y.dcm", asymmetric(331, 417), SeriesInstanceUID=None)
+    with pytest.raises(ValueError, match=r"y\.dcm: no SeriesInstanceUID, which a DICOM SEG has to repeat"):
+        write_lungs(target, lungs, lost)
+    odd = write_radiograph(tmp_path / "z.dcm", asymmetric(331, 417), SOPClassUID="1.2.3.4")
+    with pytest.raises(ValueError, match=r"z\.dcm: no DICOM SEG can refer to this radiograph"):
+        write_lungs(target, lungs, odd)
+    with pytest.raises(FileNotFoundError):
+        write_lungs(target, lungs, tmp_path / "gone.dcm")
+    assert not target.parent.exists()

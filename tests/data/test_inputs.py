@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from monai.transforms import LoadImaged
+from PIL import Image
 
-from medseg_monai.data import VolumeReader, find_images, find_volumes
+from medseg_monai.data import RadiographReader, VolumeReader, find_images, find_radiographs, find_volumes
 from medseg_monai.data.inputs import case_name
 
 from .dicom_files import tags, write_series
+from .radiograph_files import asymmetric, write_radiograph
 
 
 @pytest.fixture
@@ -227,3 +230,86 @@ def test_two_volumes_whose_predictions_would_have_one_name_are_refused(tmp_path,
 )
 def test_a_case_is_named_by_its_file_folder_or_series(path, name):
     assert case_name(path) == name
+
+
+@pytest.fixture
+def chests(tmp_path: Path) -> Path:
+    """Radiographs of each kind, and what lies about beside."""
+    folder = tmp_path / "chests"
+    (folder / "more").mkdir(parents=True)
+    write_radiograph(folder / "d.dcm", asymmetric(5, 7))
+    write_radiograph(folder / "IM0001", asymmetric(5, 7), modality="CR")
+    write_radiograph(folder / "more" / "e.DCM", asymmetric(5, 7))
+    for name in ("b.png", "a.JPG"):
+        Image.fromarray(asymmetric(5, 7, highest=255).astype(np.uint8)).save(folder / name)
+    for name in (".hidden.png", "notes.txt", "empty"):
+        (folder / name).touch()
+    write_radiograph(folder / "DICOMDIR", asymmetric(5, 7))
+    return folder
+
+
+def test_a_folder_stands_for_its_images_and_dicom_radiographs_each_a_case(chests):
+    items = find_radiographs(chests)
+    assert names(items) == ["IM0001", "a.JPG", "b.png", "d.dcm"]
+    load = LoadImaged("image", reader=RadiographReader())
+    assert all(load(item)["image"].shape == (1, 5, 7) for item in items)
+
+
+def test_radiographs_that_are_named_keep_their_order_and_are_one_case_each(chests):
+    given = [chests / "more", chests / "d.dcm", chests / "more" / ".." / "d.dcm", chests / "notes.txt"]
+    assert names(find_radiographs(given)) == ["e.DCM", "d.dcm", "notes.txt"]
+    assert names(find_radiographs(str(chests / "IM0001"))) == ["IM0001"]
+
+
+def test_other_dicom_in_a_folder_is_left_out_and_one_warning_names_it(chests, caplog):
+    write_radiograph(chests / "scan.dcm", asymmetric(5, 7), modality="CT")
+    write_radiograph(chests / "d.seg.dcm", asymmetric(5, 7), modality="SEG")
+    with caplog.at_level(logging.WARNING):
+        assert names(find_radiographs(chests)) == ["IM0001", "a.JPG", "b.png", "d.dcm"]
+    assert [record.message for record in caplog.records] == [
+        f"{chests}: left out, as they are no radiographs: d.seg.dcm (SEG), scan.dcm (CT)."
+    ]
+
+
+def test_a_folder_with_nothing_but_other_dicom_is_refused_with_its_modalities(tmp_path):
+    write_radiograph(tmp_path / "scan.dcm", asymmetric(5, 7), modality="CT")
+    with pytest.raises(
+        ValueError, match=r"no radiograph .*DICOM of CR or DX\); DICOM of other modalities: scan\.dcm \(CT"
+    ):
+        find_radiographs(tmp_path)
+
+
+def test_a_folder_without_a_radiograph_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no radiograph in this folder .*png, tif.*DICOM of CR or DX\)\.$"):
+        find_radiographs(tmp_path)
+
+
+def test_dicom_that_is_named_and_no_radiograph_is_refused(tmp_path):
+    path = write_radiograph(tmp_path / "scan.dcm", asymmetric(5, 7), modality="CT")
+    with pytest.raises(ValueError, match=r"scan\.dcm: modality CT, expected CR or DX"):
+        find_radiographs(path)
+
+
+def test_a_damaged_dicom_file_stays_a_case_so_that_reading_it_says_what_is_wrong(chests):
+    (chests / "broken.dcm").write_text("no DICOM")
+    items = find_radiographs(chests)
+    assert names(items) == ["IM0001", "a.JPG", "b.png", "broken.dcm", "d.dcm"]
+    with pytest.raises(ValueError, match="not DICOM"):
+        RadiographReader().get_data((Path(items[3]["image"]),))
+
+
+@pytest.mark.parametrize("second", ["d.png", "more/d.dcm", "1.2.3.5"])
+def test_two_radiographs_whose_predictions_would_have_one_name_are_refused(chests, second):
+    # of a UID the last number counts as ending, here and in the name that MONAI gives the mask
+    first = write_radiograph(chests / ("1.2.3.4" if second == "1.2.3.5" else "d.dcm"), asymmetric(5, 7))
+    write_radiograph(chests / second, asymmetric(5, 7))
+    with pytest.raises(ValueError, match="both predictions would be named") as error:
+        find_radiographs([chests, chests / second])
+    assert str(first) in str(error.value)
+    assert str(chests / second) in str(error.value)
+
+
+def test_a_radiograph_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.dcm: no such file or folder"):
+        find_radiographs(tmp_path / "gone.dcm")

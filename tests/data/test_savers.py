@@ -13,20 +13,37 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
-from monai.transforms import Compose, Invertd, LoadImaged, MapTransform, Orientationd, ScaleIntensityRanged, Spacingd
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    Flipd,
+    Invertd,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    Resized,
+    SaveImaged,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+from PIL import Image
 from pydicom import dcmread
 
 from medseg_monai.data import (
     LUNG_LOBES,
+    LUNGS,
     CaseSaver,
+    RadiographReader,
     SaveDicomSegd,
     SaveLabelMapd,
     SaveLobeTabled,
+    SaveRadiographSegd,
     VolumeReader,
 )
 from medseg_monai.data import savers as savers_module
 
 from .dicom_files import OBLIQUE, write_series
+from .radiograph_files import asymmetric, write_radiograph
 
 NAMES = [lobe.name for lobe in LUNG_LOBES]
 LIDC = Path(os.environ.get("MEDSEG_DATA", "../shared/data")) / "chest_ct" / "lidc_idri_1011"
@@ -300,3 +317,80 @@ def test_a_real_chest_ct_gets_all_results_in_its_own_grid(tmp_path):
     row = json.loads((tmp_path / f"{stem}_lobes.json").read_text())["lobes"][2]
     assert row["volume_ml"] == pytest.approx(8000 * abs(np.linalg.det(image.affine)) / 1000, rel=1e-9)
     assert row["mean_hu"] == pytest.approx(float(image[block > 0].double().mean()), abs=1e-3)
+
+
+CHEST = asymmetric(331, 417, highest=255).astype(np.uint8)
+
+
+def save_lungs(output: Path, **options: object) -> SaveRadiographSegd:
+    arguments = {"segments": LUNGS, "algorithm_name": "Res-CR-Net", "algorithm_version": "0.1.0"} | options
+    return SaveRadiographSegd("pred", output, **arguments)
+
+
+def predict_bright(path: Path, output: Path) -> dict:
+    """What a bundle does, with "brighter than grey" for the network: resized, flipped, predicted, inverted, saved."""
+    before = Compose(
+        [
+            LoadImaged("image", reader=RadiographReader(), ensure_channel_first=True),
+            Flipd("image", spatial_axis=0),
+            Resized("image", (120, 136)),
+        ]
+    )
+    after = Compose(
+        [
+            Invertd("pred", before, orig_keys="image", nearest_interp=False),
+            AsDiscreted("pred", threshold=127.5),
+            SaveImaged(
+                "pred",
+                output_dir=output,
+                output_postfix="",
+                output_ext=".png",
+                separate_folder=False,
+                resample=False,
+                writer="medseg_monai.data.RasterMaskWriter",
+                scale=255,
+                print_log=False,
+            ),
+            save_lungs(output),
+        ]
+    )
+    batch = list_data_collate([before({"image": path})])
+    batch["pred"] = batch["image"] * 1
+    return after(decollate_batch(batch)[0])
+
+
+def test_a_dicom_radiograph_gives_a_png_and_a_seg_of_its_matrix_upright(tmp_path):
+    source = write_radiograph(tmp_path / "in" / "x.dcm", CHEST)
+    predict_bright(source, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x.png", "x.seg.dcm"]
+    png = np.asarray(Image.open(tmp_path / "out" / "x.png"))
+    assert png.shape == CHEST.shape
+    assert ((png > 0) == (CHEST > 127)).mean() > 0.98
+    np.testing.assert_array_equal(dcmread(tmp_path / "out" / "x.seg.dcm").pixel_array * 255, png)
+
+
+def test_a_png_gives_the_same_mask_as_the_dicom_of_the_same_picture_and_no_seg(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(CHEST).save(tmp_path / "in" / "x.png")
+    predict_bright(tmp_path / "in" / "x.png", tmp_path / "png")
+    predict_bright(write_radiograph(tmp_path / "in" / "x.dcm", CHEST), tmp_path / "dicom")
+    assert [path.name for path in (tmp_path / "png").iterdir()] == ["x.png"]
+    assert (tmp_path / "png" / "x.png").read_bytes() == (tmp_path / "dicom" / "x.png").read_bytes()
+
+
+def test_a_mask_that_is_not_back_in_the_matrix_of_its_radiograph_is_refused(tmp_path):
+    source = write_radiograph(tmp_path / "x.dcm", CHEST)
+    item = LoadImaged("image", reader=RadiographReader(), ensure_channel_first=True)({"image": source})
+    lungs = {**item, "pred": (item["image"] > 127).float()}
+    saver = save_lungs(tmp_path / "out")
+    flipped = Flipd("pred", spatial_axis=1)(lungs)
+    with pytest.raises(ValueError, match=r"x\.dcm: \(331, 417\), not in the grid .*Invertd"):
+        saver(flipped)
+    with pytest.raises(ValueError, match=r"x\.dcm: \(40, 50\), not in the grid of the scan or image with \(331, 417\)"):
+        saver(Resized("pred", (40, 50), mode="nearest")(lungs))
+    with pytest.raises(ValueError, match=r"one label map \[1, H, W\], got \[2, 331, 417\]"):
+        saver({**lungs, "pred": lungs["pred"].repeat(2, 1, 1)})
+    with pytest.raises(ValueError, match="expected whole labels"):
+        saver({**lungs, "pred": lungs["pred"] / 2})
+    assert not (tmp_path / "out").exists()
+    assert saver.save(lungs) == [tmp_path / "out" / "x.seg.dcm"]

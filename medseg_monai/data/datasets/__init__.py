@@ -11,10 +11,14 @@ from monai.utils import ComponentStore
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
 from .idrid import read_idrid
+from .jsrt import read_jsrt
 from .lobes import LABEL_MAPS, read_lobes
 from .messidor import read_messidor
+from .montgomery import read_montgomery
 from .origa import read_origa
 from .rim_one import read_rim_one
+from .shenzhen import read_shenzhen
+from .v7_darwin import read_v7_darwin
 
 __all__ = [
     "DATASETS",
@@ -22,10 +26,14 @@ __all__ = [
     "read_drishti_gs",
     "read_drive",
     "read_idrid",
+    "read_jsrt",
     "read_lobes",
     "read_messidor",
+    "read_montgomery",
     "read_origa",
     "read_rim_one",
+    "read_shenzhen",
+    "read_v7_darwin",
 ]
 
 DATASETS = ComponentStore("Datasets", "Readers of public data sets by their short name.")
@@ -51,3 +59,7 @@ DATASETS.add(
     "Any chest CT with lobes labelled as in COPDGene (Chest Imaging Platform).",
     partial(read_lobes, label_map="copdgene", source="lobes_copdgene"),
 )
+DATASETS.add("montgomery", "Montgomery County (Jaeger et al., 2014): lungs in 138 chest X-rays.", read_montgomery)
+DATASETS.add("shenzhen", "Shenzhen Hospital (Jaeger et al., 2014): lungs in 566 chest X-rays.", read_shenzhen)
+DATASETS.add("jsrt", "JSRT with SCR (van Ginneken et al., 2006): lungs in 247 chest X-rays.", read_jsrt)
+DATASETS.add("v7_darwin", "V7 Labs' COVID-19 set (2020): lungs with heart in 6395 chest X-rays.", read_v7_darwin)

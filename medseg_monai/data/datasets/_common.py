@@ -22,6 +22,7 @@ __all__ = [
     "Mask",
     "Problems",
     "by_key",
+    "enclosed_area",
     "field_of_view",
     "files",
     "foreground",
@@ -34,6 +35,7 @@ __all__ = [
     "read_contour",
     "save_mask",
     "split_three_ways",
+    "union",
 ]
 
 Mask = NDArray[np.bool_]
@@ -191,6 +193,24 @@ def mask_file(published: Path, derived: Path, problems: Problems) -> str:
         return str(published)
 
 
+def union(published: Iterable[Path], problems: Problems) -> Mask | None:
+    """Decode masks of one size and merge them; one that is broken or empty is noted in ``problems``.
+
+    Returns:
+        ``[H, W]``, or ``None`` if a mask was noted.
+    """
+    merged: Mask | None = None
+    complete = True
+    for path in published:
+        try:
+            mask = foreground(path)
+            merged = mask if merged is None else merged | mask
+        except (OSError, ValueError) as error:
+            problems.add(path, str(error))
+            complete = False
+    return merged if complete else None
+
+
 def save_mask(mask: Mask, path: Path) -> str:
     """Write a mask ``[H, W]`` as an 8-bit PNG of 0 and 255, all or nothing, and return its absolute path."""
     target = Path(os.path.abspath(path))
@@ -272,10 +292,15 @@ def polygon(points: NDArray[np.float64], size: tuple[int, int]) -> Mask:
     """
     if (points < 0).any() or (points > np.array(size)).any():
         raise ValueError(f"contour leaves its image of {size[0]}x{size[1]}")
-    x, y = points.T
-    if abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) / 2 < 1:  # shoelace formula
+    if enclosed_area(points) < 1:
         raise ValueError("contour encloses no pixel")
     return np.asarray(polygon2mask((size[1], size[0]), points[:, ::-1]))
+
+
+def enclosed_area(points: NDArray[np.float64]) -> float:
+    """Area within a contour ``[N, 2]`` in square pixels, by the shoelace formula."""
+    x, y = points.T
+    return float(abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) / 2)
 
 
 def progress(keys: Iterable[str], *, source: str) -> Iterable[str]:

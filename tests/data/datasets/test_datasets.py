@@ -5,7 +5,18 @@ from PIL import Image
 from medseg_monai.data.datasets import DATASETS
 from medseg_monai.data.datasets._common import foreground
 
-NAMES = ("drive", "drishti_gs", "idrid", "origa", "messidor", "rim_one")
+NAMES = (
+    "drive",
+    "drishti_gs",
+    "idrid",
+    "origa",
+    "messidor",
+    "rim_one",
+    "montgomery",
+    "shenzhen",
+    "jsrt",
+    "v7_darwin",
+)
 
 
 def test_every_data_set_is_registered():

@@ -1,0 +1,171 @@
+"""Several data lists made one, as they are or split anew as a paper did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .datalist import Datalist, Item, load_datalist, shorten
+
+__all__ = ["SPLITS", "NamedSplit", "combine", "load_sections"]
+
+# who is meant: patients of two data sets may have the same number
+Patient = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class NamedSplit:
+    """A paper's split.
+
+    Attributes:
+        sources: images of each data set (``source`` of the items) that it is made of.
+        sections: images of each section.
+    """
+
+    sources: Mapping[str, int]
+    sections: Mapping[str, int]
+
+
+SPLITS = {
+    # DEFU-Net, section IV.A: 138 and 566 images, "divided into 528 training set, 76 images for validation set and 100"
+    "defu": NamedSplit({"montgomery": 138, "shenzhen": 566}, {"training": 528, "validation": 76, "test": 100}),
+    # Res-CR-Net, 1.2.2: "952 CXRs derived by combining the JSRT, MC, and SH datasets", 904 and 48. The paper names 247
+    # and 138 of the first two, which leaves 567, one more than the published mask set of Shenzhen has
+    "jms": NamedSplit(
+        {"jsrt": 247, "montgomery": 138, "shenzhen": 567}, {"training": 904, "validation": 48, "test": 0}
+    ),
+    # Res-CR-Net, 1.2.2: 6395 images, 6191 and 204
+    "v7": NamedSplit({"v7_darwin": 6395}, {"training": 6191, "validation": 204, "test": 0}),
+}
+"""Splits by name; which images are where is not published, so each is drawn by a seed."""
+
+
+def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None = None, seed: int = 0) -> Datalist:
+    """Pool several data lists.
+
+    Without ``split`` each section holds the items of that section of every list, in the order given. With one of
+    :data:`SPLITS` the items of all sections are divided anew, by patient and by a seed, into exactly the paper's
+    numbers of images.
+
+    Patients are told by ``source`` and ``patient``, and ranked by a hash as in
+    :func:`medseg_monai.data.split_by_patient`. The small sections take patients in that order as long as all their
+    images fit; the rest is for training.
+
+    Args:
+        datalists: sections of items with absolute paths, such as those of :func:`load_sections` or of the readers in
+            :mod:`medseg_monai.data.datasets`.
+        split: ``"defu"``, ``"jms"``, ``"v7"`` or ``None``.
+        seed: another seed gives another split.
+
+    Returns:
+        The sections; with ``split`` ``training``, ``validation`` and ``test``, sorted by source, patient and image.
+
+    Raises:
+        ValueError: for an unknown split, an image that occurs twice, a patient in two sections of the result, items
+            without patient, or data that are not those of the split: the numbers are named, expected and found.
+    """
+    pooled = [item for datalist in datalists for section in datalist.values() for item in section]
+    counted = Counter(os.path.abspath(item["image"]) for item in pooled)
+    if twice := [image for image, count in counted.items() if count > 1]:
+        raise ValueError(f"images that occur twice in the data lists: {shorten(twice)}; combine each data set once")
+    if split is None:
+        return _joined(datalists)
+    if split not in SPLITS:
+        raise ValueError(f"split '{split}' is unknown: choose from {', '.join(SPLITS)}")
+    _refuse_other_data(pooled, split)
+    return _divided(pooled, split, seed)
+
+
+def load_sections(path: str | os.PathLike[str]) -> Datalist:
+    """Read every section of a data list as :func:`medseg_monai.data.load_datalist` does; sections may be empty.
+
+    Args:
+        path: the JSON file.
+
+    Raises:
+        FileNotFoundError: if the data list or files that it names are missing.
+        ValueError: if the file is no data list.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        lists = {key: value for key, value in content.items() if isinstance(value, list)}
+        names = [key for key, value in lists.items() if all(isinstance(item, dict) for item in value)]
+    except (OSError, ValueError, AttributeError):
+        names = []
+    # of a file that cannot be read, or has no section, load_datalist says what is wrong
+    return {name: load_datalist(path, name, allow_empty=True) for name in names or ["training"]}
+
+
+def _patient(item: Item) -> Patient:
+    return str(item.get("source", "")), str(item["patient"])
+
+
+def _joined(datalists: Iterable[Mapping[str, list[Item]]]) -> Datalist:
+    joined: Datalist = defaultdict(list)
+    for datalist in datalists:
+        for name, section in datalist.items():
+            joined[name] += section
+    sections_of = defaultdict(set)
+    for name, section in joined.items():
+        for item in section:
+            if item.get("patient") is not None:
+                sections_of[_patient(item)].add(name)
+    if torn := ["/".join(patient) for patient, names in sections_of.items() if len(names) > 1]:
+        raise ValueError(f"patients in two sections: {shorten(sorted(torn))}; make the lists of one data set at once")
+    return dict(joined)
+
+
+def _refuse_other_data(items: Sequence[Item], split: str) -> None:
+    expected = SPLITS[split].sources
+    found = Counter(str(item.get("source", "no source")) for item in items)
+    if dict(found) != dict(expected):
+        raise ValueError(
+            f"split '{split}' needs {_counts_text(expected)}, found {_counts_text(dict(sorted(found.items())))}; "
+            "combine the complete data sets and no others"
+        )
+    if without := [str(item["image"]) for item in items if item.get("patient") is None]:
+        raise ValueError(f"items without 'patient' can't be split by patient: {shorten(without)}; add the key")
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{source} {count}" for source, count in counts.items()) or "nothing"
+    return f"{listed} ({sum(counts.values())} images)"
+
+
+def _divided(items: Sequence[Item], split: str, seed: int) -> Datalist:
+    images: dict[Patient, list[Item]] = defaultdict(list)
+    for item in items:
+        images[_patient(item)].append(item)
+    ranked = sorted(images, key=lambda patient: (_rank(patient, seed), patient))
+    sections = SPLITS[split].sections
+    chosen: dict[str, list[Patient]] = {}
+    for name in ("test", "validation"):
+        room = sections[name]
+        chosen[name] = []
+        for patient in ranked:
+            if len(images[patient]) <= room:
+                chosen[name].append(patient)
+                room -= len(images[patient])
+        if room:
+            raise ValueError(
+                f"split '{split}': no choice of patients gives {sections[name]} images for {name}; try another seed"
+            )
+        taken = set(chosen[name])
+        ranked = [patient for patient in ranked if patient not in taken]
+    chosen["training"] = ranked
+    return {
+        name: sorted(
+            (item for patient in chosen[name] for item in images[patient]),
+            key=lambda item: (_patient(item), str(item["image"])),
+        )
+        for name in sections
+    }
+
+
+def _rank(patient: Patient, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{'/'.join(patient)}".encode()).hexdigest()

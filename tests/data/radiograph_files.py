@@ -1,0 +1,70 @@
+"""Small synthetic radiographs as DICOM, and whatever can be wrong in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+STORAGE = {"CR": ComputedRadiographyImageStorage, "DX": DigitalXRayImageStorageForPresentation}
+
+
+def asymmetric(height: int, width: int, *, highest: int = 4095) -> np.ndarray:
+    """Values that no flip, rotation or transposition leaves as they are; 0 top left, ``highest`` bottom right."""
+    rows, columns = np.mgrid[:height, :width]
+    values = rows * 3.0 + columns + 5.0 * (rows < height // 3) * (columns > width // 2)
+    return np.rint(values / values.max() * highest).astype(np.uint16)
+
+
+def write_radiograph(
+    path: Path, pixels: np.ndarray, *, modality: str = "DX", syntax: UID = ExplicitVRLittleEndian, **tags: object
+) -> Path:
+    """Write a file with 12 bits stored unless ``tags`` say otherwise; a tag of ``None`` is removed.
+
+    Args:
+        path: the file; its folder is made when missing.
+        pixels: ``[H, W]`` of 8 or 16 bits, signed or not.
+        modality: Modality.
+        syntax: an uncompressed little endian transfer syntax.
+        tags: further values by keyword.
+    """
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = STORAGE.get(modality, DigitalXRayImageStorageForPresentation)
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    dataset.PatientName, dataset.PatientID = "Phantom", "P1"
+    dataset.Modality, dataset.PhotometricInterpretation, dataset.SamplesPerPixel = modality, "MONOCHROME2", 1
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    bits = 8 * pixels.dtype.itemsize
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    stored = int(tags.get("BitsStored", 12 if bits == 16 else 8))  # type: ignore[call-overload]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, stored, stored - 1
+    dataset.PixelData = pixels.tobytes()
+    for keyword, value in tags.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def table(entries: list[int], *, first: int = 0, depth: int) -> Dataset:
+    """An item of a modality or VOI LUT sequence."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), first, depth])
+    item.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2").tobytes())
+    return item
