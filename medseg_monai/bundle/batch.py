@@ -39,9 +39,11 @@ def predict_cases(
         the report; ``report.failed`` names what went wrong.
 
     Raises:
+        ValueError: ``output_dir`` is the folder of an input, which a prediction of the same name would replace.
         OSError: ``output_dir`` cannot be written.
     """
     folder = Path(output_dir)
+    _refuse_folder_of_input(folder, cases)
     report = RunReport(folder, run=_describe(predictor))
     kept = report.complete_before() if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
@@ -50,6 +52,14 @@ def predict_cases(
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
         report.add(_predict_case(predictor, case, folder))
     return report
+
+
+def _refuse_folder_of_input(folder: Path, cases: Sequence[Item]) -> None:
+    for case in cases:
+        if Path(case["image"]).resolve().parent == folder.resolve():
+            raise ValueError(
+                f"{folder}: holds the input {Path(case['image']).name}; give another folder for the results."
+            )
 
 
 def _predict_case(predictor: Predictor, case: Item, folder: Path) -> CaseReport:

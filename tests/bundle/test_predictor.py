@@ -83,3 +83,11 @@ def test_a_disc_that_fills_the_image_fills_the_mask(model: Path, image: Path, tm
     report = predict_cases(predictor, [{"image": str(image)}], tmp_path / "out")
     assert not report.failed
     assert (np.asarray(Image.open(report.cases[0].outputs[0])) == 255).all()
+
+
+def test_a_mask_never_replaces_the_image_it_was_made_from(predictor: Predictor, image: Path, tmp_path: Path):
+    before = image.read_bytes()
+    with pytest.raises(ValueError, match=r"holds the input gradient\.v1\.png; give another folder"):
+        predict_cases(predictor, [{"image": str(image)}], tmp_path / "somewhere" / "..")
+    assert image.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [image]
