@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,25 @@ def _data(args: argparse.Namespace) -> int:
         args.folder, derived=derived, validation_fraction=args.validation_fraction, seed=args.seed
     )
     write_datalist(datalist, args.output)
-    counts = {section: len(datalist[section]) for section in ("training", "validation", "test")}
+    _answer_counts(args, datalist)
+    return EXIT_OK
+
+
+def _combine(args: argparse.Namespace) -> int:
+    from medseg_monai.data import combine, write_datalist
+    from medseg_monai.data.splits import load_sections
+
+    datalist = combine([load_sections(path) for path in args.datalists], split=args.split, seed=args.seed)
+    origin = {"split": args.split, "seed": args.seed} if args.split else {}
+    write_datalist({**origin, **datalist}, args.output)
+    _answer_counts(args, datalist)
+    return EXIT_OK
+
+
+def _answer_counts(args: argparse.Namespace, datalist: Mapping[str, Sequence[Any]]) -> None:
+    counts = {section: len(items) for section, items in datalist.items()}
     text = ", ".join(f"{section} {count}" for section, count in counts.items())
     _answer(args, {"datalist": args.output, "counts": counts}, f"{args.output}: {text}")
-    return EXIT_OK
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -191,6 +206,39 @@ def _import_weights(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _experiment(args: argparse.Namespace) -> int:
+    from medseg_monai.experiments import MIXED, run_cross_manufacturer
+
+    if (args.train is None) != (args.test is None):
+        raise ValueError(f"Give --train and --test together, or neither for every pair and '{MIXED}'.")
+    output_dir = Path(args.output_dir).absolute()
+    result = run_cross_manufacturer(
+        args.bundle,
+        dict(_labelled_items(entry, output_dir, args.seed) for entry in args.data),
+        output_dir,
+        pairs=None if args.train is None else [(args.train, args.test)],
+        configs=["train", *(args.config or [])],
+        overrides=_overrides(args),
+        seed=args.seed,
+        resume=args.resume,
+    )
+    _answer(args, result.as_dict(), result.as_text())
+    return EXIT_OK
+
+
+def _labelled_items(entry: str, output_dir: Path, seed: int) -> tuple[str, list[dict[str, Any]]]:
+    """All items of a data set that ``NAME=FOLDER`` names."""
+    from medseg_monai.data.datasets import DATASETS
+
+    name, _, folder = entry.partition("=")
+    if name not in DATASETS or not folder:
+        raise ValueError(f"{entry}: write NAME=FOLDER with one of {', '.join(DATASETS.names)}.")
+    datalist = DATASETS[name](
+        folder, derived=output_dir.with_name(f"{output_dir.name}_derived"), validation_fraction=0.0, seed=seed
+    )
+    return name, [item for section in datalist.values() for item in section]
+
+
 def _demo(args: argparse.Namespace) -> int:
     from medseg_monai.demo import run_demo
 
@@ -238,6 +286,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("-o", "--output", required=True, metavar="FILE", help="data list to write, e.g. datalist.json")
     data.add_argument("--validation-fraction", type=float, default=0.2, help="part of the training set held out")
     data.add_argument("--seed", type=int, default=0, help="seed of the split")
+    combined = verb("combine", _combine, "Make several data lists one, or split them anew as a paper did.")
+    combined.add_argument("datalists", nargs="+", metavar="FILE", help="data lists, each of another data set")
+    combined.add_argument("-o", "--output", required=True, metavar="FILE", help="data list to write")
+    combined.add_argument("--split", metavar="NAME", help="defu, jms or v7; default: join the sections as they are")
+    combined.add_argument("--seed", type=int, default=0, help="seed of the split")
     training = verb("train", _train, "Train a bundle.", keys, work)
     training.add_argument("bundle")
     training.add_argument("--resume", action="store_true", help="go on with the training in --output-dir")
@@ -261,6 +314,18 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("network", help="short name of the network, e.g. cenet")
     imported.add_argument("file", help="the authors' file")
     imported.add_argument("-o", "--output", required=True, metavar="FILE", help="model file to write")
+    experiment = verb("experiment", _experiment, "Repeat a published experiment: train, test, compare.", keys)
+    experiment.add_argument("name", choices=("cross-manufacturer",), help="the experiment")
+    experiment.add_argument("--bundle", required=True, help="the bundle to train")
+    experiment.add_argument(
+        "--data", action="append", required=True, metavar="NAME=FOLDER", help="a data set as published; give two"
+    )
+    experiment.add_argument("--train", metavar="NAME", help="data set to train on, or 'mixed'; default: each in turn")
+    experiment.add_argument("--test", metavar="NAME", help="data set to test on, or 'mixed'")
+    experiment.add_argument("--config", action="append", metavar="NAME", help="overlay of the bundle, or a file")
+    experiment.add_argument("--seed", type=int, default=0, help="seed of the split and of the trainings")
+    experiment.add_argument("--resume", action="store_true", help="go on with the experiment in --output-dir")
+    experiment.add_argument("-o", "--output-dir", required=True, metavar="DIR", help="folder for everything")
     demo = verb("demo", _demo, "Draw phantoms, train, predict and evaluate, in a few minutes.")
     demo.add_argument("--output-dir", "-o", default="runs/demo", metavar="DIR", help="folder for everything")
     return parser

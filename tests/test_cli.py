@@ -138,6 +138,7 @@ def test_an_output_that_is_a_file_is_refused(
         (["info", "retinal_vesel_fundus_cenet"], "Did you mean retinal_vessel_fundus_cenet?"),
         (["predict", BUNDLE, "nowhere.png", "-o", "out"], "nowhere.png"),
         (["data", "drve", ".", "-o", "list.json"], "drishti_gs"),
+        (["combine", "gone.json", "-o", "all.json"], "gone.json: no such data list"),
         (["train", BUNDLE, "--set", "learnign_rate=1"], "learning_rate"),
         (["train", BUNDLE, "--set", "learning_rate"], "key=value"),
         (["train", BUNDLE, "--config", "trian"], "train_from_scratch"),
@@ -154,6 +155,42 @@ def test_a_mistake_ends_in_one_line_that_names_it_and_the_remedy(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert named in last_error(capsys)
+
+
+@pytest.fixture
+def lungs(tmp_path: Path) -> list[Path]:
+    """Data lists of two data sets, each in a folder of its own, made by ``medseg data`` from the flat layout."""
+    lists = []
+    for source, name in (("montgomery", "MCUCXR"), ("shenzhen", "CHNCXR")):
+        for number in range(1, 7):
+            for folder in ("images", "masks"):
+                path = tmp_path / source / folder / f"{name}_{number:04d}_0.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.eye(6, 9, dtype=np.uint8) * 255).save(path)
+        lists.append(tmp_path / source / "list.json")
+        assert main(["data", source, str(tmp_path / source), "-o", str(lists[-1])]) == 0
+    return lists
+
+
+def test_data_lists_are_combined_with_paths_that_stay_right(
+    lungs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    target = tmp_path / "both" / "all.json"
+    capsys.readouterr()
+    assert main(["combine", *map(str, lungs), "-o", str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"training": 8, "validation": 2, "test": 2}
+    items = [item for section in json.loads(target.read_text()).values() for item in section]
+    assert {item["source"] for item in items} == {"montgomery", "shenzhen"}
+    assert all((target.parent / item[key]).is_file() for item in items for key in ("image", "label"))
+
+
+def test_a_papers_split_of_other_data_is_refused_with_its_numbers(
+    lungs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["combine", *map(str, lungs), "-o", str(tmp_path / "all.json"), "--split", "defu"]) == 2
+    error = last_error(capsys)
+    assert "needs montgomery 138, shenzhen 566 (704 images), found montgomery 6, shenzhen 6 (12 images)" in error
+    assert not (tmp_path / "all.json").exists()
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_ones(

@@ -1,0 +1,5 @@
+"""Published experiments as one command each: train, test, and set the result beside the paper's."""
+
+from .cross_manufacturer import MIXED, ExperimentResult, run_cross_manufacturer
+
+__all__ = ["MIXED", "ExperimentResult", "run_cross_manufacturer"]

@@ -1,0 +1,226 @@
+"""Train on one manufacturer's images, test on another's: Table IV of DEFU-Net's paper."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg_monai.bundle import evaluate, find_bundle, train
+from medseg_monai.data import Datalist, Item, split_by_patient, write_datalist
+from medseg_monai.files import atomic_path
+from medseg_monai.handlers import CHECKPOINT_NAME
+from medseg_monai.report import format_table, installed_versions
+
+__all__ = ["MIXED", "PAPER_DICE", "ExperimentResult", "run_cross_manufacturer"]
+
+MIXED = "mixed"
+"""Name of all data sets together, as ``train`` and ``test``."""
+
+PAPER_DICE: dict[tuple[str, str], float] = {
+    ("montgomery", "shenzhen"): 0.9154,
+    ("shenzhen", "montgomery"): 0.9227,
+    (MIXED, MIXED): 0.9667,
+}
+"""DEFU-Net's Dice in its paper: Table IV, and Table III for the mixture of both data sets."""
+
+_MIXED_FRACTIONS = {"training": 528 / 704, "validation": 76 / 704, "test": 100 / 704}  # DEFU-Net's paper, III-A
+_VALIDATION_FRACTION = 76 / 604  # the same share of what is not tested; the paper names none for Table IV
+_HEADER = ["train", "test", "training", "validation", "test cases", "epochs", "Dice", "IoU", "pooled Dice", "paper"]
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What the experiment found.
+
+    Attributes:
+        output_dir: folder with ``results.json``, ``table.md`` and a folder for each run.
+        runs: for each pair of training and test data its counts, epochs and metrics.
+        settings: bundle, seed, overrides and versions that the numbers belong to.
+    """
+
+    output_dir: Path
+    runs: list[dict[str, Any]]
+    settings: dict[str, Any] = field(repr=False)
+
+    def rows(self) -> list[list[Any]]:
+        """Rows of the table; the paper's figure is empty where it has none."""
+        return [
+            [
+                run["train"],
+                run["test"],
+                *(run["counts"][section] for section in ("training", "validation", "test")),
+                run["epochs"],
+                run["per_case"]["dice"]["mean"],
+                run["per_case"]["iou"]["mean"],
+                run["pooled"]["dice"],
+                "" if run["paper_dice"] is None else f"{run['paper_dice']:.4f}",
+            ]
+            for run in self.runs
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {**self.settings, "runs": self.runs}
+
+    def as_text(self) -> str:
+        """The result for a terminal."""
+        return f"{format_table(_HEADER, self.rows())}\n{self.output_dir / 'table.md'}"
+
+    def as_markdown(self) -> str:
+        """The result as a table for a page."""
+        rows = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows()]
+        lines = [_HEADER, ["---"] * len(_HEADER), *rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\nDice and IoU are means over the test images; the paper's column is DEFU-Net's Dice.\n"
+
+
+def run_cross_manufacturer(
+    bundle: str | os.PathLike[str],
+    data: Mapping[str, Sequence[Item]],
+    output_dir: str | os.PathLike[str],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    configs: Sequence[str] = ("train",),
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    resume: bool = False,
+) -> ExperimentResult:
+    """Train and test a bundle within and across data sets, each of one manufacturer.
+
+    A training on one data set takes all its images, of which a share (76 of 604) is held out by patient for validation,
+    and is tested on all images of the other. :data:`MIXED` stands for all data sets together, divided by patient in the
+    proportions of the paper (528, 76 and 100 of 704). The images of the test set decide nothing.
+
+    ``output_dir`` gets for each pair a folder ``<train>_to_<test>`` with data list, training and evaluation, and at the
+    end ``results.json`` and ``table.md``.
+
+    Args:
+        bundle: name or path of a bundle whose evaluation states ``dice`` and ``iou``.
+        data: for each data set its labelled items, with ``patient``.
+        output_dir: new or empty folder; with ``resume`` one that an interrupted experiment left.
+        pairs: names of training and test data; by default all ordered pairs, then the mixture.
+        configs: ``train`` and overlays.
+        overrides: flat keys of the bundle and their values.
+        seed: of the split and of the trainings.
+        resume: keep the runs that are complete and go on with the one that was interrupted.
+
+    Returns:
+        the table, with the paper's Dice where it has one.
+
+    Raises:
+        ValueError: an unknown name, a pair that trains on what it tests, fewer than two data sets, a folder that is not
+            empty, or one to resume that was begun with other settings.
+    """
+    names = list(data)
+    chosen = [*permutations(names, 2), (MIXED, MIXED)] if pairs is None else list(pairs)
+    _check(names, chosen)
+    root = Path(output_dir).absolute()
+    if root.is_dir() and any(root.iterdir()) and not resume:
+        raise ValueError(f"{root}: not empty; go on with --resume, or give another --output-dir.")
+    settings = {
+        "bundle": find_bundle(bundle).name,
+        "seed": seed,
+        "configs": list(configs),
+        "overrides": dict(overrides or {}),
+    }
+    _remember(settings, root)
+    runs = []
+    for pair in chosen:
+        folder = root / f"{pair[0]}_to_{pair[1]}"
+        datalist = _datalist(data, pair, seed=seed)
+        runs.append(_run(bundle, datalist, pair, folder, configs, {**(overrides or {}), "seed": seed}))
+    result = ExperimentResult(output_dir=root, runs=runs, settings={**settings, "versions": installed_versions()})
+    with atomic_path(root / "results.json") as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+    with atomic_path(root / "table.md") as temporary:
+        temporary.write_text(result.as_markdown(), encoding="utf-8")
+    return result
+
+
+def _check(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
+    if len(names) < 2 or MIXED in names:
+        raise ValueError(f"Give two data sets or more, none of them named '{MIXED}', got {', '.join(names) or 'none'}.")
+    for pair in pairs:
+        for name in pair:
+            if name not in (*names, MIXED):
+                raise ValueError(f"{name}: no such data set; there are {', '.join([*names, MIXED])}.")
+        if (pair[0] == pair[1]) != (pair[0] == MIXED):
+            raise ValueError(f"{pair[0]} to {pair[1]}: train on one and test on another, or '{MIXED}' for both.")
+
+
+def _remember(settings: dict[str, Any], root: Path) -> None:
+    """Write what the runs of a folder have in common, or compare it with what is written there."""
+    path = root / "settings.json"
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        changed = [key for key in settings if before.get(key) != settings[key]]
+        raise ValueError(f"{path}: begun with another {', '.join(changed)}; give the same, or another --output-dir.")
+
+
+def _datalist(data: Mapping[str, Sequence[Item]], pair: tuple[str, str], *, seed: int) -> Datalist:
+    # equal patient numbers of two hospitals are two patients
+    items = {
+        name: [{**item, "patient": f"{name}/{item['patient']}", "source": name} for item in data[name]] for name in data
+    }
+    if pair[0] == MIXED:
+        return split_by_patient([item for name in data for item in items[name]], fractions=_MIXED_FRACTIONS, seed=seed)
+    fractions = {"training": 1 - _VALIDATION_FRACTION, "validation": _VALIDATION_FRACTION}
+    return {**split_by_patient(items[pair[0]], fractions=fractions, seed=seed), "test": items[pair[1]]}
+
+
+def _run(
+    bundle: str | os.PathLike[str],
+    datalist: Datalist,
+    pair: tuple[str, str],
+    folder: Path,
+    configs: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Train and test one pair; what an earlier call completed is read."""
+    finished = folder / "run.json"
+    if finished.is_file():
+        done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return done
+    path = folder / "datalist.json"
+    write_datalist(datalist, path)
+    values = {**overrides, "datalist": str(path), "output_dir": str(folder / "training")}
+    trained = train(bundle, configs=configs, overrides=values, resume=(folder / "training" / CHECKPOINT_NAME).is_file())
+    values |= {"output_dir": str(folder), "checkpoint": str(trained.model)}
+    summary = evaluate(bundle, configs=[*configs, "evaluate"], overrides=values)
+    run = {
+        "train": pair[0],
+        "test": pair[1],
+        "counts": {section: len(items) for section, items in datalist.items()},
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "validation": trained.best_metric,
+        "model": str(trained.model.relative_to(folder.parent)),
+        "per_case": summary["per_case"],
+        "pooled": summary["pooled"],
+        "dice_by_source": _dice_by_source(Path(summary["output_dir"]) / "cases.csv", datalist["test"]),
+        "paper_dice": PAPER_DICE.get(pair),
+    }
+    with atomic_path(finished) as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    return run
+
+
+def _dice_by_source(cases: Path, items: Sequence[Item]) -> dict[str, float]:
+    """Mean Dice of the test cases of each data set."""
+    with cases.open(newline="", encoding="utf-8") as stream:
+        values = [float(row["dice"]) for row in csv.DictReader(stream)]
+    sources = [str(item["source"]) for item in items]
+    return {
+        name: float(np.nanmean([value for value, source in zip(values, sources, strict=True) if source == name]))
+        for name in sorted(set(sources))
+    }
