@@ -6,10 +6,11 @@ line. A new network is one module in :mod:`medseg_monai.networks.nets` and one l
 
 from monai.utils import ComponentStore
 
-from .nets import CENet, CTSUNet
+from .nets import CENet, CTSUNet, DEFUNet
 
 __all__ = ["NETWORKS"]
 
 NETWORKS = ComponentStore("Networks", "Published segmentation networks by their short name.")
 NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CENet)
 NETWORKS.add("ctsunet", "CTSU-Net (Xie et al., 2020): 3D, lobes of the lung in CT.", CTSUNet)
+NETWORKS.add("defunet", "DEFU-Net (Zhang et al., ICPR 2020): 2D, lungs in chest X-rays.", DEFUNet)

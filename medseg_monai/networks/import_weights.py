@@ -32,6 +32,7 @@ import torch
 from monai.utils import optional_import
 
 from medseg_monai.networks import NETWORKS
+from medseg_monai.networks.keras_weights import read_keras_weights
 from medseg_monai.networks.state_dict import as_state_dict, check_fits, file_sha256, read_tensors, save_atomically
 
 __all__ = ["ImportReport", "import_weights"]
@@ -100,6 +101,8 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pth": read_tensors,
     ".th": read_tensors,
     ".safetensors": _read_safetensors,
+    ".h5": read_keras_weights,
+    ".hdf5": read_keras_weights,
 }
 
 
@@ -122,7 +125,7 @@ def _add_batch_counters(state: dict[str, torch.Tensor], expected: Mapping[str, t
     """Add to ``state``, in place, the batch counters that it lacks; return what was added."""
     counters = [key for key in expected if key.endswith(".num_batches_tracked") and key not in state]
     state.update({key: torch.zeros((), dtype=torch.long) for key in counters})
-    return dict.fromkeys(counters, "files from before PyTorch 0.4.1 lack it; it plays no part in the forward pass")
+    return dict.fromkeys(counters, "Keras and PyTorch before 0.4.1 have none; it plays no part in the forward pass")
 
 
 def _unused_by_authors(network_class: Any, author_state: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -146,7 +149,7 @@ def import_weights(
         name: name of the network in ``NETWORKS``, e.g. ``"cenet"``.
         source: ``.pth``, ``.pt``, ``.th`` or ``.safetensors`` file with the authors' names: a plain state dict, or one
             under ``state_dict``, ``model_state_dict``, ``model``, ``net`` or ``network``, with or without
-            DataParallel's ``module.`` before each name.
+            DataParallel's ``module.`` before each name; or a weights file of Keras 2, ``.h5`` or ``.hdf5``.
         out: file to write ``{"model": state dict, "settings": …}`` to, which a bundle takes as its ``checkpoint``; it
             appears whole or not at all. ``None`` writes none.
 

@@ -2,5 +2,6 @@
 
 from .cenet import CENet
 from .ctsunet import CTSUNet
+from .defunet import DEFUNet
 
-__all__ = ["CENet", "CTSUNet"]
+__all__ = ["CENet", "CTSUNet", "DEFUNet"]

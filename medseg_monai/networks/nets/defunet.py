@@ -1,0 +1,197 @@
+"""DEFU-Net, the dual encoder fusion U-Net for lungs in chest X-rays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import nn
+
+from medseg_monai.networks.blocks import DenseRecurrentConvBlock, DilatedInceptionBlock
+from medseg_monai.networks.keras_weights import keras_layers, pytorch_layer
+
+__all__ = ["DEFUNet"]
+
+# the blocks in the order in which the authors' code (uceclz0/DEFU-Net, defu_net.py) makes their layers
+_AUTHOR_BLOCKS = (
+    *("encoder.0", "encoder.1", "inception.0", "encoder.2", "inception.1", "encoder.3", "inception.2", "inception.3"),
+    *("bottom", "decoder.0", "decoder.1", "decoder.2", "decoder.3", "head"),
+)
+_UNIT1 = ("unit1.conv1", "unit1.conv2", "unit1.conv3")
+_UNIT2 = ("unit2.conv1", "unit2.conv2", "unit2.conv3")
+_RECURRENT = (*_UNIT1, "merge1", *_UNIT2, "merge2", "merge")
+_INCEPTION = ("branch_a", "branch_b1", "branch_b2", "branch_c", "branch_d1", "branch_d2", "branch_d3")
+
+
+def _author_convolutions() -> Iterator[str]:
+    """This file's names of the authors' convolutions, in their order."""
+    for block in _AUTHOR_BLOCKS:
+        if block == "head":
+            yield block
+        elif block.startswith("inception"):
+            yield from (f"{block}.{layer}.conv" for layer in _INCEPTION)
+        else:
+            if block != "bottom":  # the only one that has its width from the start
+                yield f"{block}.project"
+            yield from (f"{block}.{layer}.conv" for layer in _RECURRENT)
+
+
+def _author_norms() -> Iterator[str]:
+    """This file's names of the authors' batch normalisations, in their order."""
+    for block in _AUTHOR_BLOCKS:
+        if block.startswith(("encoder", "bottom", "decoder")):
+            yield from (f"{block}.{layer}.adn.N" for layer in _UNIT1 + _UNIT2)
+
+
+def _blocks(block: type[nn.Module], *channels: tuple[int, int]) -> nn.ModuleList:
+    """One block for each pair of channels in and out."""
+    return nn.ModuleList(block(*pair) for pair in channels)
+
+
+class DEFUNet(nn.Module):
+    """DEFU-Net: a U-Net with two encoders, one deep and one wide, whose features are added level by level.
+
+    One encoder is a chain of densely connected recurrent blocks with 2x2 max pooling between them, the other a chain of
+    inception blocks with dilation and stride 2. Each inception block takes the sum of both at its level (the first one
+    the features of the first recurrent block), the recurrent chain goes on without the sum. The decoder is nearest
+    upsampling, concatenation ``[upsampled, sum]`` and a recurrent block. The defaults have 45,620,897 parameters. The
+    network returns logits; the authors' sigmoid belongs to the loss and to the postprocessing.
+
+    Where the paper is silent, the authors' published code decides: the widths of the decoder, the order of every
+    concatenation, and the defaults of its Keras, which are the padding at stride 2, batch normalisation (eps 1e-3),
+    LeakyReLU (slope 0.3), and Glorot uniform kernels and zero biases to start from.
+
+    Args:
+        spatial_dims: number of spatial dimensions; only 2 exists.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        features: widths ``f1``, ``f2``, ``f3``, ``f4`` of the encoder's levels. The bottom has ``f4`` ("as same as 4th
+            layer"), the decoder ``f3``, ``f2``, ``f1``, ``f1``. With the inception path ``f2`` to ``f4`` are multiples
+            of 4.
+        inception: ``False`` leaves the inception path out: the decoder and the bottom get the recurrent chain's
+            features alone. The paper has no such row; it shows the effect of the path on Res-U-Net ("Res-U-Net" and
+            "Incep-Res-U-Net", Tables I to IV), by the same removal.
+
+    Raises:
+        ValueError: for ``spatial_dims`` other than 2, other than four ``features``, or ones that the inception blocks'
+            branches cannot share.
+
+    Source: Zhang et al., "Dual Encoder Fusion U-Net (DEFU-Net) for Cross-manufacturer Chest X-ray Segmentation", ICPR
+    2020, Section II and Fig. 1.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        features: Sequence[int] = (64, 128, 256, 512),
+        inception: bool = True,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 2:
+            raise ValueError(f"DEFUNet is a 2D network: spatial_dims must be 2, got {spatial_dims}.")
+        if len(features) != 4:
+            raise ValueError(f"DEFUNet has four levels: give the features of each, got {list(features)}.")
+        f1, f2, f3, f4 = features
+        self.pool = nn.MaxPool2d(2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.encoder = _blocks(DenseRecurrentConvBlock, (in_channels, f1), (f1, f2), (f2, f3), (f3, f4))
+        self.inception = nn.ModuleList()
+        if inception:
+            self.inception = _blocks(DilatedInceptionBlock, (f1, f2), (f2, f3), (f3, f4), (f4, f4))
+        self.bottom = DenseRecurrentConvBlock(f4, f4)
+        self.decoder = _blocks(DenseRecurrentConvBlock, (2 * f4, f3), (2 * f3, f2), (2 * f2, f1), (2 * f1, f1))
+        self.head = Conv[Conv.CONV, 2](f1, out_channels, kernel_size=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def _check_size(self, height: int, width: int) -> None:
+        if height % 16 != 0 or width % 16 != 0 or height == 0 or width == 0:
+            padded_height, padded_width = max(16, (height + 15) // 16 * 16), max(16, (width + 15) // 16 * 16)
+            raise ValueError(
+                f"DEFUNet takes sizes that are multiples of 16, got {height}x{width}: "
+                f"pad or resize to {padded_height}x{padded_width}."
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits.
+
+        Args:
+            x: image of shape ``[B, in_channels, H, W]``; ``H`` and ``W`` multiples of 16.
+
+        Returns:
+            logits of shape ``[B, out_channels, H, W]``, in train and eval mode alike.
+
+        Raises:
+            ValueError: if the size does not fit; names the size to pad to.
+        """
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+            self._check_size(x.shape[2], x.shape[3])
+        levels = []
+        for block in self.encoder:
+            levels.append(block(x))
+            x = self.pool(levels[-1])
+        levels.append(x)
+        for level, block in enumerate(self.inception):  # in place of the recurrent chain's features, their sum
+            levels[level + 1] = levels[level + 1] + block(levels[level])
+        x = self.bottom(levels[4])
+        for level, block in enumerate(self.decoder):
+            x = block(torch.cat([self.upsample(x), levels[3 - level]], dim=1))
+        return self.head(x)
+
+    @staticmethod
+    def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Give the tensors of the authors' Keras network the names and the layout of this class.
+
+        Args:
+            state: the whole network's tensors as :func:`~medseg_monai.networks.keras_weights.read_keras_weights` reads
+                them, under Keras' automatic names, in any order.
+
+        Returns:
+            the same tensors under this class's names, in the order in which the authors' code makes the layers.
+
+        Raises:
+            ValueError: a layer is of a kind that the authors' network has not, one is missing or too many, or a layer
+                holds what its kind does not.
+
+        Source: uceclz0/DEFU-Net, defu_net.py.
+        """
+        kinds = keras_layers(state)
+        names = {"conv2d": list(_author_convolutions()), "batch_normalization": list(_author_norms())}
+        unknown = [kind for kind in kinds if kind not in names]
+        if unknown:
+            raise ValueError(f"the authors' DEFU-Net has no layers {unknown[:3]}.")
+        converted: dict[str, torch.Tensor] = {}
+        for kind, expected in names.items():
+            layers = kinds.get(kind, [])
+            if len(layers) != len(expected):
+                raise ValueError(f"{len(layers)} layers {kind}, where the authors' DEFU-Net has {len(expected)}.")
+            for name, layer in zip(expected, layers, strict=True):
+                converted |= {f"{name}.{key}": tensor for key, tensor in pytorch_layer(layer).items()}
+        return converted
+
+    @staticmethod
+    def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Tell from a state dict of this class the constructor arguments that it needs.
+
+        Args:
+            state: tensors under this class's names.
+
+        Returns:
+            channels, features and whether there is an inception path, each only if the tensors that tell it are there.
+        """
+        arguments: dict[str, Any] = {}
+        sources = {"in_channels": ("encoder.0.project.weight", 1), "out_channels": ("head.weight", 0)}
+        for name, (key, axis) in sources.items():
+            if key in state:
+                arguments[name] = state[key].shape[axis]
+        widths = [f"encoder.{level}.merge.conv.weight" for level in range(4)]
+        if all(key in state for key in widths):
+            arguments["features"] = [state[key].shape[0] for key in widths]
+            arguments["inception"] = any(key.startswith("inception.") for key in state)
+        return arguments
