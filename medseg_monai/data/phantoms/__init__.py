@@ -8,6 +8,8 @@ from functools import partial
 
 from monai.utils import ComponentStore
 
+from .chest_xray import MANUFACTURERS, OPACITIES, ChestXrayPhantom, Manufacturer, draw_chest_xray
+from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
@@ -17,14 +19,20 @@ __all__ = [
     "CAMERAS",
     "DISEASES",
     "LOBES",
+    "MANUFACTURERS",
+    "OPACITIES",
     "PHANTOMS",
     "Camera",
+    "ChestXrayPhantom",
     "FundusPhantom",
+    "Manufacturer",
     "PhantomWriter",
     "ThoraxPhantom",
+    "draw_chest_xray",
     "draw_fundus",
     "draw_thorax",
     "phantom_writer",
+    "write_chest_xray_phantoms",
     "write_fundus_phantoms",
     "write_thorax_phantoms",
 ]
@@ -33,6 +41,7 @@ PHANTOMS = ComponentStore("Phantoms", "Writers of phantom data sets by task: wri
 PHANTOMS.add("retinal_vessel_fundus", "Fundus photographs, vessels.", partial(write_fundus_phantoms, task="vessel"))
 PHANTOMS.add("optic_disc_fundus", "Fundus photographs, optic disc.", partial(write_fundus_phantoms, task="disc"))
 PHANTOMS.add("lung_lobe_ct", "Chest CT, five lobes.", write_thorax_phantoms)
+PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
 
 
 def phantom_writer(bundle: str) -> PhantomWriter:
