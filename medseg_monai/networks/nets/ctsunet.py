@@ -97,6 +97,9 @@ class CTSUNet(nn.Module):
         patches: patches for each scan and training step.
         end_to_end: ``False`` keeps the gradient of stage 2 from stage 1 in training. Through an untrained stage 2 it is
             about ten times that of stage 1's own losses, and noise: short trainings do better without.
+        freeze_norm: ``True`` normalises stage 2 in training by the running statistics, as prediction does. Otherwise a
+            patch is normalised by itself, which differs most from the mean of all patches where it shows one lobe only;
+            for fine-tuning, since at the start there are no statistics.
 
     Attributes:
         coverage: fraction ``K`` of the scan's patches, those with the largest error of stage 1, that training draws
@@ -134,6 +137,7 @@ class CTSUNet(nn.Module):
         patch_size: int = 116,
         patches: int = 2,
         end_to_end: bool = True,
+        freeze_norm: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims != 3:
@@ -155,6 +159,7 @@ class CTSUNet(nn.Module):
         self.patch_size = patch_size
         self.patches = patches
         self.end_to_end = end_to_end
+        self.freeze_norm = freeze_norm
         self.coverage = 1.0
 
     def forward(self, x: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -181,6 +186,15 @@ class CTSUNet(nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.predict(x)
         return self._training_outputs(x, label) if self.training else self.predict(x)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; with ``freeze_norm`` the batch norms of stage 2 stay in eval mode."""
+        super().train(mode)
+        if mode and self.freeze_norm:
+            for module in self.stage2.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval()
+        return self
 
     def _check_size(self, depth: int, height: int, width: int) -> None:
         if depth % 16 + height % 16 + width % 16 > 0 or min(depth, height, width) < 32:

@@ -525,6 +525,34 @@ def test_each_output_of_training_belongs_to_its_crop():
             torch.testing.assert_close(outputs["stage2_border"][number], patch_border[0], rtol=1e-5, atol=1e-5)
 
 
+def norms(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers() if "running" in name}
+
+
+def test_frozen_norms_of_stage_2_keep_their_statistics_and_those_of_stage_1_learn():
+    net = small(freeze_norm=True, patches=1).train()
+    before = norms(net.stage1), norms(net.stage2)
+    net(scan(32, 32, 48), label(32, 32, 48))
+    assert all(torch.equal(before[1][name], value) for name, value in norms(net.stage2).items())
+    assert not any(torch.equal(before[0][name], value) for name, value in norms(net.stage1).items())
+
+
+def test_stage_2_learns_with_frozen_norms_what_prediction_will_compute():
+    net = small(freeze_norm=True).train()
+    context = torch.rand(1, 8, 92, 92, 96)
+    trained = net.window_logits(context, [[[44, 44, 44]]], [4, 4, 4])
+    predicted = net.eval().window_logits(context, [[[44, 44, 44]]], [4, 4, 4])
+    torch.testing.assert_close(trained, predicted)
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_the_loss_of_stage_2_reaches_stage_1_only_end_to_end(end_to_end):
+    net = frozen_norms(small(end_to_end=end_to_end, patches=1))
+    net(scan(32, 32, 48), label(32, 32, 48))["stage2_lobes"].square().sum().backward()
+    gradients = [parameter.grad for parameter in net.stage1.parameters()]
+    assert any(gradient is not None and gradient.any() for gradient in gradients) == end_to_end
+
+
 def test_the_lowest_coverage_takes_the_patch_where_stage_1_errs_most():
     net = frozen_norms(small(patches=1))
     net.coverage = 1e-9
