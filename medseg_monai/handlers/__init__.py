@@ -2,6 +2,7 @@
 
 from .case_metrics import CaseMetrics
 from .coverage_schedule import CoverageSchedule
+from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
 from .label_metrics import LabelMetrics
 from .overlay_saver import OverlaySaver
@@ -13,6 +14,7 @@ __all__ = [
     "MODEL_NAME",
     "CaseMetrics",
     "CoverageSchedule",
+    "EarlyStop",
     "EpochSeed",
     "LabelMetrics",
     "OverlaySaver",

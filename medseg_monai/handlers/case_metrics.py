@@ -16,7 +16,14 @@ from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
 from medseg_monai.files import atomic_path
-from medseg_monai.metrics import METRICS, count_voxels, metrics_from_counts, roc_auc
+from medseg_monai.metrics import (
+    METRICS,
+    count_scores,
+    count_voxels,
+    metrics_from_counts,
+    roc_auc,
+    roc_auc_from_counts,
+)
 
 __all__ = ["CaseMetrics", "CaseTable"]
 
@@ -142,7 +149,7 @@ class CaseMetrics(CaseTable):
         """Forget all cases."""
         super().reset()
         self.counts: dict[str, torch.Tensor] = {}
-        self.scores: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self.scores: dict[str, torch.Tensor] = {}
 
     def settings(self) -> dict[str, Any]:
         """The threshold."""
@@ -170,7 +177,8 @@ class CaseMetrics(CaseTable):
             values = metrics_from_counts(counts, self.count_names)
             if self.with_auc:
                 values["auc"] = roc_auc(probability, label)
-                self.scores.setdefault(suffix, []).append((probability, label))
+                scores = count_scores(probability, label)
+                self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
             row.update({name + suffix: value for name, value in values.items()})
         return row
 
@@ -180,8 +188,7 @@ class CaseMetrics(CaseTable):
         for suffix, counts in self.counts.items():
             values = metrics_from_counts(counts, self.count_names)
             if self.with_auc:
-                probabilities, labels = zip(*self.scores[suffix], strict=True)
-                values["auc"] = roc_auc(torch.cat(probabilities), torch.cat(labels))
+                values["auc"] = roc_auc_from_counts(self.scores[suffix])
             pooled.update({name + suffix: value for name, value in values.items()})
         return pooled
 

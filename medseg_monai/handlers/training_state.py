@@ -16,6 +16,8 @@ from torch import nn
 
 from medseg_monai.networks.state_dict import check_fits, read_tensors, save_atomically
 
+from .early_stop import EarlyStop
+
 __all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState", "read_settings", "trained_with"]
 
 #: everything that a resumed training needs; overwritten each epoch
@@ -65,7 +67,8 @@ class TrainingState:
     """Save the state of a training after each epoch, keep the best model, and restore the state when asked to.
 
     ``checkpoint.pt`` holds network, optimizer, learning rate scheduler, the scale of mixed precision, the trainer's
-    counters and the best metric. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
+    counters, the best metric and the wait of early stopping. With :class:`~medseg_monai.handlers.EpochSeed` no random
+    state has to be kept.
     ``model.pt`` holds ``{"model": state dict, "settings": …}``.
 
     In a distributed training every process restores the state and the first one saves it.
@@ -79,6 +82,7 @@ class TrainingState:
         lr_scheduler: its learning rate scheduler.
         validator: evaluator whose key metric decides which model is kept (larger is better). ``None`` keeps the latest,
             and so do epochs before the first that is validated.
+        early_stop: what ends the training early; it is attached with this handler, and not among the trainer's.
         settings: what inference must know to treat images as in training, saved beside the weights.
         resume: restore ``checkpoint.pt`` before the first epoch.
 
@@ -96,6 +100,7 @@ class TrainingState:
         lr_scheduler: Any,
         *,
         validator: Evaluator | None = None,
+        early_stop: EarlyStop | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
@@ -104,6 +109,7 @@ class TrainingState:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.validator = validator
+        self.early_stop = early_stop
         self.settings = dict(settings or {})
         self.resume = resume
         self.best_metric: float | None = None
@@ -116,6 +122,8 @@ class TrainingState:
             engine: trainer.
         """
         engine.add_event_handler(Events.STARTED, self.restore)
+        if self.early_stop is not None:  # before saving, so that the epoch that ends a training is saved as such
+            self.early_stop.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def restore(self, engine: Engine) -> None:
@@ -138,6 +146,8 @@ class TrainingState:
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if state.get("scaler") and getattr(engine, "scaler", None):
             engine.scaler.load_state_dict(state["scaler"])
+        if self.early_stop is not None and state.get("early_stop"):
+            self.early_stop.load_state_dict(state["early_stop"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         self.best_metric = state["best_metric"]
@@ -163,6 +173,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": engine.scaler.state_dict() if getattr(engine, "scaler", None) else {},
+            "early_stop": self.early_stop.state_dict() if self.early_stop is not None else {},
             "epoch": epoch,
             "iteration": engine.state.iteration,
             "best_metric": self.best_metric,

@@ -2,12 +2,16 @@
 
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
+from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .in_plane import PadToMultipled, ResizeInPlaned
+from .resize import AntialiasedResized
 from .same_size import EnsureSameSized
 
 __all__ = [
+    "AntialiasedResized",
     "CropAroundBrightestd",
+    "DilateMaskd",
     "EnsureSameSized",
     "PadToMultipled",
     "RandHSVJitterd",

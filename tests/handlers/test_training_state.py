@@ -13,7 +13,7 @@ from ignite.engine import Events
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TrainingState, read_settings, trained_with
 from medseg_monai.handlers import training_state as module
 
-from .toy import HEIGHT, WIDTH, Toy, make_toy
+from .toy import HEIGHT, WIDTH, Metric, Toy, make_toy
 
 
 def run(toy: Toy) -> Toy:
@@ -40,18 +40,6 @@ def assert_equal(first: Any, second: Any) -> None:
 
 def load(path: Path) -> Any:
     return torch.load(path, weights_only=True)
-
-
-class Metric:
-    """Set the validation's key metric by a list, one value an epoch."""
-
-    def __init__(self, toy: Toy, values: list[float]) -> None:
-        self.values = values
-        toy.validator.add_event_handler(Events.EPOCH_COMPLETED, self.replace)
-        self.name = toy.validator.state.key_metric_name
-
-    def replace(self, engine: Any) -> None:
-        engine.state.metrics[self.name] = self.values[engine.state.epoch - 1]
 
 
 class KeepWeights:
@@ -84,6 +72,34 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
         assert_equal(load(tmp_path / "parts" / name), load(tmp_path / "straight" / name))
     changed = load(tmp_path / "parts" / CHECKPOINT_NAME)["network"]["head.weight"]
     assert not torch.equal(changed, halfway["network"]["head.weight"])
+
+
+def test_a_training_resumed_on_a_plateau_lowers_its_rate_and_stops_as_an_uninterrupted_one(tmp_path):
+    values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    toys = [
+        make_toy(tmp_path / "straight", max_epochs=6, patience=4),
+        make_toy(tmp_path / "parts", max_epochs=2, patience=4),
+        make_toy(tmp_path / "parts", max_epochs=6, patience=4, resume=True),
+    ]
+    for toy in toys:
+        Metric(toy, values)
+        run(toy)
+    straight, _, resumed = toys
+    assert resumed.trainer.state.epoch == straight.trainer.state.epoch == 5
+    assert resumed.optimizer.param_groups[0]["lr"] == straight.optimizer.param_groups[0]["lr"]
+    assert straight.optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 0.2**2)
+    for name in (CHECKPOINT_NAME, MODEL_NAME):
+        assert_equal(load(tmp_path / "parts" / name), load(tmp_path / "straight" / name))
+
+
+def test_a_checkpoint_from_before_early_stopping_is_resumed_with_an_unused_patience(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1, patience=2))
+    state = load(tmp_path / CHECKPOINT_NAME)
+    del state["early_stop"]
+    torch.save(state, tmp_path / CHECKPOINT_NAME)
+    toy = make_toy(tmp_path, max_epochs=4, patience=2, resume=True)
+    Metric(toy, [0.9, 0.1, 0.1, 0.1])
+    assert run(toy).trainer.state.epoch == 4
 
 
 def test_a_finished_training_resumed_trains_no_further(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, MeanDice, ValidationHandler, from_engine
@@ -15,7 +16,7 @@ from monai.losses import DiceLoss
 from monai.transforms import Activationsd, AsDiscreted, Compose, RandFlipd, RandGaussianNoised
 from torch import nn
 
-from medseg_monai.handlers import EpochSeed, TrainingState
+from medseg_monai.handlers import EarlyStop, EpochSeed, TrainingState
 
 HEIGHT, WIDTH = 6, 9
 CASES = 5
@@ -61,15 +62,37 @@ class Toy:
     state: TrainingState
 
 
+class Metric:
+    """Set the validation's key metric by a list, one value an epoch."""
+
+    def __init__(self, toy: Toy, values: list[float]) -> None:
+        self.values = values
+        toy.validator.add_event_handler(Events.EPOCH_COMPLETED, self.replace)
+        self.name = toy.validator.state.key_metric_name
+
+    def replace(self, engine: Any) -> None:
+        engine.state.metrics[self.name] = self.values[engine.state.epoch - 1]
+
+
 def make_toy(
-    output_dir: Path, *, max_epochs: int, resume: bool = False, val_interval: int = 1, handlers: Sequence[Any] = ()
+    output_dir: Path,
+    *,
+    max_epochs: int,
+    resume: bool = False,
+    val_interval: int = 1,
+    patience: int | None = None,
+    handlers: Sequence[Any] = (),
 ) -> Toy:
-    """Build a training anew, with the same initial weights each time; ``handlers`` come last."""
+    """Build a training anew, with the same initial weights each time; ``handlers`` come last.
+
+    With ``patience`` the training ends after so many validations without a better metric, and the learning rate falls
+    after two of them instead of with every iteration.
+    """
     torch.manual_seed(0)
     network = TinyNet()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-3)
     batches = loader()
-    lr_scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=6 * len(batches), power=0.9)
+    lr_scheduler: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=6 * len(batches), power=0.9)
     device = torch.device("cpu")
     validator = SupervisedEvaluator(
         device=device,
@@ -78,12 +101,23 @@ def make_toy(
         postprocessing=Compose([Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.5)]),
         key_val_metric={"val_dice": MeanDice(output_transform=from_engine(["pred", "label"]))},
     )
+    validation = ValidationHandler(validator=validator, interval=val_interval)
+    early_stop = None
+    scheduling: list[Any] = [LrScheduleHandler(lr_scheduler, epoch_level=False, print_lr=False), validation]
+    if patience is not None:
+        lr_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.2, patience=1)
+        early_stop = EarlyStop(validator, patience)
+        reduce = LrScheduleHandler(
+            lr_scheduler, print_lr=False, step_transform=lambda _: validator.state.metrics.get("val_dice", 0.0)
+        )
+        scheduling = [validation, reduce]
     state = TrainingState(
         output_dir,
         network,
         optimizer,
         lr_scheduler,
         validator=validator,
+        early_stop=early_stop,
         settings={"image_size": [HEIGHT, WIDTH]},
         resume=resume,
     )
@@ -94,12 +128,6 @@ def make_toy(
         network=network,
         optimizer=optimizer,
         loss_function=DiceLoss(sigmoid=True),
-        train_handlers=[
-            EpochSeed(7),
-            LrScheduleHandler(lr_scheduler, epoch_level=False, print_lr=False),
-            ValidationHandler(validator=validator, interval=val_interval),
-            state,
-            *handlers,
-        ],
+        train_handlers=[EpochSeed(7), *scheduling, state, *handlers],
     )
     return Toy(trainer, network, optimizer, lr_scheduler, validator, state)

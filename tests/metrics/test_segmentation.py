@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_monai.metrics import COUNT_METRICS, METRICS, count_voxels, metrics_from_counts, roc_auc
+from medseg_monai.metrics import (
+    COUNT_METRICS,
+    METRICS,
+    count_scores,
+    count_voxels,
+    metrics_from_counts,
+    roc_auc,
+    roc_auc_from_counts,
+)
 
 PREDICTION = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 1, 0]])
 LABEL = torch.tensor([[1, 0, 0, 0, 1], [1, 0, 0, 1, 0]])
@@ -24,8 +32,10 @@ def test_the_metrics_are_those_counted_by_hand():
     assert values == pytest.approx(
         {
             "dice": 6 / 8,
+            "f1": 2 * (3 / 4) * (3 / 4) / (3 / 4 + 3 / 4),
             "iou": 3 / 5,
             "sensitivity": 3 / 4,
+            "recall": 3 / 4,
             "specificity": 5 / 6,
             "precision": 3 / 4,
             "accuracy": 8 / 10,
@@ -41,8 +51,10 @@ def test_the_metrics_of_random_masks_equal_numpys():
     tn, fn = (~prediction & ~label).sum(), (~prediction & label).sum()
     expected = {
         "dice": 2 * tp / (2 * tp + fp + fn),
+        "f1": 2 * (tp / (tp + fp)) * (tp / (tp + fn)) / (tp / (tp + fp) + tp / (tp + fn)),
         "iou": tp / (tp + fp + fn),
         "sensitivity": tp / (tp + fn),
+        "recall": tp / (tp + fn),
         "specificity": tn / (tn + fp),
         "precision": tp / (tp + fp),
         "accuracy": (tp + tn) / label.size,
@@ -50,6 +62,19 @@ def test_the_metrics_of_random_masks_equal_numpys():
     }
     counts = count_voxels(torch.from_numpy(prediction), torch.from_numpy(label).float())
     assert metrics_from_counts(counts, list(expected)) == pytest.approx(expected)
+
+
+def test_defu_nets_equations_are_these_but_for_a_smoothing_that_no_printed_digit_shows():
+    rng = np.random.default_rng(2)
+    truth = np.zeros((300, 340), dtype=bool)
+    truth[60:240, 40:140] = truth[70:230, 190:300] = True
+    prediction = truth ^ (rng.random(truth.shape) < 0.05)
+    common, both = (truth & prediction).sum(), truth.sum() + prediction.sum()
+    counts = count_voxels(torch.from_numpy(prediction), torch.from_numpy(truth))
+    values = metrics_from_counts(counts, ["dice", "iou", "f1"])
+    assert values["dice"] == pytest.approx((2 * common + 1) / (both + 1), abs=5e-5)  # Eq. 3
+    assert values["iou"] == pytest.approx((common + 1) / (both - common + 1), abs=5e-5)  # Eq. 4
+    assert values["f1"] == values["dice"] > values["iou"]
 
 
 def test_a_metric_without_a_denominator_is_undefined_and_the_others_are_not():
@@ -69,11 +94,11 @@ def test_a_prediction_of_what_an_empty_label_lacks_scores_zero():
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="hausdorff: no such metric; there are dice, iou"):
+    with pytest.raises(ValueError, match="hausdorff: no such metric; there are dice, f1, iou"):
         metrics_from_counts(torch.ones(4), ["hausdorff"])
 
 
-@pytest.mark.parametrize("compare", [count_voxels, roc_auc])
+@pytest.mark.parametrize("compare", [count_voxels, roc_auc, count_scores])
 def test_a_transposed_label_is_refused_though_it_has_as_many_pixels(compare):
     with pytest.raises(ValueError, match=r"shape \(2, 3\) has a label of shape \(3, 2\)"):
         compare(torch.ones(2, 3), torch.eye(3, 2))
@@ -93,6 +118,39 @@ def test_the_area_is_the_probability_that_a_foreground_pixel_scores_above_a_back
 @pytest.mark.parametrize("value", [0, 1])
 def test_the_area_is_undefined_for_one_class(value):
     assert math.isnan(roc_auc(torch.rand(2, 3), torch.full((2, 3), value)))
+
+
+def scores_of(label: np.ndarray, sharpness: float, seed: int) -> torch.Tensor:
+    """Probabilities that crowd at 0 and 1 the more, the sharper; some are exactly 0 and exactly 1."""
+    noise = np.random.default_rng(seed).normal(size=label.shape)
+    return torch.sigmoid(torch.from_numpy(sharpness * (label - 0.5 + 0.6 * noise))).float()
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 3, 40])
+def test_the_area_of_counted_scores_is_that_of_all_pixels_of_all_cases(sharpness):
+    labels = [np.random.default_rng(seed).random((90, 70)) < share for seed, share in ((0, 0.3), (1, 0.05))]
+    scores = [scores_of(label, sharpness, seed) for seed, label in enumerate(labels)]
+    truths = [torch.from_numpy(label) for label in labels]
+    counts = sum(count_scores(score, truth) for score, truth in zip(scores, truths, strict=True))
+    exact = roc_auc(torch.cat(scores), torch.cat(truths))
+    assert 0.6 < exact < 0.99
+    assert roc_auc_from_counts(counts) == pytest.approx(exact, abs=1e-5)
+    assert counts.sum(dim=1).tolist() == [sum((truth == value).sum().item() for truth in truths) for value in (0, 1)]
+
+
+def test_counted_scores_keep_their_order_from_end_to_end():
+    steps = torch.tensor([0.0, 1e-30, 1e-8, 1e-7, 0.2, 0.4999, 0.5, 0.5001, 0.8, 0.999999, 1.0])
+    bins = [count_scores(step[None], torch.ones(1))[1].argmax().item() for step in steps]
+    assert bins == sorted(set(bins))
+    ends = count_scores(torch.tensor([-0.0, -1e-9, 1.0 + 1e-6]), torch.tensor([1, 1, 0]))
+    assert ends[1, 0] == 2
+    assert ends[0, -1] == 1
+
+
+def test_equal_counted_scores_count_a_half_and_one_class_has_no_area():
+    label = torch.tensor([[1, 0, 0]])
+    assert roc_auc_from_counts(count_scores(torch.full((1, 3), 0.3), label)) == 0.5
+    assert math.isnan(roc_auc_from_counts(count_scores(torch.rand(1, 3), torch.ones(1, 3))))
 
 
 def test_every_count_metric_is_among_the_metrics():

@@ -1,0 +1,172 @@
+"""Tanimoto loss with complement, plain or weighted towards contours, as Res-CR-Net's."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks import one_hot
+from monai.networks.layers import Pool
+from monai.utils import convert_to_tensor
+from torch import nn
+
+__all__ = ["TanimotoLoss", "contour_weights", "contour_window", "tanimoto_coefficient"]
+
+#: longest short axis -> side of the window, in pixels; longer ones take the last side
+_WINDOWS = {150: 11, 300: 21, 600: 31}
+_LARGEST_WINDOW = 41
+
+_BORDER = (0.005, 0.995)  # shares of foreground in the window between which a pixel is at a contour
+_BORDER_WEIGHT = 3.0  # of a pixel at a contour, where others have 1, before normalising and squaring
+
+
+def contour_window(short_axis: int) -> int:
+    """Side of the window in which a contour is sought, for images of a size.
+
+    Args:
+        short_axis: pixels of the shortest side.
+
+    Returns:
+        11, 21, 31 or 41 for a side of up to 150, 300, 600 or more pixels.
+
+    Source: the authors' published code of Res-CR-Net; the paper gives no figures.
+    """
+    return next((window for limit, window in _WINDOWS.items() if short_axis <= limit), _LARGEST_WINDOW)
+
+
+def contour_weights(target: torch.Tensor, window: int | None = None) -> torch.Tensor:
+    """Weights of the pixels of a batch, nine times as large near a contour as elsewhere.
+
+    A pixel is near a contour of its class where the window round it holds between 0.5 % and 99.5 % of the class; of a
+    window that reaches beyond the image the part inside counts. Such pixels get 3 and others 1; the weights are divided
+    by their mean over the whole batch with all classes, and squared.
+
+    Args:
+        target: 0 or 1, one channel a class, ``[B, C, *spatial]``, 2D or 3D.
+        window: side in pixels, odd; ``None`` takes :func:`contour_window` of the shortest side.
+
+    Returns:
+        float32 of the same shape.
+
+    Raises:
+        ValueError: a window that is not odd and positive.
+
+    Source: Abdulah et al., "Lung segmentation in chest X-rays with Res-CR-Net", Section 1.3: "replacing a step-shaped
+    cutoff at the edges of the mask foreground with a raised border". The figures and the squaring are those of the
+    authors' published code.
+    """
+    side = contour_window(min(target.shape[2:])) if window is None else window
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"window must be odd and positive, got {window}.")
+    share = _plain(target)
+    spatial_dims = target.ndim - 2
+    for axis in range(spatial_dims):  # a mean over rows and then over columns: the mean over the square, but quicker
+        window_along_axis = [side if other == axis else 1 for other in range(spatial_dims)]
+        padding = [length // 2 for length in window_along_axis]
+        mean = Pool[Pool.AVG, spatial_dims](window_along_axis, stride=1, padding=padding, count_include_pad=False)
+        share = mean(share)
+    near_contour = (share > _BORDER[0]) & (share < _BORDER[1])
+    weights = torch.where(near_contour, _BORDER_WEIGHT, 1.0)
+    return (weights / weights.mean()) ** 2
+
+
+def tanimoto_coefficient(
+    probability: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None, *, smooth: float = 1.0
+) -> torch.Tensor:
+    """Tanimoto coefficient with complement, ``(T(p, y) + T(1 - p, 1 - y)) / 2``.
+
+    ``T(p, y) = (sum w p y + s) / (sum w (p^2 + y^2) - sum w p y + s)``. The sums run over all pixels, classes and
+    images of the batch.
+
+    Args:
+        probability: ``p``, 0 to 1, any shape.
+        target: ``y``, 0 or 1, of the same shape.
+        weights: ``w`` of the same shape; ``None`` weighs all alike.
+        smooth: ``s``, which keeps a batch without foreground finite.
+
+    Returns:
+        a scalar, 1 for a perfect prediction.
+
+    Source: Abdulah et al., "Lung segmentation in chest X-rays with Res-CR-Net", Section 1.3.
+    """
+    return (_overlap(probability, target, weights, smooth) + _overlap(1 - probability, 1 - target, weights, smooth)) / 2
+
+
+def _overlap(
+    probability: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None, smooth: float
+) -> torch.Tensor:
+    w = 1.0 if weights is None else weights
+    common = (w * probability * target).sum()
+    return (common + smooth) / ((w * (probability**2 + target**2)).sum() - common + smooth)
+
+
+class TanimotoLoss(nn.Module):
+    """``1 -`` :func:`tanimoto_coefficient` of the network's output, weighted towards the contours of the label.
+
+    The loss is computed in float32 under mixed precision too, where sums over pixels overflow.
+
+    Args:
+        sigmoid: whether the output goes through a sigmoid first.
+        softmax: whether it goes through a softmax over the channels first.
+        to_onehot_y: whether the label is one channel of class numbers, to be spread over the output's channels.
+        weighted: whether pixels near a contour count more (:func:`contour_weights`).
+        window: side of the window of the weights in pixels, odd; ``None`` chooses it by the size of the image.
+        smooth: smoothing of the coefficient; the authors' code has 1 with these weights.
+
+    Raises:
+        ValueError: both activations.
+
+    Source: Abdulah et al., "Lung segmentation in chest X-rays with Res-CR-Net", Section 1.3: "we have used a weighted
+    Tanimoto loss function throughout for training".
+    """
+
+    def __init__(
+        self,
+        *,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        to_onehot_y: bool = False,
+        weighted: bool = True,
+        window: int | None = None,
+        smooth: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if sigmoid and softmax:
+            raise ValueError("sigmoid and softmax exclude each other.")
+        self.sigmoid = sigmoid
+        self.softmax = softmax
+        self.to_onehot_y = to_onehot_y
+        self.weighted = weighted
+        self.window = window
+        self.smooth = smooth
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare a batch with its label.
+
+        Args:
+            input: the network's output ``[B, C, *spatial]``.
+            target: the label, of the same shape, or ``[B, 1, *spatial]`` with ``to_onehot_y``.
+
+        Returns:
+            the loss, a scalar.
+
+        Raises:
+            ValueError: a label of another shape.
+        """
+        probability, truth = _plain(input), _plain(target)
+        expected = (len(probability), 1 if self.to_onehot_y else probability.shape[1], *probability.shape[2:])
+        if truth.shape != expected:
+            raise ValueError(
+                f"label has shape {tuple(truth.shape)}, an output of {tuple(probability.shape)} needs {expected}."
+            )
+        if self.sigmoid:
+            probability = torch.sigmoid(probability)
+        elif self.softmax:
+            probability = torch.softmax(probability, dim=1)
+        if self.to_onehot_y:
+            truth = one_hot(truth, num_classes=probability.shape[1])
+        weights = contour_weights(truth, self.window) if self.weighted else None
+        return 1 - tanimoto_coefficient(probability, truth, weights, smooth=self.smooth)
+
+
+def _plain(values: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = convert_to_tensor(values, track_meta=False).float()
+    return result

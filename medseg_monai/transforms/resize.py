@@ -1,0 +1,79 @@
+"""Resizing of images of any resolution to the size of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from monai.config import KeysCollection
+from monai.data import get_track_meta
+from monai.transforms import InvertibleTransform, MapTransform, Resize
+from monai.utils import convert_to_dst_type, convert_to_tensor
+from torch.nn import functional
+
+__all__ = ["AntialiasedResized"]
+
+
+class AntialiasedResized(MapTransform, InvertibleTransform):
+    """Resize 2D images bilinearly, over all pixels that a pixel of the result covers.
+
+    MONAI's ``Resized`` in its mode ``"bilinear"`` looks at four pixels, whatever the factor, so that the same
+    radiograph is smooth at 512 pixels and full of noise at 4096. Its Gaussian filter against this takes 14 s for 20
+    megapixels; PyTorch's triangle filter, taken here, takes 0.4 s. Where the image grows, the two are the same.
+
+    ``Invertd`` brings a prediction back with plain bilinear interpolation.
+
+    Args:
+        keys: images ``[C, H, W]``, of any number type; the result is float32.
+        spatial_size: rows and columns of the result; the aspect is not kept.
+        allow_missing_keys: whether a key may be missing.
+
+    Raises:
+        ValueError: for a size that is not two positive numbers.
+    """
+
+    backend = Resize.backend
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(spatial_size) != 2 or min(spatial_size) < 1:
+            raise ValueError(f"spatial_size must be rows and columns, both positive, got {spatial_size}.")
+        self.resizer = Resize(spatial_size, mode="bilinear")  # owns the traces and inverts them
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Resize ``keys``.
+
+        Args:
+            data: item with images.
+
+        Returns:
+            the item with the images resized.
+
+        Raises:
+            ValueError: an image that is not 2D.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = convert_to_tensor(d[key], track_meta=get_track_meta())
+            if image.ndim != 3:
+                raise ValueError(f"'{key}' has shape {tuple(image.shape)}; give one image [C, H, W].")
+            traced = self.resizer(image)
+            pixels = convert_to_tensor(image, dtype=torch.float32, track_meta=False)
+            size = tuple(traced.shape[1:])
+            smooth = functional.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+            d[key] = convert_to_dst_type(smooth, traced)[0]
+        return d
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Resize ``keys`` back.
+
+        Args:
+            data: item with images that went through this transform, or with copies of their traces (``Invertd``).
+
+        Returns:
+            the item with the images in their sizes of before.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.resizer.inverse(d[key])
+        return d
