@@ -2,7 +2,12 @@
 
 from typing import Any
 
-PHANTOM_SIZE = {"retinal_vessel_fundus": (224, 256), "optic_disc_fundus": (224, 256), "lung_lobe_ct": (32, 48, 40)}
+PHANTOM_SIZE = {
+    "retinal_vessel_fundus": (224, 256),
+    "optic_disc_fundus": (224, 256),
+    "lung_lobe_ct": (32, 48, 40),
+    "lung_cxr": (150, 181),
+}
 
 TRAINING: dict[str, dict[str, Any]] = {
     "retinal_vessel_fundus_cenet": {"image_size": [192, 224], "patch_size": [192, 192], "batch_size": 2},
@@ -15,4 +20,6 @@ TRAINING: dict[str, dict[str, Any]] = {
         "patch_size": 92,
         "val_interval": 1,
     },
+    "lung_cxr_defunet": {"image_size": [64, 80], "features": [4, 4, 8, 8]},
+    "lung_cxr_rescrnet": {"image_size": [40, 52], "filters": 4, "num_blocks": 1, "batch_size": 2},
 }
