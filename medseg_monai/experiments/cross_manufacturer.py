@@ -152,7 +152,7 @@ def _check(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
         for name in pair:
             if name not in (*names, MIXED):
                 raise ValueError(f"{name}: no such data set; there are {', '.join([*names, MIXED])}.")
-        if (pair[0] == pair[1]) != (pair[0] == MIXED):
+        if (pair[0] == pair[1]) != (MIXED in pair):
             raise ValueError(f"{pair[0]} to {pair[1]}: train on one and test on another, or '{MIXED}' for both.")
 
 

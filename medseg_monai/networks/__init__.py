@@ -6,7 +6,7 @@ line. A new network is one module in :mod:`medseg_monai.networks.nets` and one l
 
 from monai.utils import ComponentStore
 
-from .nets import CENet, CTSUNet, DEFUNet
+from .nets import CENet, CTSUNet, DEFUNet, ResCRNet
 
 __all__ = ["NETWORKS"]
 
@@ -14,3 +14,4 @@ NETWORKS = ComponentStore("Networks", "Published segmentation networks by their 
 NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CENet)
 NETWORKS.add("ctsunet", "CTSU-Net (Xie et al., 2020): 3D, lobes of the lung in CT.", CTSUNet)
 NETWORKS.add("defunet", "DEFU-Net (Zhang et al., ICPR 2020): 2D, lungs in chest X-rays.", DEFUNet)
+NETWORKS.add("rescrnet", "Res-CR-Net (Abdulah et al., 2020): 2D, lungs in chest X-rays.", ResCRNet)

@@ -20,7 +20,7 @@ class NetworkCase:
         parameters: number of trainable parameters with these.
         in_shapes: two legal input shapes, the second not square or not cubic.
         out_channels: channels of the logits.
-        illegal_shape: an input shape that the network refuses.
+        illegal_shape: an input shape that the network refuses; ``None`` for one that takes any size.
         padding: the size that the refusal has to name, as it is written there.
         train_inputs: for an input what the network takes beside it in train mode.
     """
@@ -29,8 +29,8 @@ class NetworkCase:
     parameters: int
     in_shapes: tuple[tuple[int, ...], tuple[int, ...]]
     out_channels: int
-    illegal_shape: tuple[int, ...]
-    padding: str
+    illegal_shape: tuple[int, ...] | None
+    padding: str = ""
     train_inputs: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = lambda x: ()
 
 
@@ -69,5 +69,12 @@ CASES: dict[str, NetworkCase] = {
         out_channels=2,
         illegal_shape=(1, 1, 40, 17),
         padding="48x32",
+    ),
+    "rescrnet": NetworkCase(
+        kwargs={"in_channels": 1, "out_channels": 2},
+        parameters=47_189,
+        in_shapes=((1, 1, 21, 21), (1, 1, 23, 30)),
+        out_channels=2,
+        illegal_shape=None,
     ),
 }

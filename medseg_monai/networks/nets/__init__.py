@@ -3,5 +3,6 @@
 from .cenet import CENet
 from .ctsunet import CTSUNet
 from .defunet import DEFUNet
+from .rescrnet import ResCRNet
 
-__all__ = ["CENet", "CTSUNet", "DEFUNet"]
+__all__ = ["CENet", "CTSUNet", "DEFUNet", "ResCRNet"]
