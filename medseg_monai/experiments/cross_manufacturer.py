@@ -19,7 +19,7 @@ from medseg_monai.files import atomic_path
 from medseg_monai.handlers import CHECKPOINT_NAME
 from medseg_monai.report import format_table, installed_versions
 
-__all__ = ["MIXED", "PAPER_DICE", "ExperimentResult", "run_cross_manufacturer"]
+__all__ = ["MIXED", "PAPER_DICE", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]
 
 MIXED = "mixed"
 """Name of all data sets together, as ``train`` and ``test``."""
@@ -82,6 +82,27 @@ class ExperimentResult:
         return f"{table}\n\nDice and IoU are means over the test images; the paper's column is DEFU-Net's Dice.\n"
 
 
+def cross_manufacturer_datalist(data: Mapping[str, Sequence[Item]], pair: tuple[str, str], *, seed: int) -> Datalist:
+    """Divide the images of a pair of training and test data, see :func:`run_cross_manufacturer`.
+
+    Args:
+        data: for each data set its labelled items, with ``patient``.
+        pair: names of training and test data, or twice :data:`MIXED`.
+        seed: of the split.
+
+    Returns:
+        ``training``, ``validation`` and ``test``; ``source`` is the name of the data set.
+    """
+    # equal patient numbers of two hospitals are two patients
+    items = {
+        name: [{**item, "patient": f"{name}/{item['patient']}", "source": name} for item in data[name]] for name in data
+    }
+    if pair[0] == MIXED:
+        return split_by_patient([item for name in data for item in items[name]], fractions=_MIXED_FRACTIONS, seed=seed)
+    fractions = {"training": 1 - _VALIDATION_FRACTION, "validation": _VALIDATION_FRACTION}
+    return {**split_by_patient(items[pair[0]], fractions=fractions, seed=seed), "test": items[pair[1]]}
+
+
 def run_cross_manufacturer(
     bundle: str | os.PathLike[str],
     data: Mapping[str, Sequence[Item]],
@@ -135,7 +156,7 @@ def run_cross_manufacturer(
     runs = []
     for pair in chosen:
         folder = root / f"{pair[0]}_to_{pair[1]}"
-        datalist = _datalist(data, pair, seed=seed)
+        datalist = cross_manufacturer_datalist(data, pair, seed=seed)
         runs.append(_run(bundle, datalist, pair, folder, configs, {**(overrides or {}), "seed": seed}))
     result = ExperimentResult(output_dir=root, runs=runs, settings={**settings, "versions": installed_versions()})
     with atomic_path(root / "results.json") as temporary:
@@ -165,17 +186,6 @@ def _remember(settings: dict[str, Any], root: Path) -> None:
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
         changed = [key for key in settings if before.get(key) != settings[key]]
         raise ValueError(f"{path}: begun with another {', '.join(changed)}; give the same, or another --output-dir.")
-
-
-def _datalist(data: Mapping[str, Sequence[Item]], pair: tuple[str, str], *, seed: int) -> Datalist:
-    # equal patient numbers of two hospitals are two patients
-    items = {
-        name: [{**item, "patient": f"{name}/{item['patient']}", "source": name} for item in data[name]] for name in data
-    }
-    if pair[0] == MIXED:
-        return split_by_patient([item for name in data for item in items[name]], fractions=_MIXED_FRACTIONS, seed=seed)
-    fractions = {"training": 1 - _VALIDATION_FRACTION, "validation": _VALIDATION_FRACTION}
-    return {**split_by_patient(items[pair[0]], fractions=fractions, seed=seed), "test": items[pair[1]]}
 
 
 def _run(
