@@ -8,10 +8,15 @@ from functools import partial
 
 from monai.utils import ComponentStore
 
+from .chaos import ORGANS as CHAOS_ORGANS
+from .chaos import read_chaos
+from .curvas import COLOURS as CURVAS_ORGANS
+from .curvas import read_curvas
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
 from .idrid import read_idrid
 from .jsrt import read_jsrt
+from .lits import read_lits
 from .lobes import LABEL_MAPS, read_lobes
 from .messidor import read_messidor
 from .montgomery import read_montgomery
@@ -23,10 +28,13 @@ from .v7_darwin import read_v7_darwin
 __all__ = [
     "DATASETS",
     "LABEL_MAPS",
+    "read_chaos",
+    "read_curvas",
     "read_drishti_gs",
     "read_drive",
     "read_idrid",
     "read_jsrt",
+    "read_lits",
     "read_lobes",
     "read_messidor",
     "read_montgomery",
@@ -63,3 +71,28 @@ DATASETS.add("montgomery", "Montgomery County (Jaeger et al., 2014): lungs in 13
 DATASETS.add("shenzhen", "Shenzhen Hospital (Jaeger et al., 2014): lungs in 566 chest X-rays.", read_shenzhen)
 DATASETS.add("jsrt", "JSRT with SCR (van Ginneken et al., 2006): lungs in 247 chest X-rays.", read_jsrt)
 DATASETS.add("v7_darwin", "V7 Labs' COVID-19 set (2020): lungs with heart in 6395 chest X-rays.", read_v7_darwin)
+DATASETS.add("lits", "LiTS (Bilic et al., 2023): liver with its tumours in 131 CT scans.", read_lits)
+DATASETS.add(
+    "lits_tumour",
+    "LiTS (Bilic et al., 2023): liver and tumours apart in 131 CT scans.",
+    partial(read_lits, tumour="separate", source="lits_tumour"),
+)
+DATASETS.add("chaos_ct", "CHAOS (Kavur et al., 2021): liver in 20 CT scans.", read_chaos)
+for _modality, _sequence in {
+    "t1_in": "T1-DUAL in phase",
+    "t1_out": "T1-DUAL out of phase",
+    "t2": "T2-SPIR",
+    "mr": "three sequences",
+}.items():
+    for _organ in CHAOS_ORGANS:
+        DATASETS.add(
+            f"chaos_{_modality}_{_organ}",
+            f"CHAOS (Kavur et al., 2021): {_organ} in MRI of 20 patients, {_sequence}.",
+            partial(read_chaos, modality=_modality, organ=_organ),
+        )
+for _organ in CURVAS_ORGANS:
+    DATASETS.add(
+        f"curvas_{_organ}",
+        f"CURVAS (MICCAI 2024): {_organ} in 108 slices of abdominal CT.",
+        partial(read_curvas, organ=_organ),
+    )

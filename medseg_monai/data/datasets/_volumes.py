@@ -1,0 +1,95 @@
+"""What the readers of the paper's abdominal volumes share: comparing grids, masks on tissue, label files, the split."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_monai.data.datalist import Datalist, Item, split_by_patient
+from medseg_monai.files import atomic_path
+
+from ._common import Mask, hold_out
+
+__all__ = [
+    "MAX_SHARE_IN_AIR",
+    "SAME_PLACE",
+    "Affine",
+    "apart",
+    "save_label_volume",
+    "share_in_air",
+    "split_five_to_one",
+]
+
+Affine = NDArray[np.float64]
+
+# corners of two grids may be apart by this share of the smallest spacing
+SAME_PLACE = 0.1
+
+# Air, lung and bowel gas are below this, in HU; fat and every organ are above.
+AIR = -200.0
+
+# An organ's mask has hardly a voxel of air. Of the liver of CHAOS CT set 3 none is air; with the slices in reverse
+# order 10 % are, with each slice upside down 5 %, with left and right exchanged 20 %.
+MAX_SHARE_IN_AIR = 0.02
+
+TEST_FRACTION = 1 / 6
+
+
+def apart(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
+    """Distance between two grids of one shape: that of their corners, at most, as a share of the smallest spacing.
+
+    Args:
+        first: ``[4, 4]``, from voxel indices to mm; its spacing is the unit.
+        second: the same of the other grid.
+        shape: X, Y, Z.
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, length - 1) for length in shape))], float)
+    distances = np.linalg.norm(((first - second) @ corners.T)[:3], axis=0)
+    return float(distances.max() / np.linalg.norm(first[:3, :3], axis=0).min())
+
+
+def share_in_air(hounsfield: NDArray[Any], mask: Mask) -> float:
+    """Share of a mask's voxels that lie in air, 0 of an empty one.
+
+    Args:
+        hounsfield: CT in Hounsfield units.
+        mask: of the same shape.
+    """
+    inside = hounsfield[mask]
+    return float(np.mean(inside < AIR)) if inside.size else 0.0
+
+
+def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path) -> str:
+    """Write labels ``[X, Y, Z]`` as 8-bit ``.nii.gz``, all or nothing, and return the absolute path."""
+    target = Path(os.path.abspath(path))
+    volume = nib.Nifti1Image(labels.astype(np.uint8), affine)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0))
+    return str(target)
+
+
+def split_five_to_one(items: list[Item], *, validation_fraction: float, seed: int) -> Datalist:
+    """Split at the paper's ratio: of six patients, five are for training and one is for test.
+
+    The paper has no validation set; here it is taken from the training patients.
+
+    Args:
+        items: items with a ``patient``.
+        validation_fraction: part of the training patients that goes to validation, 0 or more and below 1.
+        seed: of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
+
+    Raises:
+        ValueError: if ``validation_fraction`` is outside its range, or there are too few patients.
+
+    Source: Li et al., "ANU-Net", Computers & Graphics 90, 2020, Section 4.1.
+    """
+    ratio = {"training": 1 - TEST_FRACTION, "test": TEST_FRACTION}
+    split = split_by_patient(items, fractions=ratio, seed=seed)
+    return hold_out(split["training"], split["test"], validation_fraction=validation_fraction, seed=seed)

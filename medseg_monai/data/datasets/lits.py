@@ -1,0 +1,207 @@
+"""LiTS: liver and liver tumours in 131 CT scans of seven hospitals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from medseg_monai.data.datalist import Datalist, Item, shorten
+
+from ._common import Mask, Problems, locate, pair, progress
+from ._volumes import (
+    MAX_SHARE_IN_AIR,
+    SAME_PLACE,
+    Affine,
+    apart,
+    save_label_volume,
+    share_in_air,
+    split_five_to_one,
+)
+
+__all__ = ["read_lits"]
+
+_LOGGER = logging.getLogger(__name__)
+
+NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", flags=re.IGNORECASE)
+TUMOUR = ("merge", "separate")
+
+# a scan has up to a thousand slices; so many of them tell whether a mask lies on tissue
+_SLICES_LOOKED_AT = 24
+
+Labels = NDArray[np.uint8]
+
+
+def read_lits(
+    root: str | os.PathLike[str],
+    *,
+    derived: str | os.PathLike[str],
+    tumour: str = "merge",
+    source: str = "lits",
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+) -> Datalist:
+    """Read the training set of the Liver Tumor Segmentation Challenge (LiTS): 131 CT scans with liver and tumours.
+
+    Layout: in any folders below ``root``, as the batches are published or as they were sorted since, by their numbers::
+
+        Training Batch 1/volume-0.nii            (or .nii.gz) Hounsfield units
+        Training Batch 1/segmentation-0.nii      0 background, 1 liver, 2 tumour
+        Training Batch 2/volume-28.nii
+        ...
+
+    Other files, such as the ``test-volume-0.nii`` of the test set, are left out: they have no segmentation.
+
+    Items have ``image``, ``label``, ``patient`` (``volume-0``: who is in two scans was not published) and ``source``.
+    Labels are written to ``derived`` as 8-bit NIfTI with the affine of the volume. There is no official split of
+    these scans: it is seeded, five to one as in the paper, and validation is taken from the training scans.
+
+    In some cases the segmentation's header places it beside or mirrored to its volume, although the voxels are in the
+    same order. What the header says is used where both grids are one in the world (their axes may be stored in another
+    order) and the liver lies on tissue, not in air. Otherwise two readings are compared with the volume: voxel by
+    voxel, and turned by the directions in the header (the same where only the position or the spacing differs). The
+    one that lies on tissue while the other does not is taken, and a warning in the log names the file and what was
+    done. If both do although they differ, or neither does, the file is refused.
+
+    On the command line: ``lits`` has liver with its tumours against everything else, ``lits_tumour`` both labels.
+
+    Args:
+        root: the folder that has the batches.
+        derived: folder for the labels.
+        tumour: ``"merge"`` counts tumours as liver (label 1), as the paper does; ``"separate"`` keeps 1 liver, 2
+            tumour.
+        source: ``source`` of the items.
+        validation_fraction: part of the training scans that goes to validation.
+        seed: of the split.
+
+    Returns:
+        ``training``, ``validation`` and ``test``, with absolute paths.
+
+    Raises:
+        FileNotFoundError: if ``root`` is no folder.
+        ValueError: if files are missing, there twice, unreadable or doubtful: other labels than 0, 1 and 2, no liver,
+            another shape, a mask in air (all are named); ``tumour`` is unknown; ``validation_fraction`` is not in
+            [0, 1) or there are too few scans.
+
+    Source: Bilic et al., "The Liver Tumor Segmentation Benchmark (LiTS)", Medical Image Analysis 84, 2023. The headers:
+    issues 622 and 850 of nnU-Net (geometry mismatch of LiTS, voxels aligned); eva of kaiko.ai reads both files by the
+    volume's header. The published files were not at hand.
+    """
+    if tumour not in TUMOUR:
+        raise ValueError(f"tumour='{tumour}' is unknown: choose from {', '.join(TUMOUR)}.")
+    base = locate(root, source=source, needs=(".",))
+    problems = Problems(source, base)
+    volumes, segmentations = _find(base, problems)
+    if not volumes:
+        problems.add(base, "no volume-N.nii below")
+    pair(volumes, segmentations, problems, kind="segmentation")
+    target = Path(derived) / source / "label"
+    items: list[Item] = []
+    for number in progress(sorted(volumes.keys() & segmentations.keys(), key=int), source=source):
+        try:
+            labels, affine = _labels(segmentations[number], volumes[number])
+        except ValueError as error:
+            problems.add(segmentations[number], str(error))
+            continue
+        label = save_label_volume(labels > 0 if tumour == "merge" else labels, affine, target / f"{number}.nii.gz")
+        items.append({"image": str(volumes[number]), "label": label, "patient": f"volume-{number}", "source": source})
+    problems.raise_if_any()
+    return split_five_to_one(items, validation_fraction=validation_fraction, seed=seed)
+
+
+def _find(base: Path, problems: Problems) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Index volumes and segmentations by their numbers."""
+    found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
+    for path in sorted(base.rglob("*")):
+        match = NAME.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        indexed, number = found[match[1].lower()], str(int(match[2]))
+        if number in indexed:
+            problems.add(path, f"second {match[1].lower()} {number} beside {indexed[number].relative_to(base)}")
+        else:
+            indexed[number] = path
+    return found["volume"], found["segmentation"]
+
+
+def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
+    """Return labels 0, 1, 2 on the grid of the volume, and its affine.
+
+    Raises:
+        ValueError: if a file is broken, or it can't be told how the segmentation lies on the volume.
+    """
+    scan, published = _open(volume), _open(segmentation)
+    with _reading(segmentation):
+        values = np.asarray(published.dataobj)
+    known = (values == 0) | (values == 1) | (values == 2)
+    if not known.all():
+        raise ValueError(f"has values {shorten(f'{value:g}' for value in np.unique(values[~known]))}, expected 0, 1, 2")
+    if not values.any():
+        raise ValueError("label is empty")
+    labels: Labels = values.astype(np.uint8)
+    turn = ornt_transform(io_orientation(published.affine), io_orientation(scan.affine))
+    turned: Labels = apply_orientation(labels, turn)
+    affine = published.affine @ inv_ornt_aff(turn, labels.shape)
+    with _reading(volume):
+        readings = {
+            reading: share_in_air(*_sample(scan, candidate > 0))
+            for reading, candidate in {"turned": turned, "stored": labels}.items()
+            if candidate.shape == scan.shape
+        }
+    if not readings:
+        raise ValueError(f"is {_by(labels.shape)} voxels, its volume {_by(scan.shape)}")
+    on_tissue = [reading for reading, share in readings.items() if share <= MAX_SHARE_IN_AIR]
+    in_place = turned.shape == scan.shape and apart(scan.affine, affine, scan.shape) <= SAME_PLACE
+    if in_place and "turned" in on_tissue:
+        return turned, scan.affine
+    if not on_tissue:
+        raise ValueError(f"{min(readings.values()):.0%} of the liver lies in air; it does not belong to {volume.name}")
+    if len(on_tissue) == 2 and not np.array_equal(turned, labels):
+        raise ValueError(f"its header does not fit {volume.name}, and turned by it or not the liver lies on tissue")
+    _LOGGER.warning(
+        "%s: its header does not fit %s; taken %s, where the liver lies on tissue.",
+        segmentation,
+        volume.name,
+        "voxel by voxel" if on_tissue[-1] == "stored" else "by the directions of its axes",
+    )
+    return (labels if on_tissue[-1] == "stored" else turned), scan.affine
+
+
+def _sample(scan: Any, mask: Mask) -> tuple[NDArray[Any], Mask]:
+    """Return slices of the volume and of the mask, evenly through the mask; only these are read."""
+    occupied = np.flatnonzero(mask.any(axis=(0, 1)))
+    first, last = int(occupied[0]), int(occupied[-1])
+    chosen = slice(first, last + 1, max(1, (last + 1 - first) // _SLICES_LOOKED_AT))
+    return np.asarray(scan.dataobj[:, :, chosen]), mask[:, :, chosen]
+
+
+def _open(path: Path) -> Any:
+    with _reading(path):
+        image = nib.load(path)
+    if len(image.shape) != 3:
+        raise ValueError(f"{path.name} has {len(image.shape)} dimensions, expected 3")
+    return image
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """One line for whatever nibabel and the compression say of a file that cannot be read."""
+    try:
+        yield
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path.name} is truncated or damaged; copy it again") from error
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
