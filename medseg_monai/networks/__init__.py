@@ -6,7 +6,7 @@ line. A new network is one module in :mod:`medseg_monai.networks.nets` and one l
 
 from monai.utils import ComponentStore
 
-from .nets import CENet, CTSUNet, DEFUNet, ResCRNet
+from .nets import ANUNet, CENet, CTSUNet, DEFUNet, ResCRNet
 
 __all__ = ["NETWORKS"]
 
@@ -15,3 +15,4 @@ NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CE
 NETWORKS.add("ctsunet", "CTSU-Net (Xie et al., 2020): 3D, lobes of the lung in CT.", CTSUNet)
 NETWORKS.add("defunet", "DEFU-Net (Zhang et al., ICPR 2020): 2D, lungs in chest X-rays.", DEFUNet)
 NETWORKS.add("rescrnet", "Res-CR-Net (Abdulah et al., 2020): 2D, lungs in chest X-rays.", ResCRNet)
+NETWORKS.add("anunet", "ANU-Net (Li et al., 2020): 2D, organs in abdominal CT and MRI.", ANUNet)

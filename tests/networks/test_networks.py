@@ -149,4 +149,4 @@ def test_batch_norms_learn_their_statistics_in_train_mode_only(built):
         twin.eval()(built.inputs[0])
         assert all(m.num_batches_tracked == 0 for m in norms)
         twin.train()(built.inputs[0], *built.case.train_inputs(built.inputs[0]))
-    assert all(m.num_batches_tracked == 1 for m in norms)
+    assert all(m.num_batches_tracked >= 1 for m in norms)  # more for a norm that a network uses more than once

@@ -1,5 +1,6 @@
 """Building blocks that networks share, or that are worth reading alone."""
 
+from .attention_gate import AttentionGate
 from .conv_lstm import BidirectionalConvLSTM2d, ConvLSTM2d, ResidualConvLSTMBlock
 from .criss_cross import CrissCrossAttention3d
 from .cunet import CUNet
@@ -10,6 +11,7 @@ from .multi_kernel_pooling import ResidualMultiKernelPooling
 from .separable_atrous import ResidualAtrousBlock, SeparableAtrousConv2d
 
 __all__ = [
+    "AttentionGate",
     "BidirectionalConvLSTM2d",
     "CUNet",
     "ConvLSTM2d",
