@@ -30,9 +30,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg_monai.networks import NETWORKS
+from medseg_monai.networks.blocks import SeparableAtrousConv2d
+from medseg_monai.networks.blocks.separable_atrous import PointwiseConv2d
 from medseg_monai.networks.fast import optimize_for_inference
 
 BASELINE = "BasicUNet"
+TEXTBOOK = "-textbook"  # what follows the name of a network whose own fast layers are replaced by torch's
 DEFAULT_SIZES = ((448, 448), (96, 96, 96))  # 2D first; the second is for networks that are 3D only
 STEPS = ("forward", "training_step")
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -40,6 +43,25 @@ _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 class NotAvailableError(Exception):
     """This machine cannot run a form; the message says why."""
+
+
+def textbook_rescrnet(network: nn.Module) -> nn.Module:
+    """Replace the convolutions of a Res-CR-Net by torch's own ones with the same weights; changes ``network``."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SeparableAtrousConv2d):
+                setattr(parent, name, nn.Sequential(child.depthwise, child.pointwise))
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PointwiseConv2d):
+                conv = nn.Conv2d(child.in_channels, child.out_channels, kernel_size=1)
+                conv.load_state_dict(child.state_dict())
+                setattr(parent, name, conv.to(child.weight.device))
+    return network
+
+
+# networks whose plain form is not what torch's layers alone would give: measured that way too
+TEXTBOOK_FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {"rescrnet": textbook_rescrnet}
 
 
 @dataclass(frozen=True)
@@ -58,8 +80,12 @@ class Setting:
         return torch.randn(self.batch, self.in_channels, *size, generator=generator).to(self.device)
 
     def build(self, name: str, spatial_dims: int) -> nn.Module:
-        """The baseline or a registered network, with MONAI's constructor arguments that it knows."""
-        network_class = BasicUNet if name == BASELINE else NETWORKS[name]
+        """The baseline or a registered network, with MONAI's constructor arguments that it knows.
+
+        A name that ends in :data:`TEXTBOOK` gives the network with torch's own layers.
+        """
+        registered = name.removesuffix(TEXTBOOK)
+        network_class = BasicUNet if name == BASELINE else NETWORKS[registered]
         options = {"in_channels": self.in_channels, "out_channels": self.out_channels}
         if "spatial_dims" in inspect.signature(network_class).parameters:
             options["spatial_dims"] = spatial_dims
@@ -67,7 +93,7 @@ class Setting:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network: nn.Module = network_class(**options).to(self.device).eval()
-        return network
+        return network if name == registered else TEXTBOOK_FORMS[registered](network)
 
 
 # The forms of a forward pass. Each takes an eval network and its input, and gives the call to time.
@@ -311,13 +337,36 @@ def _add_ratios(results: list[dict[str, Any]]) -> None:
         result["ratio_to_baseline"] = ratios
 
 
+def _add_textbook_ratios(results: list[dict[str, Any]]) -> None:
+    """Set ``textbook_ratio``: the time of the textbook form over that of the network, as it predicts and as it trains.
+
+    Processor time has the names that end in ``_cpu``. The fast form predicts, where it was measured, else the plain.
+    """
+    measured = {(result["network"], tuple(result["size"])): result for result in results}
+    for result in results:
+        textbook = measured.get((result["network"] + TEXTBOOK, tuple(result["size"])))
+        if textbook is None:
+            continue
+        predicting = result["forward"].get("fast", result["forward"]["plain"])
+        pairs = {
+            "forward": (textbook["forward"]["plain"], predicting),
+            "training_step": (textbook["training_step"], result["training_step"]),
+        }
+        result["textbook_ratio"] = {
+            step + suffix: theirs[key] / ours[key]
+            for step, (theirs, ours) in pairs.items()
+            for suffix, key in (("", "seconds"), ("_cpu", "cpu_seconds"))
+            if key in theirs and key in ours
+        }
+
+
 def benchmark(
     names: Sequence[str], sizes: Sequence[tuple[int, ...]], forms: Sequence[str], repeats: int, setting: Setting
 ) -> dict[str, Any]:
     """Measure the named networks and the baseline; repetitions go round all of them, so that a drift meets all alike.
 
     Args:
-        names: keys of :data:`medseg_monai.networks.NETWORKS`.
+        names: keys of :data:`medseg_monai.networks.NETWORKS`; those of :data:`TEXTBOOK_FORMS` come with that form.
         sizes: input sizes; each network is measured at the first that it takes.
         forms: keys of :data:`FORMS`; ``"plain"`` is always measured.
         repeats: timed calls of each kind, after an untimed one; the median counts.
@@ -327,6 +376,7 @@ def benchmark(
         the JSON document that the README describes.
     """
     torch.set_num_threads(setting.threads)
+    names = [variant for name in names for variant in ([name, name + TEXTBOOK] if name in TEXTBOOK_FORMS else [name])]
     subjects, skipped = _find_subjects(names, sizes, ["plain", *(form for form in forms if form != "plain")], setting)
     for _ in range(repeats):
         for subject in subjects:
@@ -337,6 +387,7 @@ def benchmark(
         memory = _measure_memory([(subject.name, subject.size, step) for step in STEPS], setting)
         results.append(_report(subject, memory))
     _add_ratios(results)
+    _add_textbook_ratios(results)
     return {
         "baseline": BASELINE,
         "machine": {
@@ -392,6 +443,10 @@ def table(document: dict[str, Any]) -> str:
     for result in document["results"]:
         kinds = {**result["forward"], "training_step": result["training_step"]}
         lines += [f"{result['network']} {k}: {e['unavailable']}" for k, e in kinds.items() if "unavailable" in e]
+    for result in document["results"]:
+        if "textbook_ratio" in result:
+            ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in result["textbook_ratio"].items())
+            lines.append(f"{result['network']} is so many times as fast as its textbook form: {ratios}")
     lines += [f"{entry['network']} left out: {entry['reason']}" for entry in document["skipped"]]
     return "\n".join(lines)
 

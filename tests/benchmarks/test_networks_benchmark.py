@@ -54,6 +54,27 @@ def test_one_run_measures_the_network_and_the_baseline(tmp_path):
     assert "| cenet " in finished.stdout
 
 
+def test_the_textbook_form_computes_the_same_with_torch_s_own_layers(networks_benchmark, setting):
+    x = setting.input((21, 26))
+    network, textbook = (setting.build(name, 2).double() for name in ("rescrnet", "rescrnet-textbook"))
+    own = {type(module) for module in network.modules()} - {type(module) for module in textbook.modules()}
+    assert own == {networks_benchmark.SeparableAtrousConv2d, networks_benchmark.PointwiseConv2d}
+    with torch.no_grad():
+        torch.testing.assert_close(textbook(x.double()), network(x.double()))
+
+
+def test_a_network_with_a_textbook_form_is_measured_beside_it(networks_benchmark, setting):
+    document = networks_benchmark.benchmark(["rescrnet"], [(21, 26)], ["fast"], 1, setting)
+    network, textbook = (r for r in document["results"] if r["network"].startswith("rescrnet"))
+    assert textbook["network"] == "rescrnet-textbook"
+    assert textbook["parameters"] == network["parameters"]
+    ratio = textbook["forward"]["plain"]["seconds"] / network["forward"]["fast"]["seconds"]
+    assert network["textbook_ratio"]["forward"] == ratio
+    assert set(network["textbook_ratio"]) == {"forward", "forward_cpu", "training_step", "training_step_cpu"}
+    assert "textbook_ratio" not in textbook
+    assert f"training_step {network['textbook_ratio']['training_step']:.2f}" in networks_benchmark.table(document)
+
+
 def test_multiply_adds_of_a_convolution_are_counted_once(networks_benchmark, setting, monkeypatch):
     conv = torch.nn.Conv2d(3, 5, kernel_size=3, padding=1)
     monkeypatch.setattr(networks_benchmark.Setting, "build", lambda self, name, spatial_dims: conv)

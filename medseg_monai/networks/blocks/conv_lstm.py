@@ -22,10 +22,10 @@ def _scan(
     """Run the recurrence: what the input contributes to the gates, ``[B, T, 4 C, H, W]``, to ``[B, T, C, H, W]``."""
     cell = torch.zeros_like(state)
     states: list[torch.Tensor] = []
-    for step in range(inputs.shape[1]):
+    for given in inputs.unbind(1):
         # the four gates as groups of one convolution, since each sees the state through a mask of its own
         seen = F.pad(state.repeat(1, 4, 1, 1) * masks, padding)
-        gates = inputs[:, step] + F.conv2d(seen, weight, groups=4)
+        gates = given + F.conv2d(seen, weight, groups=4)
         update, forget, candidate, output = gates.chunk(4, dim=1)
         cell = _hard_sigmoid(forget) * cell + _hard_sigmoid(update) * torch.tanh(candidate)
         state = _hard_sigmoid(output) * torch.tanh(cell)

@@ -252,6 +252,8 @@ class SeparableAtrousConv2d(nn.Module):
             if torch.is_autocast_enabled("cpu"):
                 return self.pointwise(self.depthwise(x))
             return _TiledSeparableConv.apply(x, depthwise, pointwise, bias, self.dilation)
+        if torch.is_grad_enabled():  # TorchScript's autograd cannot follow a tile that is filled again
+            return self.pointwise(self.depthwise(x))
         return _tiled_separable_conv(x, depthwise, pointwise, bias, self.dilation)
 
 

@@ -35,7 +35,10 @@ def _author_names(num_blocks: int, num_lstm_blocks: int) -> dict[str, list[str]]
     return {
         "separable_conv2d": [f"{name}.{conv}" for names in branches for name in names for conv in ("conv1", "conv2")],
         "batch_normalization": norms,
-        "conv2d": [*(f"{block}.shortcut" for block in blocks), *(f"{block}.conv" for block in lstm_blocks or ["head"])],
+        "conv2d": [
+            *(f"{block}.shortcut" for block in blocks),
+            *([f"{block}.conv" for block in lstm_blocks] or ["head"]),
+        ],
         "bidirectional": [f"{block}.{lstm}" for block in lstm_blocks for lstm in ("rows", "columns")],
     }
 
