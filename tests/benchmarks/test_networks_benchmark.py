@@ -64,7 +64,7 @@ def test_the_textbook_form_computes_the_same_with_torch_s_own_layers(networks_be
 
 
 def test_a_network_with_a_textbook_form_is_measured_beside_it(networks_benchmark, setting):
-    document = networks_benchmark.benchmark(["rescrnet"], [(21, 26)], ["fast"], 1, setting)
+    document = networks_benchmark.benchmark(["rescrnet"], [(32, 48)], ["fast"], 1, setting)
     network, textbook = (r for r in document["results"] if r["network"].startswith("rescrnet"))
     assert textbook["network"] == "rescrnet-textbook"
     assert textbook["parameters"] == network["parameters"]
