@@ -153,7 +153,13 @@ def test_an_interrupted_prediction_leaves_no_half_written_file(lobe_model: Path,
     output = tmp_path / "out"
     command = [sys.executable, "-m", "medseg_monai.cli", "predict", BUNDLE, str(scans), "-o", str(output)]
     command += ["--checkpoint", str(lobe_model)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # a suite that a shell runs in the background ignores the interrupt, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not list(output.glob("*_lobes.csv")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
