@@ -103,8 +103,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _combine(args: argparse.Namespace) -> int:
-    from medseg_monai.data import combine, write_datalist
-    from medseg_monai.data.splits import load_sections
+    from medseg_monai.data import combine, load_sections, write_datalist
 
     datalist = combine([load_sections(path) for path in args.datalists], split=args.split, seed=args.seed)
     origin = {"split": args.split, "seed": args.seed} if args.split else {}

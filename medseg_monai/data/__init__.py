@@ -1,6 +1,6 @@
 """From files to cases: data lists, inputs, readers and writers."""
 
-from .datalist import Datalist, Item, load_datalist, split_by_patient, write_datalist
+from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom_seg import LUNG_LOBES, LUNGS, Segment, write_dicom_seg, write_radiograph_seg
 from .inputs import find_images, find_radiographs, find_volumes
 from .radiographs import RadiographReader
@@ -30,6 +30,7 @@ __all__ = [
     "find_radiographs",
     "find_volumes",
     "load_datalist",
+    "load_sections",
     "split_by_patient",
     "write_datalist",
     "write_dicom_seg",

@@ -18,7 +18,16 @@ from typing import Any
 
 from medseg_monai.files import atomic_path
 
-__all__ = ["Datalist", "Item", "load_datalist", "shorten", "split_by_patient", "write_datalist"]
+__all__ = [
+    "Datalist",
+    "Item",
+    "load_datalist",
+    "load_sections",
+    "patient_rank",
+    "shorten",
+    "split_by_patient",
+    "write_datalist",
+]
 
 Item = dict[str, Any]
 Datalist = dict[str, list[Item]]
@@ -86,6 +95,21 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
     return resolved
 
 
+def load_sections(path: str | os.PathLike[str]) -> Datalist:
+    """Read every section of a data list as :func:`load_datalist` does; sections may be empty.
+
+    Args:
+        path: the JSON file.
+
+    Raises:
+        FileNotFoundError: if the data list or files that it names are missing.
+        ValueError: if the file is no data list.
+    """
+    # a file without any section is refused as one without its training section
+    names = [key for key, value in _read_content(Path(path)).items() if _is_section(value)] or ["training"]
+    return {name: load_datalist(path, name, allow_empty=True) for name in names}
+
+
 def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], seed: int) -> Datalist:
     """Divide items into sections so that no patient is in two of them.
 
@@ -107,7 +131,7 @@ def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], s
     """
     if without := [str(item.get("image", index)) for index, item in enumerate(items) if item.get("patient") is None]:
         raise ValueError(f"items without 'patient' can't be split by patient: {shorten(without)}; add the key")
-    patients = sorted({str(item["patient"]) for item in items}, key=lambda name: (_rank(name, seed), name))
+    patients = sorted({str(item["patient"]) for item in items}, key=lambda name: (patient_rank(name, seed), name))
     counts = _counts(len(patients), fractions)
     names = [section for section, count in counts.items() for _ in range(count)]
     section_of = dict(zip(patients, names, strict=True))
@@ -117,6 +141,16 @@ def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], s
     return split
 
 
+def patient_rank(patient: str, seed: int) -> str:
+    """Place of a patient in the order in which splits choose, by a hash: the same on each machine.
+
+    Args:
+        patient: name.
+        seed: another seed gives another order.
+    """
+    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
+
+
 def shorten(names: Iterable[str]) -> str:
     """Join names for an error of one line: the first ten, and how many there are when there are more."""
     every = list(names)
@@ -124,7 +158,7 @@ def shorten(names: Iterable[str]) -> str:
     return listed if len(every) <= NAMED_IN_ERRORS else f"{listed} ... ({len(every)} in all)"
 
 
-def _read_section(source: Path, section: str) -> list[Item]:
+def _read_content(source: Path) -> dict[str, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such data list; write one with 'medseg data'")
     try:
@@ -133,6 +167,11 @@ def _read_section(source: Path, section: str) -> list[Item]:
         raise ValueError(f"{source}: not a JSON file ({error}); write the list anew with 'medseg data'") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a data list is a JSON object of sections; write one with 'medseg data'")
+    return content
+
+
+def _read_section(source: Path, section: str) -> list[Item]:
+    content = _read_content(source)
     sections = [key for key, value in content.items() if _is_section(value)]
     if section not in sections:
         raise ValueError(f"{source}: no section '{section}'; it has {', '.join(sections) or 'none'}")
@@ -155,10 +194,6 @@ def _paths(item: Item) -> list[str]:
 
 def _with_paths(item: Item, change: Callable[[str], str]) -> Item:
     return {key: change(os.fspath(value)) if _is_path(key, value) else value for key, value in item.items()}
-
-
-def _rank(patient: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 
 
 def _counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:

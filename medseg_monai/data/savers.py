@@ -164,18 +164,21 @@ class SaveDicomSegd(CaseSaver):
         if not files:
             return []
         path = self._path(case, ".seg.dcm")
+        self._write_seg(path, case.labels, files)
+        return [path]
+
+    def _write_seg(self, path: Path, labels: npt.NDArray[np.uint8], files: Sequence[Path]) -> None:
         write_dicom_seg(
             path,
-            case.labels,
+            labels,
             source_files=files,
             segments=self.segments,
             algorithm_name=self.algorithm_name,
             algorithm_version=self.algorithm_version,
         )
-        return [path]
 
 
-class SaveRadiographSegd(CaseSaver):
+class SaveRadiographSegd(SaveDicomSegd):
     """Write the mask of a DICOM radiograph as ``<name>.seg.dcm``; a raster image gets no file.
 
     It stands in a bundle behind ``SaveImaged``, which writes the PNG of every input, with the same name. Images are
@@ -198,36 +201,15 @@ class SaveRadiographSegd(CaseSaver):
 
     spatial_dims = 2
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: str | os.PathLike[str],
-        *,
-        segments: Sequence[Segment],
-        algorithm_name: str,
-        algorithm_version: str,
-        image_key: str = "image",
-    ) -> None:
-        super().__init__(keys, output_dir, image_key)
-        self.segments = tuple(segments)
-        self.algorithm_name = algorithm_name
-        self.algorithm_version = algorithm_version
-
-    def write(self, case: SavedCase) -> list[Path]:
-        """Write the DICOM SEG, if the input was DICOM."""
-        files = dicom_files(case.meta)
-        if not files:
-            return []
-        path = self._path(case, ".seg.dcm")
+    def _write_seg(self, path: Path, labels: npt.NDArray[np.uint8], files: Sequence[Path]) -> None:
         write_radiograph_seg(
             path,
-            case.labels,
+            labels,
             source_file=files[0],
             segments=self.segments,
             algorithm_name=self.algorithm_name,
             algorithm_version=self.algorithm_version,
         )
-        return [path]
 
 
 class SaveLobeTabled(CaseSaver):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from .datalist import Datalist, Item, load_datalist, shorten
+from .datalist import Datalist, Item, patient_rank, shorten
 
-__all__ = ["SPLITS", "NamedSplit", "combine", "load_sections"]
+__all__ = ["SPLITS", "NamedSplit", "combine"]
 
 # who is meant: patients of two data sets may have the same number
 Patient = tuple[str, str]
@@ -57,7 +54,8 @@ def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None 
     images fit; the rest is for training.
 
     Args:
-        datalists: sections of items with absolute paths, such as those of :func:`load_sections` or of the readers in
+        datalists: sections of items with absolute paths, such as those of
+            :func:`medseg_monai.data.load_sections` or of the readers in
             :mod:`medseg_monai.data.datasets`.
         split: ``"defu"``, ``"jms"``, ``"v7"`` or ``None``.
         seed: another seed gives another split.
@@ -79,26 +77,6 @@ def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None 
         raise ValueError(f"split '{split}' is unknown: choose from {', '.join(SPLITS)}")
     _refuse_other_data(pooled, split)
     return _divided(pooled, split, seed)
-
-
-def load_sections(path: str | os.PathLike[str]) -> Datalist:
-    """Read every section of a data list as :func:`medseg_monai.data.load_datalist` does; sections may be empty.
-
-    Args:
-        path: the JSON file.
-
-    Raises:
-        FileNotFoundError: if the data list or files that it names are missing.
-        ValueError: if the file is no data list.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        lists = {key: value for key, value in content.items() if isinstance(value, list)}
-        names = [key for key, value in lists.items() if all(isinstance(item, dict) for item in value)]
-    except (OSError, ValueError, AttributeError):
-        names = []
-    # of a file that cannot be read, or has no section, load_datalist says what is wrong
-    return {name: load_datalist(path, name, allow_empty=True) for name in names or ["training"]}
 
 
 def _patient(item: Item) -> Patient:
@@ -141,7 +119,7 @@ def _divided(items: Sequence[Item], split: str, seed: int) -> Datalist:
     images: dict[Patient, list[Item]] = defaultdict(list)
     for item in items:
         images[_patient(item)].append(item)
-    ranked = sorted(images, key=lambda patient: (_rank(patient, seed), patient))
+    ranked = sorted(images, key=lambda patient: (patient_rank("/".join(patient), seed), patient))
     sections = SPLITS[split].sections
     chosen: dict[str, list[Patient]] = {}
     for name in ("test", "validation"):
@@ -165,7 +143,3 @@ def _divided(items: Sequence[Item], split: str, seed: int) -> Datalist:
         )
         for name in sections
     }
-
-
-def _rank(patient: Patient, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{'/'.join(patient)}".encode()).hexdigest()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg_monai.data import combine, load_datalist, write_datalist
-from medseg_monai.data.splits import SPLITS, load_sections
+from medseg_monai.data import combine, load_datalist, load_sections, write_datalist
+from medseg_monai.data.splits import SPLITS
 
 
 def items(source: str, count: int, *, per_patient: int = 1, folder: str = "/data") -> list[dict]:
