@@ -18,7 +18,7 @@ from pydicom.valuerep import DSfloat
 from medseg_monai.data.datalist import write_datalist
 
 from .chest_xray import MANUFACTURERS, WHITE, ChestXrayPhantom, Manufacturer, draw_chest_xray
-from .dataset import SECTIONS
+from .dataset import SECTIONS, check_counts
 
 __all__ = ["OPACITY_CYCLE", "RadiographFormat", "write_chest_xray_phantoms"]
 
@@ -108,10 +108,7 @@ def _check(
         raise ValueError(
             f"manufacturer='{manufacturer}' is unknown: choose from {', '.join((_ALTERNATE, *MANUFACTURERS))}."
         )
-    if unknown := sorted(set(counts) - set(SECTIONS)):
-        raise ValueError(f"counts has unknown sections {', '.join(unknown)}: choose from {', '.join(SECTIONS)}.")
-    if min(counts.values(), default=0) < 0 or sum(counts.values()) == 0:
-        raise ValueError(f"counts={dict(counts)} asks for no phantom: give at least one section a positive number.")
+    check_counts(counts)
     if len(size) != 2:
         raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
     if not opacities:

@@ -15,7 +15,7 @@ from medseg_monai.data.datalist import write_datalist
 
 from .fundus import CAMERAS, FundusPhantom, draw_fundus
 
-__all__ = ["SECTIONS", "FundusTask", "ImageFormat", "PhantomWriter", "write_fundus_phantoms"]
+__all__ = ["SECTIONS", "FundusTask", "ImageFormat", "PhantomWriter", "check_counts", "write_fundus_phantoms"]
 
 SECTIONS = ("training", "validation", "test")
 
@@ -91,6 +91,21 @@ def write_fundus_phantoms(
     return path
 
 
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Refuse numbers of phantoms that no data set can have.
+
+    Args:
+        counts: number of phantoms in each section.
+
+    Raises:
+        ValueError: for an unknown section, a negative count, or no phantom at all.
+    """
+    if unknown := sorted(set(counts) - set(SECTIONS)):
+        raise ValueError(f"counts has unknown sections {', '.join(unknown)}: choose from {', '.join(SECTIONS)}.")
+    if min(counts.values(), default=0) < 0 or sum(counts.values()) == 0:
+        raise ValueError(f"counts={dict(counts)} asks for no phantom: give at least one section a positive number.")
+
+
 def _check(*, task: str, counts: Mapping[str, int], size: tuple[int, ...], image_format: str) -> None:
     if task not in get_args(FundusTask):
         raise ValueError(f"task='{task}' is not a fundus task: choose from {', '.join(get_args(FundusTask))}.")
@@ -98,10 +113,7 @@ def _check(*, task: str, counts: Mapping[str, int], size: tuple[int, ...], image
         raise ValueError(
             f"image_format='{image_format}' is not written: choose from {', '.join(get_args(ImageFormat))}."
         )
-    if unknown := sorted(set(counts) - set(SECTIONS)):
-        raise ValueError(f"counts has unknown sections {', '.join(unknown)}: choose from {', '.join(SECTIONS)}.")
-    if min(counts.values(), default=0) < 0 or sum(counts.values()) == 0:
-        raise ValueError(f"counts={dict(counts)} asks for no phantom: give at least one section a positive number.")
+    check_counts(counts)
     if len(size) != 2:
         raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
 

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from medseg_monai.data.datalist import write_datalist
 
-from .dataset import SECTIONS
+from .dataset import SECTIONS, check_counts
 from .thorax import ANATOMY, ThoraxPhantom, draw_thorax
 
 __all__ = ["DISEASE_CYCLE", "STORED_AXES", "VolumeFormat", "write_thorax_phantoms"]
@@ -137,10 +137,7 @@ def _check(
         raise ValueError(
             f"image_format='{image_format}' is not written: choose from {', '.join(get_args(VolumeFormat))}."
         )
-    if unknown := sorted(set(counts) - set(SECTIONS)):
-        raise ValueError(f"counts has unknown sections {', '.join(unknown)}: choose from {', '.join(SECTIONS)}.")
-    if min(counts.values(), default=0) < 0 or sum(counts.values()) == 0:
-        raise ValueError(f"counts={dict(counts)} asks for no phantom: give at least one section a positive number.")
+    check_counts(counts)
     if len(size) != 3:
         raise ValueError(f"size={size} is not a 3D size: give D, H and W.")
     if not 0 <= oblique <= 20:  # beyond, three rotations together could turn an axis into another
