@@ -13,7 +13,7 @@ import torch
 
 from medseg_monai.files import atomic_path
 
-__all__ = ["as_state_dict", "check_fits", "file_sha256", "read_tensors", "save_atomically"]
+__all__ = ["as_state_dict", "check_fits", "file_sha256", "kernel_sizes", "read_tensors", "save_atomically"]
 
 NAMED_IN_ERRORS = 3
 
@@ -74,6 +74,26 @@ def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, tor
             f"{source}: these entries are no tensors: {others[:NAMED_IN_ERRORS]}; save model.state_dict() alone."
         )
     return {str(key): value for key, value in content.items()}
+
+
+def kernel_sizes(
+    state: Mapping[str, torch.Tensor], sources: Mapping[str, tuple[str, int]], *, dims: int
+) -> dict[str, int]:
+    """Read sizes off the kernels of convolutions.
+
+    Args:
+        state: a state dict, whole or in part.
+        sources: for each name the key of a kernel and the axis whose length is meant.
+        dims: dimensions of a kernel, 4 in 2D and 5 in 3D; a tensor of others tells nothing.
+
+    Returns:
+        the sizes whose kernels are there.
+    """
+    return {
+        name: state[key].shape[axis]
+        for name, (key, axis) in sources.items()
+        if key in state and state[key].ndim == dims
+    }
 
 
 def check_fits(

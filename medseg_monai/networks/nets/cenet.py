@@ -12,6 +12,7 @@ from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
 from medseg_monai.networks.pretrained import load_resnet34_encoder
+from medseg_monai.networks.state_dict import kernel_sizes
 
 __all__ = ["CENet", "CENetDecoderBlock"]
 
@@ -213,8 +214,4 @@ class CENet(nn.Module):
             ``in_channels`` and ``out_channels``, each only if the tensor that tells it is there.
         """
         sources = {"in_channels": ("encoder.conv1.weight", 1), "out_channels": ("head.weight", 0)}
-        return {
-            name: state[key].shape[axis]
-            for name, (key, axis) in sources.items()
-            if key in state and state[key].ndim == 4
-        }
+        return kernel_sizes(state, sources, dims=4)

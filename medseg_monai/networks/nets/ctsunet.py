@@ -21,6 +21,7 @@ from medseg_monai.networks.blocks.valid_windows import (
     legal_output,
     tile_starts,
 )
+from medseg_monai.networks.state_dict import kernel_sizes
 
 __all__ = ["STAGE1_FEATURES", "STAGE2_FEATURES", "STAGE2_RELEASED_FEATURES", "CTSUNet"]
 
@@ -403,9 +404,7 @@ class CTSUNet(nn.Module):
             keys = [f"{stage}.{block}.{layer}.conv.weight" for block in _BLOCKS for layer in (0, 1)]
             if all(key in state for key in keys):
                 arguments[f"{stage}_features"] = [state[key].shape[0] for key in keys]
-        for name, (key, axis) in _TELLING.items():
-            if key in state:
-                arguments[name] = state[key].shape[axis]
+        arguments |= kernel_sizes(state, _TELLING, dims=5)
         if arguments:
             arguments["non_local"] = any(key.startswith("stage1.attention.") for key in state)
             arguments["geometric"] = any(

@@ -11,6 +11,7 @@ from torch import nn
 
 from medseg_monai.networks.blocks import DenseRecurrentConvBlock, DilatedInceptionBlock
 from medseg_monai.networks.keras_weights import keras_layers, pytorch_layer
+from medseg_monai.networks.state_dict import kernel_sizes
 
 __all__ = ["DEFUNet"]
 
@@ -185,11 +186,8 @@ class DEFUNet(nn.Module):
         Returns:
             channels, features and whether there is an inception path, each only if the tensors that tell it are there.
         """
-        arguments: dict[str, Any] = {}
         sources = {"in_channels": ("encoder.0.project.weight", 1), "out_channels": ("head.weight", 0)}
-        for name, (key, axis) in sources.items():
-            if key in state:
-                arguments[name] = state[key].shape[axis]
+        arguments: dict[str, Any] = {**kernel_sizes(state, sources, dims=4)}
         widths = [f"encoder.{level}.merge.conv.weight" for level in range(4)]
         if all(key in state for key in widths):
             arguments["features"] = [state[key].shape[0] for key in widths]

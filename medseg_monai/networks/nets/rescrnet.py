@@ -12,6 +12,7 @@ from torch import nn
 from medseg_monai.networks.blocks.conv_lstm import ResidualConvLSTMBlock
 from medseg_monai.networks.blocks.separable_atrous import SLOPE, PointwiseConv2d, ResidualAtrousBlock
 from medseg_monai.networks.keras_weights import keras_layers, pytorch_layer
+from medseg_monai.networks.state_dict import kernel_sizes
 
 __all__ = ["ResCRNet"]
 
@@ -218,16 +219,13 @@ class ResCRNet(nn.Module):
             channels, filters, numbers of blocks and how the branches are merged, each only if the tensors that tell it
             are there.
         """
-        arguments: dict[str, Any] = {}
         last = "lstm_blocks.0.conv.weight" if "lstm_blocks.0.conv.weight" in state else "head.weight"
         sources = {
             "in_channels": ("stem.shortcut.weight", 1),
             "out_channels": (last, 0),
             "filters": ("stem.branches.0.conv1.pointwise.weight", 0),
         }
-        for name, (key, axis) in sources.items():
-            if key in state and state[key].ndim == 4:
-                arguments[name] = state[key].shape[axis]
+        arguments: dict[str, Any] = {**kernel_sizes(state, sources, dims=4)}
         for name, prefix in (("num_blocks", "blocks."), ("num_lstm_blocks", "lstm_blocks.")):
             arguments[name] = len({key.split(".")[1] for key in state if key.startswith(prefix)})
         if "stem.shortcut.weight" in state and "filters" in arguments:
