@@ -55,8 +55,9 @@ def predict_cases(
 
 
 def _refuse_folder_of_input(folder: Path, cases: Sequence[Item]) -> None:
+    results = folder.resolve()
     for case in cases:
-        if Path(case["image"]).resolve().parent == folder.resolve():
+        if Path(case["image"]).resolve().parent == results:
             raise ValueError(
                 f"{folder}: holds the input {Path(case['image']).name}; give another folder for the results."
             )

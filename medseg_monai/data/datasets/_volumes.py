@@ -1,4 +1,4 @@
-"""What the readers of the paper's abdominal volumes share: comparing grids, masks on tissue, label files, the split."""
+"""What readers of volumes share: comparing grids, masks on tissue, label files, the paper's split."""
 
 from __future__ import annotations
 

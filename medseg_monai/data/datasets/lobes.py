@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
 from medseg_monai.data.dicom import check_geometry, find_series
-from medseg_monai.files import atomic_path
 
 from ._common import Problems, locate, pair, progress
+from ._volumes import SAME_PLACE, Affine, apart, save_label_volume
 
 __all__ = ["LABEL_MAPS", "VOLUME_SUFFIXES", "read_lobes"]
 
@@ -43,11 +40,6 @@ LABEL_MAPS: dict[str, dict[int, int]] = {
 }
 """Known label maps; where each is from stands beside it in the source."""
 
-# corners of two grids may be apart by this share of the smallest spacing
-_SAME_PLACE = 0.1
-
-Affine = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class _Grid:
@@ -67,10 +59,10 @@ class _Grid:
         """Say how the other grid differs, nothing if it does not."""
         if self.shape != other.shape:
             return f"is {_by(self.shape)} voxels, its image {_by(other.shape)} (axes R, A, S)"
-        corners = np.array([(*corner, 1) for corner in product(*((0, length - 1) for length in self.shape))], float)
-        apart = float(np.linalg.norm(((self.affine - other.affine) @ corners.T)[:3], axis=0).max())
-        if apart > _SAME_PLACE * np.linalg.norm(self.affine[:3, :3], axis=0).min():
-            return f"lies up to {apart:.3g} mm beside its image"
+        share = apart(self.affine, other.affine, self.shape)
+        if share > SAME_PLACE:
+            spacing = np.linalg.norm(self.affine[:3, :3], axis=0).min()
+            return f"lies up to {share * spacing:.3g} mm beside its image"
         return ""
 
 
@@ -199,10 +191,7 @@ def _label_file(published: Path, derived: Path, *, scan: Path, lookup: Mapping[i
     mapped = np.zeros(values.shape, dtype=np.uint8)
     for value in present:
         mapped[values == value] = lookup[int(value)]
-    volume = nib.Nifti1Image(mapped, affine)
-    with atomic_path(derived) as temporary:
-        temporary.write_bytes(gzip.compress(volume.to_bytes(), mtime=0))
-    return derived
+    return Path(save_label_volume(mapped, affine, derived))
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], Affine]:

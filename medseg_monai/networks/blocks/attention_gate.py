@@ -23,9 +23,6 @@ class AttentionGate(AttentionBlock):
     Source: Li et al., "ANU-Net", Computers & Graphics 2020, Section 3.2, Eq. 1 to 3 and Fig. 3.
     """
 
-    def __init__(self, spatial_dims: int, f_int: int, f_g: int, f_l: int) -> None:
-        super().__init__(spatial_dims, f_int=f_int, f_g=f_g, f_l=f_l)
-
     def coefficients(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """How much of each pixel's features the gate lets through.
 
