@@ -13,6 +13,7 @@ from .loader import (
     read_metadata,
 )
 from .predictor import Prediction, Predictor
+from .processes import end_process_group, start_process_group
 from .training import TrainingResult, evaluate, train
 from .weights import file_sha256, load_network, read_state_dict
 
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingResult",
     "build_workflow",
     "bundle_root",
+    "end_process_group",
     "evaluate",
     "example_input_shape",
     "file_sha256",
@@ -34,5 +36,6 @@ __all__ = [
     "predict_cases",
     "read_metadata",
     "read_state_dict",
+    "start_process_group",
     "train",
 ]
