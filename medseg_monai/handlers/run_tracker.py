@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from mlflow.entities import RunStatus
 from mlflow.models import infer_signature
+from mlflow.telemetry import set_telemetry_client
 from monai.handlers import MLFlowHandler
 from torch import nn
 
@@ -23,6 +24,11 @@ from .training_state import MODEL_NAME
 __all__ = ["RunTracker"]
 
 MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
+
+# Unless told otherwise MLflow reports each run to its makers; a hospital's machine is to contact nobody. MONAI imports
+# MLflow before anything of this package, so the client is there already and has to be set anew.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+set_telemetry_client()
 
 
 class RunTracker(MLFlowHandler):

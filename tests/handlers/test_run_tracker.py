@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,20 @@ def test_without_a_network_no_model_is_logged(tmp_path):
     tracker.network_def = None
     toy.trainer.run()
     assert not only_run(folder).outputs.model_outputs
+
+
+def test_mlflow_reports_nothing_to_its_makers(tmp_path: Path):
+    """In an environment without the variables by which MLflow knows a test."""
+    program = """
+import monai.bundle, mlflow.telemetry
+print(mlflow.telemetry.get_telemetry_client())
+import medseg_monai.handlers
+print(mlflow.telemetry.get_telemetry_client())
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    before, after = result.stdout.splitlines()[-2:]
+    assert "TelemetryClient" in before
+    assert after == "None"
