@@ -8,6 +8,8 @@ from functools import partial
 
 from monai.utils import ComponentStore
 
+from .abdomen import CONTRASTS, ORGANS, AbdomenPhantom, draw_abdomen
+from .abdomen_dataset import write_abdomen_phantoms, write_chaos_layout, write_lits_layout
 from .chest_xray import MANUFACTURERS, OPACITIES, ChestXrayPhantom, Manufacturer, draw_chest_xray
 from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
@@ -17,23 +19,30 @@ from .thorax_dataset import write_thorax_phantoms
 
 __all__ = [
     "CAMERAS",
+    "CONTRASTS",
     "DISEASES",
     "LOBES",
     "MANUFACTURERS",
     "OPACITIES",
+    "ORGANS",
     "PHANTOMS",
+    "AbdomenPhantom",
     "Camera",
     "ChestXrayPhantom",
     "FundusPhantom",
     "Manufacturer",
     "PhantomWriter",
     "ThoraxPhantom",
+    "draw_abdomen",
     "draw_chest_xray",
     "draw_fundus",
     "draw_thorax",
     "phantom_writer",
+    "write_abdomen_phantoms",
+    "write_chaos_layout",
     "write_chest_xray_phantoms",
     "write_fundus_phantoms",
+    "write_lits_layout",
     "write_thorax_phantoms",
 ]
 
@@ -41,6 +50,10 @@ PHANTOMS = ComponentStore("Phantoms", "Writers of phantom data sets by task: wri
 PHANTOMS.add("retinal_vessel_fundus", "Fundus photographs, vessels.", partial(write_fundus_phantoms, task="vessel"))
 PHANTOMS.add("optic_disc_fundus", "Fundus photographs, optic disc.", partial(write_fundus_phantoms, task="disc"))
 PHANTOMS.add("lung_lobe_ct", "Chest CT, five lobes.", write_thorax_phantoms)
+PHANTOMS.add("liver_ct", "Abdominal CT, liver.", partial(write_abdomen_phantoms, modality="ct"))
+PHANTOMS.add(
+    "abdomen_mri", "Abdominal MRI in three contrasts, one organ.", partial(write_abdomen_phantoms, modality="mr")
+)
 PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
 
 

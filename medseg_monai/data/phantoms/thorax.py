@@ -9,7 +9,20 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import BSpline
+
+from .grid import (
+    FloatArray,
+    Grid,
+    Random,
+    Tree,
+    branch,
+    check_volume,
+    draw_spheres,
+    draw_tree,
+    ellipsoid,
+    grain,
+    place_grid,
+)
 
 __all__ = ["ANATOMY", "DISEASES", "LOBES", "ThoraxPhantom", "draw_thorax"]
 
@@ -22,11 +35,10 @@ LOBES = {"LUL": 1, "LLL": 2, "RUL": 3, "RLL": 4, "RML": 5}
 DISEASES = ("ground_glass", "consolidation", "effusion", "emphysema")
 """What :func:`draw_thorax` can add to the lungs."""
 
-_SMALLEST_SIDE = 32
+_SMALLEST = (32, 32, 32)
 
 # Lengths are in anatomical millimetres: those of a body 340 wide and 230 deep with lungs about 230 high. x points to
 # the patient's left, y to the back, z up; the origin is the middle of the body. Tuples are in the order z, y, x.
-_NOISE_REACH = 260.0  # noise is constant farther out
 _BODY = (115.0, 170.0)
 _CAVITY = (92.0, 138.0)
 _HEART, _HEART_RADII = (-54.0, -22.0, 33.0), (60.0, 50.0, 60.0)
@@ -42,10 +54,7 @@ _AIR, _FAT, _MUSCLE, _SOFT, _BLOOD, _LIVER, _MARROW, _CORTEX = -1000, -95, 50, 3
 _LUNG, _FISSURE, _LUMEN = -855, -560, -985
 _GROUND_GLASS, _CONSOLIDATION, _FLUID, _BULLA = -600, 30, 8, -975
 
-FloatArray = npt.NDArray[np.float32]
-Points = npt.NDArray[np.float64]
 LabelArray = npt.NDArray[np.uint8]
-Random = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -61,51 +70,6 @@ class ThoraxPhantom:
     image: npt.NDArray[np.int16]
     label: LabelArray
     infection: LabelArray
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The voxels in anatomical millimetres."""
-
-    axes: tuple[FloatArray, FloatArray, FloatArray]  # centres along z, y, x
-    voxel: Points  # [3], edge lengths
-
-    @property
-    def blur(self) -> float:
-        """Return the edge of a cube of a voxel's volume: how wide an edge is in the image."""
-        return float(np.prod(self.voxel) ** (1 / 3))
-
-    def open(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the coordinates z, y, x, shaped to broadcast to ``[D, H, W]``."""
-        z, y, x = self.axes
-        return z[:, None, None], y[None, :, None], x[None, None, :]
-
-    def to_voxels(self, points: Points) -> Points:
-        """Anatomical points ``[N, 3]`` to indices ``[N, 3]``."""
-        return np.asarray((points - [axis[0] for axis in self.axes]) / self.voxel)
-
-    def to_points(self, indices: npt.NDArray[np.integer]) -> Points:
-        """Indices ``[N, 3]`` to anatomical points ``[N, 3]``."""
-        return np.asarray(indices * self.voxel + [axis[0] for axis in self.axes])
-
-    def coverage(self, depth: npt.NDArray[np.floating]) -> FloatArray:
-        """Share of each voxel inside a surface, from the depth inside it in mm."""
-        return np.asarray(np.clip(depth / np.float32(self.blur) + np.float32(0.5), 0, 1), dtype=np.float32)
-
-    def noise(self, rng: Random, *, cell: float) -> FloatArray:
-        """Draw a smooth Gaussian field ``[D, H, W]`` of zero mean and unit variance, the same one on any grid.
-
-        It is a tensor product of uniform cubic B-splines with white coefficients, ``cell`` mm apart.
-        """
-        intervals = int(np.ceil(2 * _NOISE_REACH / cell))
-        knots = np.arange(-3, intervals + 4, dtype=np.float64)
-        field = rng.standard_normal((intervals + 3,) * 3, dtype=np.float32)
-        for axis in self.axes:
-            at = (np.clip(axis, -_NOISE_REACH, _NOISE_REACH) + _NOISE_REACH) / cell
-            basis = BSpline.design_matrix(at.astype(np.float64), knots, 3).toarray().astype(np.float32)
-            field = np.tensordot(field, basis, axes=(0, 1))
-        # 151/315 is the mean variance of a one-dimensional uniform cubic B-spline with white coefficients.
-        return np.asarray(field / np.float32((151 / 315) ** 1.5), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -131,15 +95,6 @@ class _Lobes:
     left: FloatArray  # oblique fissure, positive above
     right: FloatArray  # oblique fissure, positive above
     horizontal: FloatArray  # positive above
-
-
-@dataclass(frozen=True)
-class _Tree:
-    """A tree of tubes: one row a segment."""
-
-    head: Points  # [N, 3]
-    tail: Points  # [N, 3]
-    radius: Points  # [N]
 
 
 def draw_thorax(
@@ -183,7 +138,7 @@ def draw_thorax(
     _check(size=size, spacing=spacing, disease=disease, incomplete_fissures=incomplete_fissures, noise=noise)
     # One stream a layer: a change in one leaves the others as they were.
     placing, shaping, splitting, painting, gaps, growing, illness, sensor = np.random.default_rng(seed).spawn(8)
-    grid = _place(placing, size=size, spacing=spacing)
+    grid = place_grid(placing, size=size, spacing=spacing, anatomy=ANATOMY)
     body = _shape(shaping, grid)
     lobes = _split(splitting, grid, body)
     illnesses = dict(zip(DISEASES, illness.spawn(len(DISEASES)), strict=True))
@@ -207,7 +162,7 @@ def draw_thorax(
     fluid = ndimage.binary_dilation((body.lung > 0) & (lobes.label == 0), iterations=2) & (lobes.label == 0)
     parenchyma[fluid] = _FLUID
     image += grid.coverage(body.lung) * (parenchyma - image)
-    image += noise * _grain(sensor, size)
+    image += noise * grain(sensor, size)
     infection[lobes.label == 0] = 0
     hounsfield = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
     return ThoraxPhantom(image=hounsfield, label=lobes.label, infection=infection)
@@ -221,31 +176,14 @@ def _check(
     incomplete_fissures: float,
     noise: float,
 ) -> None:
-    if len(size) != 3 or min(size) < _SMALLEST_SIDE:
-        raise ValueError(f"size={size} is no size of a thorax: give D, H and W of at least {_SMALLEST_SIDE}.")
-    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
-        raise ValueError(f"spacing={spacing} is no spacing: give three positive lengths in mm, z, y and x.")
+    check_volume(name="a thorax", size=size, smallest=_SMALLEST, spacing=spacing, noise=noise)
     if isinstance(disease, str) or (set(disease) - set(DISEASES)):
         raise ValueError(f"disease={disease!r} is unknown: give a list of any of {', '.join(DISEASES)}.")
     if not 0 <= incomplete_fissures <= 1:
         raise ValueError(f"incomplete_fissures={incomplete_fissures} is not a share: give 0 to 1.")
-    if noise < 0:
-        raise ValueError(f"noise={noise} is negative: give a standard deviation in HU, or 0.")
 
 
-def _place(rng: Random, *, size: tuple[int, int, int], spacing: tuple[float, float, float] | None) -> _Grid:
-    anatomy = np.array(ANATOMY) * rng.uniform(0.94, 1.06, 3)
-    voxel = anatomy / size
-    if spacing is not None:
-        # z is scaled on its own; a field deeper than the body keeps the body's proportions
-        voxel[1] = max(voxel[1], voxel[2] * spacing[1] / spacing[2])
-    centre = rng.normal(0, 2.5, 3)
-    axes = [(np.arange(n) - (n - 1) / 2) * edge + at for n, edge, at in zip(size, voxel, centre, strict=True)]
-    z, y, x = (axis.astype(np.float32) for axis in axes)
-    return _Grid(axes=(z, y, x), voxel=voxel)
-
-
-def _shape(rng: Random, grid: _Grid) -> _Body:
+def _shape(rng: Random, grid: Grid) -> _Body:
     z, y, x = (axis + 7 * grid.noise(rng, cell=75) for axis in grid.open())
     _, flat_y, flat_x = grid.open()
     plump = rng.uniform(0.95, 1.03)
@@ -260,8 +198,7 @@ def _shape(rng: Random, grid: _Grid) -> _Body:
     # lists of Python numbers, which leave arrays of single precision as they are
     place = (np.array(_HEART) + rng.normal(0, 4, 3)).tolist()
     heart_radii = (np.array(_HEART_RADII) * rng.uniform(0.88, 1.1, 3)).tolist()
-    scaled = [(axis - at) / r for axis, at, r in zip((z, y, x), place, heart_radii, strict=True)]
-    heart = (1 - np.sqrt(sum(part * part for part in scaled))) * (sum(heart_radii) / 3)
+    heart = ellipsoid((z, y, x), centre=place, radii=heart_radii)
     spine = _SPINE_RADIUS - np.hypot(y - _SPINE[0], x - _SPINE[1])
     aorta = _AORTA_RADIUS - np.hypot(y - _AORTA[0], x - _AORTA[1])
     middle = rng.uniform(17, 22) + 14 * np.exp(-(((y - 12) / 42) ** 2)) - np.abs(x - 3)
@@ -283,7 +220,7 @@ def _dome(y: FloatArray, x: FloatArray, *, centre: tuple[float, float], height: 
     return np.asarray(height - 0.0085 * ((x - centre[1]) ** 2 + 1.3 * (y - centre[0]) ** 2), dtype=np.float32)
 
 
-def _split(rng: Random, grid: _Grid, body: _Body) -> _Lobes:
+def _split(rng: Random, grid: Grid, body: _Body) -> _Lobes:
     def surface(height: float, *, rise: float, tilt: float, bend: float, middle: float) -> FloatArray:
         """Signed distance of a curved, tilted sheet z = height + rise * y + ..., positive above."""
         across = body.x - middle
@@ -334,7 +271,7 @@ def _flood(rng: Random, body: _Body, lobes: _Lobes) -> _Lobes:
     return replace(lobes, label=_connected(label))
 
 
-def _tissue(rng: Random, grid: _Grid, body: _Body) -> FloatArray:
+def _tissue(rng: Random, grid: Grid, body: _Body) -> FloatArray:
     """Everything but the lungs."""
     image = np.full(body.lung.shape, _AIR, dtype=np.float32)
 
@@ -370,7 +307,7 @@ def _tissue(rng: Random, grid: _Grid, body: _Body) -> FloatArray:
 
 
 def _parenchyma(
-    rng: Random, gaps: Random, grid: _Grid, body: _Body, lobes: _Lobes, *, incomplete_fissures: float
+    rng: Random, gaps: Random, grid: Grid, body: _Body, lobes: _Lobes, *, incomplete_fissures: float
 ) -> FloatArray:
     """Lung tissue with its fissures, drawn without regard to where the lung ends."""
     air = _LUNG + rng.normal(0, 12) + 0.25 * body.y - 0.1 * body.z + 12 * grid.noise(rng, cell=30)
@@ -388,16 +325,16 @@ def _parenchyma(
     return np.asarray(air, dtype=np.float32)
 
 
-def _rarefy(rng: Random, grid: _Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray) -> FloatArray:
+def _rarefy(rng: Random, grid: Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray) -> FloatArray:
     """Emphysema: many small dark spots, more of them above."""
     inside = np.argwhere(lobes.label > 0)
     points = grid.to_points(inside[rng.integers(0, len(inside), 900)])
     points = points[rng.random(len(points)) < np.clip((points[:, 0] + 110) / 200, 0.1, 1)]
-    share = _draw_tubes(grid, points, np.asarray(rng.uniform(2.5, 7.5, len(points))))
+    share = draw_spheres(grid, points, np.asarray(rng.uniform(2.5, 7.5, len(points))))
     return np.asarray(parenchyma + share * (_BULLA - parenchyma), dtype=np.float32)
 
 
-def _patches(rng: Random, grid: _Grid, lobes: _Lobes, *, depth: FloatArray) -> FloatArray:
+def _patches(rng: Random, grid: Grid, lobes: _Lobes, *, depth: FloatArray) -> FloatArray:
     """Soft-edged blobs near the pleura, 0 to 1, inside the lobes."""
     share = np.zeros(depth.shape, dtype=np.float32)
     near = np.argwhere((lobes.label > 0) & (depth < 18))
@@ -412,7 +349,7 @@ def _patches(rng: Random, grid: _Grid, lobes: _Lobes, *, depth: FloatArray) -> F
 
 
 def _grow(
-    rng: Random, grid: _Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray, image: FloatArray
+    rng: Random, grid: Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray, image: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Draw vessels and bronchi: in the lungs those of each lobe in that lobe only, and the large ones in between."""
     to_fissure = np.where(
@@ -430,85 +367,22 @@ def _grow(
         hilum = np.array(_HILUM) * (1, 1, side)
         count = max(20, int(110 * len(leaves) * np.prod(grid.voxel) / 7e5))
         targets = grid.to_points(leaves[rng.integers(0, len(leaves), (2, count))])
-        artery = _branch(rng, hilum, targets[0], scale=0.62)
-        vein = _branch(rng, hilum + np.array(_TO_VEIN), targets[1], scale=0.62)
-        vessels = [_tubes(grid, artery, 1.0), _tubes(grid, vein, 1.0)]
-        trunks = _Tree(*(part[artery.radius > 1.5] for part in (artery.head, artery.tail, artery.radius)))
-        beside = _Tree(trunks.head + np.array(_TO_BRONCHUS), trunks.tail + np.array(_TO_BRONCHUS), trunks.radius)
-        wall, lumen = _tubes(grid, beside, 1.15), _tubes(grid, beside, 0.75)
+        artery = branch(rng, hilum, targets[0], scale=0.62)
+        vein = branch(rng, hilum + np.array(_TO_VEIN), targets[1], scale=0.62)
+        vessels = [draw_tree(grid, artery, 1.0), draw_tree(grid, vein, 1.0)]
+        trunks = Tree(*(part[artery.radius > 1.5] for part in (artery.head, artery.tail, artery.radius)))
+        beside = Tree(trunks.head + np.array(_TO_BRONCHUS), trunks.tail + np.array(_TO_BRONCHUS), trunks.radius)
+        wall, lumen = draw_tree(grid, beside, 1.15), draw_tree(grid, beside, 0.75)
         for share, colour in ((np.maximum(*vessels), _BLOOD), (wall, -150), (lumen, _LUMEN)):
             parenchyma += share * lobe * (colour - parenchyma)
     trunk = _airway()
-    image += _tubes(grid, trunk, 1.25) * (_SOFT - image)
-    image += _tubes(grid, trunk, 1.0) * (_LUMEN - image)
+    image += draw_tree(grid, trunk, 1.25) * (_SOFT - image)
+    image += draw_tree(grid, trunk, 1.0) * (_LUMEN - image)
     return parenchyma, image
 
 
-def _airway() -> _Tree:
+def _airway() -> Tree:
     """Trachea and main bronchi."""
     left = np.array(_HILUM) + np.array(_TO_BRONCHUS)
     ends = np.stack([np.array(_LARYNX), left, left * (1, 1, -1)])
-    return _Tree(head=np.stack([np.array(_CARINA)] * 3), tail=ends, radius=np.array([8.5, 5.5, 6.0]))
-
-
-def _branch(rng: Random, root: Points, leaves: Points, *, scale: float) -> _Tree:
-    """Grow a tree from a root to its leaves by halving them along their longest direction.
-
-    A segment's radius is ``scale * leaves ** (1 / 2.7)``, close to Murray's law.
-    """
-    head, tail, radius = [], [], []
-    waiting = [(root, leaves)]
-    while waiting:
-        start, group = waiting.pop()
-        centre = group.mean(axis=0)
-        end = group[0] if len(group) == 1 else start + (centre - start) * rng.uniform(0.4, 0.6)
-        end = end + (0 if len(group) == 1 else 1.0) * rng.normal(0, 2.0, 3)
-        head.append(start)
-        tail.append(end)
-        radius.append(scale * len(group) ** (1 / 2.7))
-        if len(group) > 1:
-            along = np.linalg.svd(group - centre, full_matrices=False)[2][0]
-            order = np.argsort((group - centre) @ along)
-            cut = int(np.clip(round(len(group) * rng.uniform(0.35, 0.65)), 1, len(group) - 1))
-            waiting += [(end, group[order[:cut]]), (end, group[order[cut:]])]
-    return _Tree(head=np.stack(head), tail=np.stack(tail), radius=np.array(radius))
-
-
-def _tubes(grid: _Grid, tree: _Tree, widen: float) -> FloatArray:
-    if len(tree.radius) == 0:
-        return np.zeros([len(axis) for axis in grid.axes], dtype=np.float32)
-    length = np.linalg.norm(tree.tail - tree.head, axis=1)
-    step = np.maximum(0.6 * grid.voxel.min(), 0.5 * tree.radius)
-    pieces = np.ceil(length / step).astype(np.int64) + 1
-    segment = np.repeat(np.arange(len(pieces)), pieces)
-    first = np.cumsum(pieces) - pieces
-    share = ((np.arange(len(segment)) - first[segment]) / np.maximum(pieces[segment] - 1, 1))[:, None]
-    points = tree.head[segment] + share * (tree.tail - tree.head)[segment]
-    return _draw_tubes(grid, points, widen * tree.radius[segment])
-
-
-def _draw_tubes(grid: _Grid, points: Points, radii: Points) -> FloatArray:
-    """Share of each voxel that spheres round points cover; ones thinner than a voxel are faint."""
-    shape = np.array([len(axis) for axis in grid.axes])
-    at = grid.to_voxels(points)
-    reach = np.ceil((radii[:, None] + grid.blur / 2) / grid.voxel).astype(np.int64)
-    canvas = np.zeros(int(shape.prod()), dtype=np.float32)
-    for half in np.unique(reach, axis=0):
-        chosen = (reach == half).all(axis=1)
-        spans = [np.arange(-n, n + 1) for n in half]
-        offsets = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
-        cells = np.rint(at[chosen]).astype(np.int64)[:, None] + offsets
-        distance = np.linalg.norm((cells - at[chosen][:, None]) * grid.voxel, axis=-1)
-        radius = radii[chosen][:, None]
-        share = np.clip((radius - distance) / grid.blur + 0.5, 0, 1) * np.minimum(1, 2 * radius / grid.blur)
-        hit = (share > 0) & ((cells >= 0) & (cells < shape)).all(axis=-1)
-        index = np.ravel_multi_index(tuple(np.moveaxis(cells[hit], -1, 0)), tuple(shape))
-        np.maximum.at(canvas, index, share[hit].astype(np.float32))
-    return canvas.reshape(tuple(shape))
-
-
-def _grain(rng: Random, size: tuple[int, int, int]) -> FloatArray:
-    """Noise of unit variance that is a little smooth in plane, as a reconstruction kernel leaves it."""
-    white = rng.standard_normal(size, dtype=np.float32)
-    smooth = ndimage.gaussian_filter(white, (0, 0.6, 0.6))
-    return np.asarray(smooth / smooth.std(), dtype=np.float32)
+    return Tree(head=np.stack([np.array(_CARINA)] * 3), tail=ends, radius=np.array([8.5, 5.5, 6.0]))
