@@ -1,7 +1,15 @@
 """From files to cases: data lists, inputs, readers and writers."""
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
-from .dicom_seg import LUNG_LOBES, LUNGS, Segment, write_dicom_seg, write_radiograph_seg
+from .dicom_seg import (
+    ABDOMINAL_ORGANS,
+    LUNG_LOBES,
+    LUNGS,
+    Segment,
+    find_organ,
+    write_dicom_seg,
+    write_radiograph_seg,
+)
 from .inputs import find_images, find_radiographs, find_volumes
 from .radiographs import RadiographReader
 from .readers import RasterReader
@@ -11,6 +19,7 @@ from .volumes import VolumeReader
 from .writers import RasterMaskWriter
 
 __all__ = [
+    "ABDOMINAL_ORGANS",
     "LUNGS",
     "LUNG_LOBES",
     "CaseSaver",
@@ -27,6 +36,7 @@ __all__ = [
     "VolumeReader",
     "combine",
     "find_images",
+    "find_organ",
     "find_radiographs",
     "find_volumes",
     "load_datalist",

@@ -19,7 +19,15 @@ from pydicom.valuerep import format_number_as_ds
 import medseg_monai
 from medseg_monai.files import atomic_path
 
-__all__ = ["LUNGS", "LUNG_LOBES", "Segment", "write_dicom_seg", "write_radiograph_seg"]
+__all__ = [
+    "ABDOMINAL_ORGANS",
+    "LUNGS",
+    "LUNG_LOBES",
+    "Segment",
+    "find_organ",
+    "write_dicom_seg",
+    "write_radiograph_seg",
+]
 
 # must stand in the source: a SEG that refers to it has them from there (DICOM type 1)
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
@@ -86,6 +94,36 @@ these codes name the side themselves. The category (91723000) is that of CID 715
 
 LUNGS = (Segment("lungs", codes.SCT.Lung, (86, 180, 233)),)
 """Both lungs in a radiograph as one label, 39607008 "Lung" in SNOMED CT (CID 7151), without a side."""
+
+ABDOMINAL_ORGANS = {
+    "liver": Segment("liver", codes.SCT.Liver, (204, 121, 167)),
+    "spleen": Segment("spleen", codes.SCT.Spleen, (0, 158, 115)),
+    "kidney": Segment("kidneys", codes.SCT.Kidney, (230, 159, 0)),
+}
+"""ANU-Net's organs by the names that its bundles have for them, in SNOMED CT (CID 7151).
+
+They are 10200004 "Liver", 78961009 "Spleen" and 64033007 "Kidney"; both kidneys are one label, without a side.
+"""
+
+
+def find_organ(organ: str | None, *, trained_for: str | None = None) -> Segment:
+    """The description of one of :data:`ABDOMINAL_ORGANS`.
+
+    Args:
+        organ: name; ``None`` if neither the user nor the model gives one.
+        trained_for: the organ that the model was trained for; ``None`` if its file does not say.
+
+    Raises:
+        ValueError: no organ, an unknown one, or another than the model's.
+    """
+    choice = ", ".join(ABDOMINAL_ORGANS)
+    if organ is None:
+        raise ValueError(f"the model does not say which organ it was trained for: give organ, one of {choice}.")
+    if organ not in ABDOMINAL_ORGANS:
+        raise ValueError(f"organ='{organ}' is unknown: choose from {choice}.")
+    if trained_for not in (None, organ):
+        raise ValueError(f"organ='{organ}', but the model was trained for '{trained_for}'; give one of the {organ}.")
+    return ABDOMINAL_ORGANS[organ]
 
 
 def write_dicom_seg(

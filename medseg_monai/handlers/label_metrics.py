@@ -23,8 +23,9 @@ __all__ = ["LabelMetrics"]
 
 LabelMap = npt.NDArray[np.uint8]
 
-_COUNT_METRICS = ("dice", "iou")
+_COUNT_METRICS = ("dice", "iou", "precision", "recall")
 _METRICS = (*_COUNT_METRICS, "hd95")
+_DEFAULT_METRICS = ("dice", "iou", "hd95")
 _MOST_LABELS = 255
 _GRID_TOLERANCE = 0.5  # of a voxel's shortest side, at the corners
 
@@ -35,30 +36,33 @@ class LabelMetrics(CaseTable):
     Expects decollated items with ``pred`` and ``label`` of shape ``[1, *spatial]``, whole numbers on the grid of the
     image, in the evaluator's output or in its batch. Spacing is that of the label's affine, so that ``hd95`` is in mm.
 
-    Dice is ``2 |X n Y| / (|X| + |Y|)`` and IoU ``|X n Y| / |X u Y|``; ``hd95`` is the larger of the two 95 % quantiles
-    of the distances from one surface to the other. A label that is absent in both is undefined (``nan``); one that is
-    absent in one of them has Dice and IoU 0 and no distance. The columns are each metric's mean over the labels that
-    define it (``iou``), and the labels' own (``iou_<name>``).
+    With ``X`` the prediction and ``Y`` the reference, Dice is ``2 |X n Y| / (|X| + |Y|)``, IoU ``|X n Y| / |X u Y|``,
+    precision ``|X n Y| / |X|`` and recall ``|X n Y| / |Y|``; ``hd95`` is the larger of the two 95 % quantiles of the
+    distances from one surface to the other. A label that is absent in both is undefined (``nan``); one that is absent
+    in one of them has Dice and IoU 0 and no distance, and of precision and recall only the one that divides by what is
+    there. The columns are each metric's mean over the labels that define it (``iou``), and, if there are several, the
+    labels' own (``iou_<name>``).
 
     ``summary.json`` states ``per_case`` of every column: mean, standard deviation (of the population of cases), minimum
-    and maximum, leaving out cases where it is undefined and saying how many; and ``pooled`` of every metric: Dice and
-    IoU of all cases' voxels thrown together, the mean over the labels. Surfaces of different cases make no common
-    surface, so ``hd95`` is ``null`` there.
+    and maximum, leaving out cases where it is undefined and saying how many; and ``pooled`` of every metric: that of
+    all cases' voxels thrown together, the mean over the labels. Surfaces of different cases make no common surface, so
+    ``hd95`` is ``null`` there.
 
     Args:
         output_dir: folder for the two files.
         names: names of the labels 1, 2, … for the columns.
-        metrics: names among ``"dice"``, ``"iou"`` and ``"hd95"``.
+        metrics: names among ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` and ``"hd95"``.
 
     Raises:
         ValueError: an unknown metric, or names that are missing, not unique or too many.
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-E: IoU and HD95 of each lobe "at the original resolution";
-    "the overall performance … by computing the average of the per-lobe metrics".
+    "the overall performance … by computing the average of the per-lobe metrics". Li et al., "ANU-Net", Computers &
+    Graphics 90, 2020, Eq. 9 to 12: Dice, IoU, precision and recall.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], names: Sequence[str], metrics: Sequence[str] = _METRICS
+        self, output_dir: str | os.PathLike[str], names: Sequence[str], metrics: Sequence[str] = _DEFAULT_METRICS
     ) -> None:
         unknown = sorted(set(metrics) - set(_METRICS))
         if unknown:
@@ -101,7 +105,7 @@ class LabelMetrics(CaseTable):
         return self._columns(values)
 
     def pool(self) -> dict[str, float]:
-        """Dice and IoU of all cases' voxels thrown together, the mean over the labels."""
+        """Metrics of all cases' voxels thrown together, the mean over the labels."""
         values = [metrics_from_counts(counts, self.count_names) for counts in self.counts]
         return {name: _mean([row[name] for row in values if name in row]) for name in self.metrics}
 
@@ -109,7 +113,8 @@ class LabelMetrics(CaseTable):
         row: dict[str, float] = {}
         for metric in self.metrics:
             row[metric] = _mean([each[metric] for each in values])
-            row.update({f"{metric}_{name}": each[metric] for name, each in zip(self.names, values, strict=True)})
+            if len(self.names) > 1:
+                row.update({f"{metric}_{name}": each[metric] for name, each in zip(self.names, values, strict=True)})
         return row
 
     def _label_map(self, image: torch.Tensor, key: str, file: Path) -> LabelMap:

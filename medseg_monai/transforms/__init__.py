@@ -1,5 +1,6 @@
 """Transforms that MONAI lacks, as MONAI dictionary transforms."""
 
+from .binary import EnsureBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
@@ -12,6 +13,7 @@ __all__ = [
     "AntialiasedResized",
     "CropAroundBrightestd",
     "DilateMaskd",
+    "EnsureBinaryd",
     "EnsureSameSized",
     "PadToMultipled",
     "RandHSVJitterd",

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from medseg_monai.bundle import example_input_shape, read_metadata
+from medseg_monai.bundle import read_metadata
 from medseg_monai.data.inputs import case_name
 
 __all__ = ["Format", "format_of"]
@@ -87,8 +87,9 @@ class VolumeFormat:
 
 
 def format_of(bundle: Path) -> Format:
-    """The format of a bundle's files, told by the dimensions of its network's input."""
+    """The format of a bundle's files, told by its metadata; a network of slices may predict volumes."""
     metadata = read_metadata(bundle)
-    if len(example_input_shape(metadata)) == 4:
+    if "NIfTI" not in metadata["data_type"]:
         return RasterFormat()
-    return VolumeFormat(len(metadata["network_data_format"]["outputs"]["pred"]["channel_def"]))
+    channels = len(metadata["network_data_format"]["outputs"]["pred"]["channel_def"])
+    return VolumeFormat(max(channels, 2))  # a single channel is a structure, and the rest is background

@@ -7,6 +7,8 @@ PHANTOM_SIZE = {
     "optic_disc_fundus": (224, 256),
     "lung_lobe_ct": (32, 48, 40),
     "lung_cxr": (150, 181),
+    "liver_ct": (12, 64, 80),
+    "abdomen_mri": (12, 64, 80),
 }
 
 TRAINING: dict[str, dict[str, Any]] = {
@@ -22,4 +24,18 @@ TRAINING: dict[str, dict[str, Any]] = {
     },
     "lung_cxr_defunet": {"image_size": [64, 80], "features": [4, 4, 8, 8]},
     "lung_cxr_rescrnet": {"image_size": [40, 52], "filters": 4, "num_blocks": 1, "batch_size": 2},
+    "liver_ct_anunet": {
+        "features": [4, 8, 8, 16, 16],
+        "image_size": [48, 64],
+        "batch_size": 2,
+        "slices_per_volume": 2,
+        "val_interval": 1,
+    },
+    "abdomen_mri_anunet": {
+        "features": [4, 8, 8, 16, 16],
+        "image_size": [48, 64],
+        "batch_size": 2,
+        "slices_per_volume": 2,
+        "val_interval": 1,
+    },
 }

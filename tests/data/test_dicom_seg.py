@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
 
-from medseg_monai.data import LUNG_LOBES, LUNGS, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, find_organ, write_dicom_seg, write_radiograph_seg
 
 from .dicom_files import WrittenSeries, tags, write_series
 from .radiograph_files import asymmetric, write_radiograph
@@ -361,3 +361,24 @@ def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_writt
     with pytest.raises(FileNotFoundError):
         write_lungs(target, lungs, tmp_path / "gone.dcm")
     assert not target.parent.exists()
+
+
+@pytest.mark.parametrize(("organ", "code"), [("liver", "10200004"), ("spleen", "78961009"), ("kidney", "64033007")])
+def test_an_organ_is_named_by_its_snomed_code(organ, code, tmp_path):
+    series = write_series(tmp_path / "mr", shape=SHAPE, modality="MR")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:4, 2:, 3] = 1
+    path = write(tmp_path / "organ.seg.dcm", mask, series, segments=[find_organ(organ, trained_for=organ)])
+    (segment,) = dcmread(path).SegmentSequence
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == code
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "SCT"
+
+
+def test_an_organ_that_is_unknown_missing_or_not_the_models_is_refused():
+    assert list(ABDOMINAL_ORGANS) == ["liver", "spleen", "kidney"]
+    with pytest.raises(ValueError, match="organ='heart' is unknown: choose from liver, spleen, kidney"):
+        find_organ("heart", trained_for="heart")
+    with pytest.raises(ValueError, match=r"does not say which organ .* liver, spleen, kidney"):
+        find_organ(None)
+    with pytest.raises(ValueError, match="organ='liver', but the model was trained for 'spleen'"):
+        find_organ("liver", trained_for="spleen")

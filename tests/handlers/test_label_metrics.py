@@ -183,6 +183,32 @@ def test_a_case_without_any_label_is_undefined_throughout(tmp_path):
     assert math.isnan(engine.state.metrics["test_dice"])
 
 
+def test_precision_and_recall_divide_by_the_prediction_and_by_the_reference(tmp_path):
+    larger = (slice(1, 4), slice(2, 5), slice(3, 7))  # 36 voxels, of which UPPER has 24
+    smaller = (slice(1, 2), slice(2, 5), slice(3, 7))  # 12 of UPPER's 24 voxels
+    first, second = (item("l.nii", boxes((1, place)), boxes((1, UPPER))) for place in (larger, smaller))
+    run(LabelMetrics(tmp_path, ["organ"], ["precision", "recall"]), [first], [second])
+    assert [values(row) for row in rows(tmp_path)] == [
+        pytest.approx({"precision": 24 / 36, "recall": 1}),
+        pytest.approx({"precision": 1, "recall": 12 / 24}),
+    ]
+    # 24 + 12 voxels in common, 36 + 12 predicted, 24 + 24 of the reference
+    assert summary(tmp_path)["pooled"] == pytest.approx({"precision": 36 / 48, "recall": 36 / 48})
+
+
+def test_precision_of_an_empty_prediction_and_recall_of_an_empty_reference_are_undefined(tmp_path):
+    cases = [item("p.nii", boxes(), boxes((1, UPPER))), item("r.nii", boxes((1, UPPER)), boxes())]
+    run(LabelMetrics(tmp_path, ["organ"], ["precision", "recall"]), cases)
+    missed, invented = rows(tmp_path)
+    assert (missed["precision"], missed["recall"]) == ("nan", "0.0")
+    assert (invented["precision"], invented["recall"]) == ("0.0", "nan")
+
+
+def test_the_only_label_has_no_columns_of_its_own_beside_the_means(tmp_path):
+    run(LabelMetrics(tmp_path, ["organ"]), [item("o.nii", boxes((1, MOVED)), boxes((1, UPPER)))])
+    assert list(rows(tmp_path)[0]) == ["case", "dice", "iou", "hd95"]
+
+
 def test_a_second_evaluation_starts_from_nothing(tmp_path):
     handler = LabelMetrics(tmp_path, ["upper", "lower"])
     run(handler, [A, B])
@@ -233,7 +259,7 @@ def test_a_map_with_other_values_than_the_labels_is_refused(key, value, tmp_path
 
 
 def test_unknown_metrics_and_unusable_names_are_refused_before_anything_is_computed(tmp_path):
-    with pytest.raises(ValueError, match="hd100: no such metric; there are dice, iou, hd95"):
+    with pytest.raises(ValueError, match="hd100: no such metric; there are dice, iou, precision, recall, hd95"):
         LabelMetrics(tmp_path, ["upper"], ["dice", "hd100"])
     for names in ([], ["upper", "upper"]):
         with pytest.raises(ValueError, match="names must be 1 to 255 different ones"):
