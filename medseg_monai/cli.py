@@ -149,11 +149,30 @@ def _predict(args: argparse.Namespace) -> int:
     inputs = [_absolute(entry) for entry in args.inputs]
     overrides = _overrides(args, dataset_dir=inputs, series=args.series)
     predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=overrides)
-    report = predict_cases(predictor, predictor.cases, args.output, skip_existing=args.skip_existing)
+    report = predict_cases(
+        predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
+    )
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
     lines += [f"failed: {case.input}: {case.error}" for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))
     return EXIT_FAILED if report.failed else EXIT_OK
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from medseg_monai.bundle import prune
+
+    result = prune(
+        args.bundle,
+        Path(args.datalist).absolute(),
+        section=args.section,
+        max_dice_loss=args.max_dice_loss,
+        level=args.level,
+        checkpoint=_absolute(args.checkpoint),
+        output=args.output,
+        overrides=_overrides(args),
+    )
+    _answer(args, result.as_dict(), result.as_text())
+    return EXIT_OK
 
 
 def _number(value: float | None) -> float:
@@ -301,7 +320,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders of them or of a DICOM series")
     predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to take, if there are several")
     predict.add_argument("--skip-existing", action="store_true", help="keep the cases that an earlier run completed")
+    predict.add_argument("--attention", action="store_true", help="draw the network's attention, a sheet a case")
     predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")
+    pruning = verb("prune", _prune, "Deploy the smallest part of a network that is accurate enough.", keys, weights)
+    pruning.add_argument("bundle")
+    pruning.add_argument("--datalist", required=True, metavar="FILE", help="data list with labelled cases")
+    pruning.add_argument("--section", default="validation", help="section of the data list")
+    pruning.add_argument("--max-dice-loss", type=float, default=0.005, metavar="D", help="mean Dice that may be lost")
+    pruning.add_argument("--level", type=int, metavar="N", help="take this level, whatever it loses")
+    pruning.add_argument("-o", "--output", metavar="FILE", help="file to write instead of the bundle's model")
     evaluate = verb("evaluate", _evaluate, "Evaluate a bundle on labelled data.", keys, weights, work)
     evaluate.add_argument("bundle")
     evaluate.add_argument("--section", default="test", help="section of the data list")

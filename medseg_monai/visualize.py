@@ -1,10 +1,11 @@
-"""Overlays: an image with the outlines of masks, for a person to look at."""
+"""Images for a person to look at: outlines of masks and maps in colour over an image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
@@ -12,10 +13,25 @@ from monai.transforms import Orientation
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
-__all__ = ["LABEL_COLOR", "PREDICTION_COLOR", "coronal_slices", "draw_overlay", "save_overlay"]
+from medseg_monai.files import atomic_path
+
+__all__ = [
+    "LABEL_COLOR",
+    "PREDICTION_COLOR",
+    "coronal_slices",
+    "draw_overlay",
+    "save_map_sheet",
+    "save_overlay",
+    "upright_slice",
+]
 
 PREDICTION_COLOR = (255, 220, 0)
 LABEL_COLOR = (0, 200, 255)
+
+#: how a slice is looked at by the direction that it is cut across: head up or front up, the patient's right on the left
+_UPRIGHT = {"S": "SPL", "A": "AIL", "R": "RIP"}
+_SHEET_DPI = 100
+_PANEL_PIXELS = 240  # the least in which a title can be read
 
 
 def draw_overlay(
@@ -59,6 +75,67 @@ def coronal_slices(volumes: Sequence[MetaTensor], *, chosen_by: int) -> list[npt
     sections = (upright[chosen_by] > 0).sum(dim=(0, 1, 3))
     row = int(sections.argmax())
     return [volume[:, :, row].cpu().numpy() for volume in upright]
+
+
+def upright_slice(slab: MetaTensor, *, axis: int) -> npt.NDArray[np.generic]:
+    """Turn a slice as one looks at it: head or front up, the patient's right (of a sagittal one the front) on the left.
+
+    Args:
+        slab: ``[C, *spatial]`` with three spatial axes, 1 long along ``axis``, in any orientation that the affine
+            tells.
+        axis: the axis that the slice is cut across.
+
+    Returns:
+        ``[C, H, W]``.
+    """
+    code = nib.aff2axcodes(np.asarray(slab.affine), labels=(("R", "R"), ("A", "A"), ("S", "S")))[axis]
+    values: npt.NDArray[np.generic] = Orientation(axcodes=_UPRIGHT[code], labels=None)(slab)[:, 0].cpu().numpy()
+    return values
+
+
+def save_map_sheet(
+    path: str | Path,
+    image: npt.NDArray[np.generic],
+    rows: Sequence[Mapping[str, npt.NDArray[np.generic]]],
+    *,
+    prediction: npt.NDArray[np.generic],
+    what: str,
+) -> None:
+    """Write maps in colour over their image as one sheet (PNG), the image with the prediction's outline first.
+
+    The colours mean the same in every map: blue 0, red 1. Each title tells the map's own range.
+
+    Args:
+        path: file to write, whole or not at all; its folder is made.
+        image: ``[C, H, W]`` with 1 or 3 channels.
+        rows: the rows of the sheet, from title to map ``[H, W]`` of values from 0 to 1.
+        prediction: mask ``[H, W]``.
+        what: name of the maps' quantity.
+
+    Raises:
+        ValueError: a mask of another size than the image.
+    """
+    from matplotlib.figure import Figure  # takes a while, and only sheets need it
+
+    grey = draw_overlay(image, {})
+    height, width = grey.shape[:2]
+    columns = 1 + max(len(row) for row in rows)
+    panel = max(width, _PANEL_PIXELS) / _SHEET_DPI
+    size = (columns * panel * 1.1, len(rows) * (panel * height / width + 0.3))
+    figure = Figure(figsize=size, dpi=_SHEET_DPI, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes[0, 0].imshow(draw_overlay(image, {PREDICTION_COLOR: prediction}))
+    axes[0, 0].set_title("prediction")
+    for line, row in zip(axes, rows, strict=True):
+        for axis, (title, values) in zip(line[1:], row.items(), strict=False):
+            axis.imshow(grey)
+            shown = axis.imshow(values, cmap="turbo", vmin=0, vmax=1, alpha=0.5)
+            axis.set_title(f"{title}\n{values.min():.2f} to {values.max():.2f}", fontsize="small")
+    figure.colorbar(shown, ax=axes, label=what, fraction=0.02)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 def save_overlay(

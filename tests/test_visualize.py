@@ -9,7 +9,15 @@ from monai.data import MetaTensor
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from medseg_monai.visualize import LABEL_COLOR, PREDICTION_COLOR, coronal_slices, draw_overlay, save_overlay
+from medseg_monai.visualize import (
+    LABEL_COLOR,
+    PREDICTION_COLOR,
+    coronal_slices,
+    draw_overlay,
+    save_map_sheet,
+    save_overlay,
+    upright_slice,
+)
 
 HEIGHT, WIDTH = 10, 17
 DOWN, BACK, LEFT = 6, 9, 11
@@ -157,3 +165,55 @@ def test_an_empty_label_map_still_gives_a_slice_of_each():
     upright[2][:] = 0
     slices = coronal_slices([oriented(volume, "RAS") for volume in upright], chosen_by=2)
     assert [section.shape for section in slices] == [(2, DOWN, LEFT), (1, DOWN, LEFT), (1, DOWN, LEFT)]
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [  # where the file's axes lead -> the drawing's rows and columns, as steps along them
+        ("RAS", "PL"),
+        ("LPS", "PL"),
+        ("SLP", "IP"),
+        ("LSA", "IL"),
+    ],
+)
+def test_a_slice_is_looked_at_head_or_front_up_and_the_patients_right_on_the_left(axes, expected):
+    directions = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([directions[axis] for axis in axes], axis=1)
+    across = {"PL": "SI", "IP": "RL", "IL": "AP"}[expected]
+    axis = next(i for i, name in enumerate(axes) if name in across)
+    shape = [5, 5, 5]
+    shape[axis] = 1
+    voxels = np.stack(np.meshgrid(*[np.arange(length) for length in shape], indexing="ij"))
+    positions = np.einsum("ij,j...->i...", affine[:3, :3], voxels)
+    drawn = upright_slice(MetaTensor(positions, affine=affine), axis=axis)
+    assert drawn.shape == (3, 5, 5)
+    np.testing.assert_array_equal(drawn[:, 1, 0] - drawn[:, 0, 0], directions[expected[0]])
+    np.testing.assert_array_equal(drawn[:, 0, 1] - drawn[:, 0, 0], directions[expected[1]])
+
+
+def test_a_sheet_of_maps_goes_from_blue_to_red_in_place(tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 300), (200, 1))
+    flat = np.zeros((200, 300))
+    path = tmp_path / "new" / "sheet.png"
+    image = np.zeros((1, 200, 300))
+    save_map_sheet(path, image, [{"first": ramp, "second": ramp[:, ::-1]}, {"third": flat}], prediction=flat, what="x")
+    assert [file.name for file in path.parent.iterdir()] == ["sheet.png"]
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 100) & (pixels[..., 2] < 60) & (pixels[..., 1] < 60)
+    columns = np.flatnonzero(red[: pixels.shape[0] // 2].sum(axis=0) > 50)
+    assert columns.size  # the red ends of first and second touch but for the gap between the panels
+    assert np.ptp(columns[columns < pixels.shape[1] * 0.9]) < 150
+    assert not red[pixels.shape[0] * 2 // 3 :, : int(pixels.shape[1] * 0.9)].any()
+
+
+def test_a_sheet_whose_mask_does_not_fit_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="does not fit"):
+        save_map_sheet(
+            tmp_path / "sheet.png",
+            np.zeros((1, HEIGHT, WIDTH)),
+            [{"map": np.zeros((HEIGHT, WIDTH))}],
+            prediction=np.zeros((WIDTH, HEIGHT)),
+            what="x",
+        )
+    assert not list(tmp_path.iterdir())

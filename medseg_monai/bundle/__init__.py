@@ -14,16 +14,20 @@ from .loader import (
 )
 from .predictor import Prediction, Predictor
 from .processes import end_process_group, start_process_group
+from .pruning import LevelResult, PruningResult, choose_level, prune
 from .training import TrainingResult, evaluate, train
 from .weights import file_sha256, load_network, read_state_dict
 
 __all__ = [
     "BundleError",
+    "LevelResult",
     "Prediction",
     "Predictor",
+    "PruningResult",
     "TrainingResult",
     "build_workflow",
     "bundle_root",
+    "choose_level",
     "end_process_group",
     "evaluate",
     "example_input_shape",
@@ -34,6 +38,7 @@ __all__ = [
     "load_network",
     "merged_config",
     "predict_cases",
+    "prune",
     "read_metadata",
     "read_state_dict",
     "start_process_group",

@@ -14,6 +14,7 @@ from medseg_monai.data.datalist import Item
 from medseg_monai.errors import explain
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
+from .attention import check_attention, save_attention
 from .predictor import Predictor
 
 __all__ = ["predict_cases"]
@@ -25,6 +26,7 @@ def predict_cases(
     output_dir: str | os.PathLike[str],
     *,
     skip_existing: bool = False,
+    attention: bool = False,
 ) -> RunReport:
     """Predict cases one after the other, write each prediction and the report.
 
@@ -34,23 +36,28 @@ def predict_cases(
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
         skip_existing: keep the predictions that ``report.json`` of an earlier run calls complete, if they were made
             with the same bundle, weights and settings and their files are still there.
+        attention: draw what the network's attention gates let through, see :func:`.attention.save_attention`.
 
     Returns:
         the report; ``report.failed`` names what went wrong.
 
     Raises:
-        ValueError: ``output_dir`` is the folder of an input, which a prediction of the same name would replace.
+        ValueError: ``output_dir`` is the folder of an input, which a prediction of the same name would replace; or
+            ``attention`` of a network without gates.
         OSError: ``output_dir`` cannot be written.
     """
     folder = Path(output_dir)
     _refuse_folder_of_input(folder, cases)
-    report = RunReport(folder, run=_describe(predictor))
+    if attention:
+        check_attention(predictor)
+    described = _describe(predictor) | ({"attention": True} if attention else {})
+    report = RunReport(folder, run=described)
     kept = report.complete_before() if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # an output folder that cannot be written shows before the first case is computed
     missing = [case for case in cases if str(case["image"]) not in kept]
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
-        report.add(_predict_case(predictor, case, folder))
+        report.add(_predict_case(predictor, case, folder, attention=attention))
     return report
 
 
@@ -63,12 +70,14 @@ def _refuse_folder_of_input(folder: Path, cases: Sequence[Item]) -> None:
             )
 
 
-def _predict_case(predictor: Predictor, case: Item, folder: Path) -> CaseReport:
+def _predict_case(predictor: Predictor, case: Item, folder: Path, *, attention: bool) -> CaseReport:
     start = time.perf_counter()
     try:
         prediction = predictor(case)
         predicted = time.perf_counter()
         written = predictor.save(prediction, folder)
+        if attention:
+            written.append(save_attention(predictor, prediction, folder))
     except Exception as error:  # the next case must get its chance, whatever this one did
         seconds = time.perf_counter() - start
         return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
@@ -85,6 +94,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
         "bundle_version": metadata["version"],
         "model": str(predictor.checkpoint),
         "model_sha256": predictor.model_sha256,
+        "network": predictor.network_facts,
         "settings": predictor.settings,
         "device": str(predictor.device),
         "versions": installed_versions(),

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import decollate_batch, list_data_collate
+from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, SaveImaged
+from torch import nn
 
 from medseg_monai.data.datalist import Item
 from medseg_monai.data.savers import CaseSaver
+from medseg_monai.handlers import read_settings
+from medseg_monai.networks.fast import optimize_for_inference
 
 from .loader import build_workflow
 from .weights import file_sha256
@@ -35,19 +39,22 @@ class Prediction:
 
     Attributes:
         data: the item after the bundle's postprocessing; ``data["pred"]`` is the mask ``[C, *spatial]`` in the
-            geometry of the input, ``data["image"]`` the network's input.
+            geometry of the input.
+        image: the network's input ``[C, *spatial]``, in its own grid whatever the postprocessing made of
+            ``data["image"]``.
         phases: wall time in seconds of ``reading`` (with preprocessing), ``network`` and ``postprocessing``.
         peak_memory_mib: peak of the accelerator's memory during the case, or of the process' resident memory so far.
     """
 
     data: dict[str, Any] = field(repr=False)
+    image: MetaTensor = field(repr=False)
     phases: dict[str, float]
     peak_memory_mib: float
 
     @property
-    def mask(self) -> torch.Tensor:
+    def mask(self) -> MetaTensor:
         """The mask, ``[C, *spatial]`` in the geometry of the input."""
-        mask: torch.Tensor = self.data["pred"]
+        mask: MetaTensor = self.data["pred"]
         return mask
 
 
@@ -66,6 +73,8 @@ class Predictor:
         cases: items of what the override ``dataset_dir`` (a path or several) stands for, found as the bundle finds
             them; none without it.
         settings: the overrides that a prediction depends on.
+        network: the network in the form that predicts.
+        network_def: the same network with the same weights as its own class, in eval mode.
         model_sha256: SHA-256 of the file of weights.
 
     Raises:
@@ -90,7 +99,8 @@ class Predictor:
         # before the network is loaded, so that a wrong path is told at once
         self.cases: list[Item] = parser.get_parsed_content("dataset#data") if "dataset_dir" in values else []
         self.checkpoint = Path(parser.get_parsed_content("checkpoint"))
-        self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self.network: nn.Module = parser.get_parsed_content("network")
+        self.network_def: nn.Module = parser.get_parsed_content("network_def")  # the weights were loaded into it
         self.model_sha256 = file_sha256(self.checkpoint)
         self.device = torch.device(parser.get_parsed_content("device"))
         self.amp = bool(parser.get_parsed_content("amp"))
@@ -99,6 +109,37 @@ class Predictor:
         transforms = parser.get_parsed_content("postprocessing").transforms
         self.postprocessing = Compose([t for t in transforms if not isinstance(t, _SAVERS)])
         self.savers = [t for t in transforms if isinstance(t, _SAVERS)]
+
+    @property
+    def network_facts(self) -> dict[str, Any]:
+        """What a report says of the network.
+
+        Its class, its parameters, the level of the head that predicts if it is supervised at several, and from which
+        level it was pruned if it was.
+        """
+        network = self.network_def
+        facts = {"name": type(network).__name__, "parameters": sum(values.numel() for values in network.parameters())}
+        if hasattr(network, "supervision_level"):
+            facts["supervision_level"] = network.supervision_level
+        pruning = read_settings(self.checkpoint).get("pruning")
+        if isinstance(pruning, Mapping) and pruning.get("level") != pruning.get("from_level"):
+            facts["pruned_from_level"] = pruning["from_level"]
+        return facts
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same predictor with another network.
+
+        Args:
+            network: network in eval mode, on the device of this predictor's; it predicts in its fast form if this
+                predictor's own does.
+
+        Returns:
+            a predictor that shares everything else with this one. ``checkpoint`` and what is read from it stay.
+        """
+        other = copy.copy(self)
+        other.network_def = network
+        other.network = network if self.network is self.network_def else optimize_for_inference(network)
+        return other
 
     def __call__(self, case: Mapping[str, Any]) -> Prediction:
         """Predict one case.
@@ -117,13 +158,30 @@ class Predictor:
             torch.cuda.reset_peak_memory_stats(self.device)
         batch = list_data_collate([self.preprocessing(dict(case))])
         times.append(time.perf_counter())
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
-            batch["pred"] = self.inferer(batch["image"].to(self.device), self.network)
+        batch["pred"] = self.infer(batch["image"], self.network)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else the network's time would count as postprocessing
         times.append(time.perf_counter())
-        data = self.postprocessing(decollate_batch(batch)[0])
+        item = decollate_batch(batch)[0]
+        image = item["image"]
+        data = self.postprocessing(item)
         times.append(time.perf_counter())
         phases = {name: end - start for name, start, end in zip(_PHASES, times, times[1:], strict=False)}
-        return Prediction(data=data, phases=phases, peak_memory_mib=self._peak_memory())
+        return Prediction(data=data, image=image, phases=phases, peak_memory_mib=self._peak_memory())
+
+    def infer(self, images: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Let the bundle's inferer lead preprocessed images through a network.
+
+        Args:
+            images: ``[B, C, *spatial]``.
+            network: :attr:`network`, or what takes and gives tensors as it does.
+
+        Returns:
+            ``[B, C_out, *spatial]``, without gradients.
+        """
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
+            output: torch.Tensor = self.inferer(images.to(self.device), network)
+        return output
 
     def save(self, prediction: Prediction, output_dir: str | os.PathLike[str]) -> list[Path]:
         """Write a prediction as the bundle's last transforms say: named after its input, each file all or nothing.

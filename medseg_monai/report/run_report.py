@@ -16,7 +16,7 @@ from medseg_monai.files import atomic_path
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
-_DECIDING = ("bundle", "bundle_version", "model_sha256", "settings")
+_DECIDING = ("bundle", "bundle_version", "model_sha256", "settings", "attention")
 
 
 def installed_versions() -> dict[str, str]:
@@ -63,7 +63,7 @@ class RunReport:
 
     Attributes:
         output_dir: folder of the two files.
-        run: what holds for all cases: bundle, versions, model hash, device.
+        run: what holds for all cases: bundle, versions, model hash, network, device.
         cases: reports so far.
     """
 

@@ -38,6 +38,19 @@ def test_a_prediction_has_its_images_size_and_a_probability_for_each_pixel(predi
     assert torch.equal((probability >= 0.5).float().as_tensor(), prediction.mask.as_tensor())
 
 
+def test_the_networks_input_stays_with_the_prediction_in_its_own_grid(predictor: Predictor, image: Path):
+    prediction = predictor({"image": str(image)})
+    assert tuple(prediction.image.shape) == (3, 192, 192)
+    spacing = prediction.image.affine.diagonal()[:2] / prediction.mask.affine.diagonal()[:2]
+    torch.testing.assert_close(spacing, torch.tensor([40 / 192, 61 / 192], dtype=spacing.dtype))
+
+
+def test_the_facts_of_a_network_are_the_same_in_both_forms(predictor: Predictor, model: Path):
+    fast = Predictor("retinal_vessel_fundus_cenet", checkpoint=model, overrides={**QUICK, "fast": True})
+    parameters = sum(values.numel() for values in CENet().parameters())
+    assert predictor.network_facts == fast.network_facts == {"name": "CENet", "parameters": parameters}
+
+
 def test_a_bad_case_does_not_touch_the_next(predictor: Predictor, image: Path, tmp_path: Path):
     before = predictor({"image": str(image)}).data["probability"]
     broken = tmp_path / "broken.png"

@@ -101,7 +101,14 @@ def test_a_later_run_knows_which_cases_are_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model_sha256": "cd"}, {"settings": {"views": "flips"}}, {"bundle": "disc"}, {"bundle_version": "2"}]
+    "changes",
+    [
+        {"model_sha256": "cd"},
+        {"settings": {"views": "flips"}},
+        {"bundle": "disc"},
+        {"bundle_version": "2"},
+        {"attention": True},
+    ],
 )
 def test_what_was_made_otherwise_is_not_complete(tmp_path, changes):
     output = tmp_path / "a.png"

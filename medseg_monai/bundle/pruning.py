@@ -1,0 +1,342 @@
+"""Pruning: the smallest part of a network supervised at several levels that is still accurate enough."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import LoadImaged
+from torch import nn
+from tqdm import tqdm
+
+from medseg_monai.data import Item, load_datalist
+from medseg_monai.data.datalist import shorten
+from medseg_monai.files import atomic_path
+from medseg_monai.handlers import read_settings
+from medseg_monai.metrics import count_voxels, metrics_from_counts
+from medseg_monai.networks.state_dict import save_atomically
+from medseg_monai.report import format_table, installed_versions
+from medseg_monai.transforms import EnsureSameSized
+
+from .loader import BundleError, build_workflow, find_bundle
+from .predictor import Predictor
+from .weights import file_sha256
+
+__all__ = ["LevelResult", "PruningResult", "choose_level", "measure_levels", "prune"]
+
+_HEADER = ["level", "parameters", "network s", "total s", "Dice", "IoU", "difference"]
+_ROUNDING = 1e-9  # 0.9 - 0.895 is more than 0.005
+
+
+@dataclass(frozen=True)
+class LevelResult:
+    """What the network pruned to one level does on labelled cases.
+
+    Attributes:
+        level: the level, 1 the shallowest.
+        parameters: of the pruned network.
+        network_seconds: wall time of the network for all cases.
+        total_seconds: wall time of reading, network and postprocessing for all cases.
+        dice: mean over the cases, in the grid of their files; cases for which it is undefined are left out.
+        iou: likewise.
+    """
+
+    level: int
+    parameters: int
+    network_seconds: float
+    total_seconds: float
+    dice: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class PruningResult:
+    """What was measured, chosen and written.
+
+    Attributes:
+        file: weights that were written.
+        full: the full model that they are from.
+        levels: from 1 to the deepest.
+        level: the chosen one.
+        record: all of it as the file's settings hold it under ``"pruning"``.
+    """
+
+    file: Path
+    full: Path
+    levels: list[LevelResult]
+    level: int
+    record: dict[str, Any] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {"file": str(self.file), "full": str(self.full), "sha256": file_sha256(self.file), **self.record}
+
+    def as_text(self) -> str:
+        """The result for a terminal, its table as the paper's Table 6."""
+        rows = [list(row.values()) for row in self.record["levels"]]
+        deepest, chosen = self.levels[-1], self.levels[self.level - 1]
+        saved = 1 - chosen.parameters / deepest.parameters
+        return (
+            f"{format_table(_HEADER, rows)}\n"
+            f"{self.record['cases']} cases of '{self.record['section']}'; times are of all of them, on "
+            f"{self.record['device']} with {self.record['threads']} CPU threads\n"
+            f"level {self.level} of {deepest.level}: {saved:.1%} of the parameters less, "
+            f"Dice {chosen.dice - deepest.dice:+.4f}\n"
+            f"model: {self.file}\nfull model: {self.full}"
+        )
+
+
+def prune(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    *,
+    section: str = "validation",
+    max_dice_loss: float = 0.005,
+    level: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> PruningResult:
+    """Measure a network at each level it can be pruned to, and write the smallest that is accurate enough.
+
+    The file written holds a real smaller network, so that the bundle predicts with it as with any other. Its settings
+    are those of the full model but for ``features``, and ``pruning`` with the table and what it was measured on.
+
+    Without ``output`` it takes the place of the bundle's model (``models/model.pt``). A full model that it replaces is
+    kept beside it (``models/model_full.pt``), and the next pruning starts from that one: pruning is not cumulative.
+
+    Args:
+        bundle: name or path of a bundle whose network can be pruned (``ANUNet``).
+        datalist: data list with labelled cases.
+        section: section of the data list; data that a reported accuracy is measured on must not choose the level.
+        max_dice_loss: by how much the mean Dice may be below the full network's.
+        level: take this level, whatever it loses.
+        checkpoint: full model; by default the bundle's, or the one kept beside it if that is pruned.
+        output: file to write instead of the bundle's model.
+        overrides: flat keys of ``inference.json`` and their values.
+
+    Returns:
+        the table and the choice.
+
+    Raises:
+        BundleError: no such bundle, override or weights, or weights that do not fit; a network that cannot be pruned;
+            a full model that is not to be found, or that would be lost.
+        ValueError: an unknown level, a negative ``max_dice_loss``, or cases without a label or whose label is of
+            another size.
+        OSError: a file that cannot be read or written.
+
+    Source: Li et al., "ANU-Net", Computers & Graphics 2020, Section 3.5 ("evaluating the performance and inference time
+    of the four sub-networks during validation") and Table 6.
+    """
+    if not max_dice_loss >= 0:
+        raise ValueError(f"max_dice_loss={max_dice_loss}: must be 0 or more, a difference of Dice coefficients.")
+    values = dict(overrides or {})
+    given = checkpoint or values.pop("checkpoint", None)
+    deployed = _deployed_model(bundle, values)
+    target = deployed if output is None else Path(output)
+    items = _labelled_items(datalist, section)
+    full = Path(given) if given is not None else _full_model(deployed)
+    kept = _where_to_keep(target)
+    _check_writable(target)
+    predictor = Predictor(bundle, checkpoint=full, overrides=values)
+    if level is not None and not 1 <= level <= _depth(predictor.network_def):
+        raise ValueError(f"level {level}: {full} has the levels 1 to {_depth(predictor.network_def)}.")
+    levels = measure_levels(predictor, items)
+    chosen = choose_level(levels, max_dice_loss) if level is None else level
+    record = {
+        "level": chosen,
+        "from_level": levels[-1].level,
+        "max_dice_loss": max_dice_loss if level is None else None,
+        "datalist": Path(datalist).name,
+        "datalist_sha256": file_sha256(datalist),
+        "section": section,
+        "cases": len(items),
+        "levels": [{**asdict(result), "difference": result.dice - levels[-1].dice} for result in levels],
+        **_circumstances(predictor),
+    }
+    record = json.loads(json.dumps(record, default=str))  # a file of weights holds plain values only
+    settings = {**read_settings(full), "pruning": record}
+    if kept is not None:
+        full = _keep(target, kept, full)
+    _write(predictor.network_def, chosen, settings, target)
+    return PruningResult(target, full, levels, chosen, record)
+
+
+def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelResult]:
+    """Predict labelled cases at each level that the network can be pruned to.
+
+    Everything but the network is the predictor's own. The levels take turns at each case after one prediction each that
+    does not count, so that a slow minute of the machine and the warming up of its caches meet all alike.
+
+    Args:
+        predictor: a bundle with the full network.
+        items: cases with ``image`` and ``label``.
+
+    Returns:
+        a result for each level, from 1 on.
+
+    Raises:
+        ValueError: a label of another size than its image; no case that has anything labelled or predicted.
+    """
+    network: Any = predictor.network_def
+    levels = range(1, _depth(network) + 1)
+    predictors = [predictor.with_network(network.pruned(level)) for level in levels]
+    seconds = np.zeros((len(predictors), 2))
+    scores = np.full((len(predictors), len(items), 2), np.nan)
+    steps = (len(items) + 1) * len(predictors)
+    with tqdm(total=steps, desc="measuring levels", unit="prediction", disable=None) as progress:
+        for one in predictors:
+            one({"image": items[0]["image"]})
+            progress.update()
+        for case, item in enumerate(items):
+            label = _read_as_image(predictor, item["label"])
+            for index, one in enumerate(predictors):
+                prediction = one({"image": item["image"]})
+                EnsureSameSized(["pred", "label"])({"pred": prediction.mask, "label": label})
+                seconds[index] += prediction.phases["network"], sum(prediction.phases.values())
+                counts = count_voxels(prediction.mask.cpu(), label)
+                scores[index, case] = list(metrics_from_counts(counts, ["dice", "iou"]).values())
+                progress.update()
+    if np.isnan(scores[-1, :, 0]).all():
+        raise ValueError(f"{items[0]['label']}: no label and no prediction here nor in any other case; check the list.")
+    return [
+        LevelResult(
+            level,
+            sum(values.numel() for values in one.network_def.parameters()),
+            *map(float, seconds[index]),
+            *(_mean(scores[index, :, metric]) for metric in range(2)),
+        )
+        for index, (level, one) in enumerate(zip(levels, predictors, strict=True))
+    ]
+
+
+def choose_level(levels: Sequence[LevelResult], max_dice_loss: float) -> int:
+    """The smallest level whose mean Dice is at most ``max_dice_loss`` below that of the deepest.
+
+    Args:
+        levels: results, the deepest last.
+        max_dice_loss: difference of Dice coefficients, 0 or more.
+    """
+    enough = levels[-1].dice - max_dice_loss - _ROUNDING
+    return next((result.level for result in levels if result.dice >= enough), levels[-1].level)
+
+
+def _deployed_model(bundle: str | os.PathLike[str], overrides: Mapping[str, Any]) -> Path:
+    """Where the bundle has its model, if its network can be pruned."""
+    parser = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides).parser
+    parser.parse(reset=True)
+    network = parser.get_parsed_content("network_def")
+    if not hasattr(network, "pruned"):
+        raise BundleError(
+            f"{find_bundle(bundle).name}: {type(network).__name__} cannot be pruned: it has no heads at several "
+            "levels; choose a bundle with ANUNet."
+        )
+    return Path(parser.get_parsed_content("checkpoint"))
+
+
+def _depth(network: nn.Module) -> int:
+    depth: int = network.depth  # type: ignore[assignment]  # to mypy any attribute is a tensor or a module
+    return depth
+
+
+def _labelled_items(datalist: str | os.PathLike[str], section: str) -> list[Item]:
+    items = load_datalist(datalist, section)
+    if without := [str(item["image"]) for item in items if not item.get("label")]:
+        raise ValueError(f"{datalist}: items without 'label' in section '{section}': {shorten(without)}; add the key.")
+    return items
+
+
+def _kept_beside(model: Path) -> Path:
+    return model.with_name(f"{model.stem}_full{model.suffix}")
+
+
+def _is_pruned(model: Path) -> bool:
+    return model.is_file() and "pruning" in read_settings(model)
+
+
+def _full_model(deployed: Path) -> Path:
+    """The deployed model, or the one that it was pruned from."""
+    kept = _kept_beside(deployed)
+    if not _is_pruned(deployed):
+        return deployed if deployed.is_file() or not kept.is_file() else kept
+    if kept.is_file() and file_sha256(kept) == read_settings(deployed)["pruning"]["source_sha256"]:
+        return kept
+    raise BundleError(
+        f"{deployed}: pruned already, and {kept.name} beside it is not the model it was pruned from: "
+        "give the full model with --checkpoint FILE."
+    )
+
+
+def _where_to_keep(target: Path) -> Path | None:
+    """Where the full model goes that ``target`` holds; none if it holds none."""
+    if not target.is_file() or _is_pruned(target):
+        return None
+    kept = _kept_beside(target)
+    if kept.is_file() and file_sha256(kept) != file_sha256(target):
+        raise BundleError(
+            f"{target}: a full model, and {kept.name} beside it is another: move one of them away, "
+            "or write elsewhere with -o FILE."
+        )
+    return kept
+
+
+def _keep(target: Path, kept: Path, full: Path) -> Path:
+    """Copy the model that is to be replaced, and say where ``full`` will be then.
+
+    A copy, so that the bundle has a model at every moment.
+    """
+    if not kept.is_file():
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(target, temporary)
+    return kept if full.resolve() == target.resolve() else full
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse what cannot be written before hours of predictions instead of after them."""
+    if target.is_dir():
+        raise IsADirectoryError(f"{target}: a folder; name the file to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{target.parent}: cannot be written to; write elsewhere with -o FILE.")
+
+
+def _read_as_image(predictor: Predictor, path: str) -> torch.Tensor:
+    """A label ``[1, *spatial]`` with its axes as the bundle's images have them before they are preprocessed."""
+    load = next(transform for transform in predictor.preprocessing.transforms if isinstance(transform, LoadImaged))
+    label: torch.Tensor = load({"image": path})["image"]
+    return label
+
+
+def _circumstances(predictor: Predictor) -> dict[str, Any]:
+    """What the numbers of a table depend on besides the data."""
+    metadata = predictor.workflow.parser.config["_meta_"]
+    return {
+        "source_sha256": predictor.model_sha256,
+        "bundle": metadata["name"],
+        "bundle_version": metadata["version"],
+        "settings": predictor.settings,
+        "device": str(predictor.device),
+        "threads": torch.get_num_threads(),
+        "versions": installed_versions(),
+    }
+
+
+def _mean(scores: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    defined = scores[~np.isnan(scores)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _write(network: nn.Module, level: int, settings: dict[str, Any], target: Path) -> None:
+    """Write the weights of one level, with settings that make a bundle build the network that they fit."""
+    pruned = network.pruned(level)  # type: ignore[operator]  # to mypy any attribute is a tensor or a module
+    state = pruned.state_dict()
+    settings["features"] = list(pruned.infer_arguments(state)["features"])
+    settings.pop("supervision_level", None)  # the deepest head that is left
+    save_atomically({"model": state, "settings": settings}, target)
