@@ -26,3 +26,33 @@ test: lint
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+
+# MONAI Label in an environment of its own: `make label STUDIES=FOLDER` (docs/label.md)
+LABEL_VENV ?= .venv-label
+LABEL_BIN := $(LABEL_VENV)/bin
+LABEL_STAMP := $(LABEL_VENV)/.installed
+LABEL_PORT ?= 8000
+MEDSEG_DATA ?= ../shared/data
+STUDIES ?= runs/label/studies
+
+.PHONY: label test-label
+
+$(LABEL_STAMP): pyproject.toml constraints.txt constraints-label.txt requirements-label.txt requirements-label-nodeps.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-label.txt \
+		-r requirements-label.txt -e .
+	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-label-nodeps.txt
+	touch $@
+
+# links, because MONAI Label writes its labels and its list beside the images
+runs/label/studies:
+	mkdir -p $@
+	for image in "$(abspath $(MEDSEG_DATA))"/lung_cxr/*/images/*.png; do \
+		if [ -f "$$image" ]; then ln -sf "$$image" $@/; fi; done
+
+label: $(LABEL_STAMP) $(STUDIES)
+	$(LABEL_BIN)/medseg serve "$(STUDIES)" --port $(LABEL_PORT)
+
+test-label: $(LABEL_STAMP)
+	$(LABEL_BIN)/python -m pytest -m label tests/apps

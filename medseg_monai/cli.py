@@ -257,6 +257,23 @@ def _labelled_items(entry: str, output_dir: Path, seed: int) -> tuple[str, list[
     return name, [item for section in datalist.values() for item in section]
 
 
+def _serve(args: argparse.Namespace) -> int:
+    from medseg_monai.apps.label import serve
+
+    without = [entry for entry in args.weights or [] if "=" not in entry]
+    if without:
+        raise ValueError(f"--weights {without[0]}: give BUNDLE=FILE, e.g. lung_lobe_ct_ctsunet=runs/lobes/model.pt.")
+    serve(
+        args.studies,
+        work_dir=args.work_dir,
+        bundles=args.bundles,
+        weights=dict(entry.split("=", 1) for entry in args.weights or []),
+        host=args.host,
+        port=args.port,
+    )
+    return EXIT_OK
+
+
 def _demo(args: argparse.Namespace) -> int:
     from medseg_monai.demo import run_demo
 
@@ -352,6 +369,13 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--seed", type=int, default=0, help="seed of the split and of the trainings")
     experiment.add_argument("--resume", action="store_true", help="go on with the experiment in --output-dir")
     experiment.add_argument("-o", "--output-dir", required=True, metavar="DIR", help="folder for everything")
+    serving = verb("serve", _serve, "Serve bundles to annotators with MONAI Label (see docs/label.md).")
+    serving.add_argument("studies", metavar="STUDIES", help="folder of images, or the address of a DICOMweb server")
+    serving.add_argument("--bundles", nargs="+", metavar="BUNDLE", help="default: all that have weights")
+    serving.add_argument("--weights", action="append", metavar="BUNDLE=FILE", help="weights instead of the bundle's")
+    serving.add_argument("--work-dir", default="runs/label", metavar="DIR", help="folder of the server's own files")
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serving.add_argument("--port", type=int, default=8000, help="port to listen on")
     demo = verb("demo", _demo, "Draw phantoms, train, predict and evaluate, in a few minutes.")
     demo.add_argument("--output-dir", "-o", default="runs/demo", metavar="DIR", help="folder for everything")
     return parser

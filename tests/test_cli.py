@@ -143,6 +143,7 @@ def test_an_output_that_is_a_file_is_refused(
         (["train", BUNDLE, "--set", "learning_rate"], "key=value"),
         (["train", BUNDLE, "--config", "trian"], "train_from_scratch"),
         (["import-weights", "cenett", "x.pth", "-o", "y.pt"], "cenet"),
+        (["serve", ".", "--weights", "model.pt"], "BUNDLE=FILE"),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_names_it_and_the_remedy(

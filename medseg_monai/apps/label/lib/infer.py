@@ -1,0 +1,198 @@
+"""Inference for a client: the bundle's predictor, and its mask as the file that the client asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from monai.data import ITKWriter
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from medseg_monai.bundle import Prediction, Predictor
+from medseg_monai.data import RasterMaskWriter
+from medseg_monai.errors import explain, is_users_mistake
+
+from .served import ServedBundle, check_options
+from .versions import Versions
+
+__all__ = ["BundleInferTask"]
+
+_LOGGER = logging.getLogger(__name__)
+
+#: predictors of one bundle that stay loaded: the usual one, and the last that was asked for with other options
+_LOADED = 2
+
+#: how a client names the model to use, beside the options of the bundle
+MODEL_KEY = "model_version"
+
+_NAME_KEY = "medseg_image"
+
+
+class BundleInferTask(InferTask):
+    """MONAI Label's inference task over :class:`medseg_monai.bundle.Predictor`.
+
+    A 2D mask comes as PNG whose values are the labels (``medseg predict`` writes a mask with one label as 0 and 255), a
+    3D mask as the very file that ``medseg predict`` writes, or as NRRD for a client that asks for it. The response's
+    ``params`` name the labels, the model, and what else the bundle writes of a case, such as the lobe table.
+
+    Args:
+        bundle: the bundle.
+        versions: its models.
+        device: where to compute; by default as the bundle says.
+    """
+
+    def __init__(self, bundle: ServedBundle, versions: Versions, device: str | None = None) -> None:
+        colours = {name: list(colour) for name, colour in bundle.colours.items()}
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels=dict(bundle.labels),
+            dimension=bundle.dimension,
+            description=bundle.description,
+            config={**bundle.options, "label_colors": colours},
+        )
+        self.bundle = bundle
+        self.versions = versions
+        self.device = device
+        self._lock = threading.Lock()
+        self._predictors: OrderedDict[str, Predictor] = OrderedDict()
+
+    def info(self) -> dict[str, Any]:
+        """What ``/info/`` says of the bundle."""
+        return {**super().info(), "version": self.bundle.version}
+
+    def config(self) -> dict[str, Any]:
+        """The options that a client shows: those of the bundle, and its models, the one in use first."""
+        current = self.versions.current().name
+        names = [current, *(name for name in reversed(self.versions.all()) if name != current)]
+        return {**self._config, MODEL_KEY: names}
+
+    def is_valid(self) -> bool:
+        """Whether the bundle has weights."""
+        return Path(self.versions.current().path).is_file()
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """File of the weights in use; ``None`` if there is none and ``validate`` is set."""
+        return self.versions.current().path if self.is_valid() or not validate else None
+
+    def predictor(self, request: Mapping[str, Any]) -> Predictor:
+        """The predictor for the options and the model that a request names, loaded if it is not yet.
+
+        Args:
+            request: what the client sent.
+
+        Raises:
+            ValueError: an option with a value that it cannot have, or a model that there is not.
+        """
+        options = check_options(self.bundle, request)
+        checkpoint = self._model_path(request)
+        stat = os.stat(checkpoint)
+        key = json.dumps([checkpoint, stat.st_mtime_ns, options], sort_keys=True)
+        if key not in self._predictors:
+            overrides = {**options, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
+            self._predictors[key] = Predictor(self.bundle.root, checkpoint=checkpoint, overrides=overrides)
+            while len(self._predictors) > _LOADED:
+                self._predictors.popitem(last=False)
+        self._predictors.move_to_end(key)
+        return self._predictors[key]
+
+    def _model_path(self, request: Mapping[str, Any]) -> str:
+        wanted = request.get(MODEL_KEY)
+        if not isinstance(wanted, str) or not wanted:  # a client that shows the list may send it back whole
+            return self.versions.current().path
+        models = self.versions.all()
+        if wanted not in models:
+            raise ValueError(f"{MODEL_KEY}: {wanted} is no model of {self.bundle.name}; there are {', '.join(models)}.")
+        return models[wanted].path
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment an image.
+
+        Args:
+            request: ``image`` (path), the options, ``result_extension`` (``.nrrd`` for a volume in that format).
+
+        Returns:
+            path of a temporary file with the mask, which is the caller's to delete, and the response's ``params``.
+
+        Raises:
+            HTTPException: with status 422 for an image or an option that cannot be used, 500 for a fault of ours; the
+                detail is one line.
+        """
+        image = str(request["image"])
+        shown = str(request.get(_NAME_KEY) or Path(image).name)
+        with self._lock, tempfile.TemporaryDirectory(prefix="medseg_label_") as folder:
+            try:
+                predictor = self.predictor(request)
+                prediction = predictor({"image": image})
+                written = predictor.save(prediction, folder)
+                extension = str(request.get("result_extension") or "")
+                mask = self._mask_file(prediction, written, Path(folder), extension)
+                result = _keep(mask)
+                params = {**self._describe(predictor, prediction), **_tables(written)}
+            except Exception as error:  # the server goes on, whatever this image did
+                line = f"{self.bundle.name}: {explain(error)}".replace(image, shown)
+                if is_users_mistake(error):
+                    _LOGGER.warning(line)
+                    raise HTTPException(422, line) from error
+                _LOGGER.exception(line)
+                raise HTTPException(500, line) from error
+        return result, params
+
+    def _mask_file(self, prediction: Prediction, written: Sequence[Path], folder: Path, extension: str) -> Path:
+        if prediction.mask.ndim == 3:
+            path = folder / "labels" / "mask.png"
+            path.parent.mkdir()
+            writer = RasterMaskWriter()
+            writer.set_data_array(prediction.mask)
+            writer.set_metadata(prediction.data["image"].meta)
+            writer.write(path)
+            return path
+        mask = next(path for path in written if path.name.endswith(".nii.gz"))
+        if extension != ".nrrd":
+            return mask
+        path = folder / "mask.nrrd"
+        writer = ITKWriter(output_dtype=np.uint8)
+        writer.set_data_array(prediction.mask, channel_dim=0)
+        writer.set_metadata({"affine": prediction.mask.affine}, resample=False)
+        writer.write(path, compression=True)
+        return path
+
+    def _describe(self, predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
+        phases = {name: round(seconds, 3) for name, seconds in prediction.phases.items()}
+        latencies = {"pre": phases["reading"], "infer": phases["network"], "post": phases["postprocessing"]}
+        return {
+            "label_names": dict(self.bundle.labels),
+            "label_colors": self._config["label_colors"],
+            "bundle": self.bundle.name,
+            "bundle_version": self.bundle.version,
+            "model_sha256": predictor.model_sha256,
+            "settings": {key: value for key, value in predictor.settings.items() if key in self.bundle.options},
+            "latencies": {**latencies, "total": round(sum(phases.values()), 3)},
+        }
+
+
+def _tables(written: Sequence[Path]) -> dict[str, Any]:
+    """What the bundle's savers wrote beside the mask as JSON, under the last word of the file's name."""
+    return {
+        path.stem.rpartition("_")[2]: json.loads(path.read_text(encoding="utf-8"))
+        for path in written
+        if path.suffix == ".json"
+    }
+
+
+def _keep(path: Path) -> str:
+    """Move a file out of a folder that is about to be removed."""
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    handle, kept = tempfile.mkstemp(prefix="medseg_label_", suffix=suffix)
+    os.close(handle)
+    shutil.move(path, kept)
+    return kept

@@ -1,0 +1,102 @@
+"""The MONAI Label server of this project: its settings, checked, and its start."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medseg_monai.files import atomic_path
+
+__all__ = ["serve"]
+
+#: what MONAI Label finds in the folder of an app; the class itself stays in the package, which may be read-only
+_MAIN = 'from medseg_monai.apps.label.lib.app import BundleApp\n\n__all__ = ["BundleApp"]\n'
+
+
+def serve(
+    studies: str | os.PathLike[str],
+    *,
+    work_dir: str | os.PathLike[str] = "runs/label",
+    bundles: Sequence[str] | None = None,
+    weights: Mapping[str, str | os.PathLike[str]] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Serve bundles to annotators until the process is interrupted.
+
+    The server keeps its own files (log, sessions, models that were trained from a client) in ``work_dir``. In
+    ``studies`` MONAI Label writes the labels (``labels/``) and its list of images (``datastore_v2.json``).
+
+    Args:
+        studies: folder of images, or the address of a DICOMweb server.
+        work_dir: folder of the server's own files, made when missing.
+        bundles: names or paths of the bundles to serve; by default all that have weights.
+        weights: weights to use instead of those that a bundle has, by the bundle's name.
+        host: address to listen on.
+        port: port to listen on.
+
+    Raises:
+        BundleError: a bundle that there is not, or that has no weights.
+        FileNotFoundError: there is no such folder of images.
+        ValueError: MONAI Label is not installed, or the host is not this machine alone and nobody has to log in.
+    """
+    from .lib.served import choose_bundles
+
+    if importlib.util.find_spec("monailabel") is None:
+        raise ValueError("MONAI Label is not installed here; 'make label' prepares an environment that has it.")
+    _refuse_open_host(host)
+    source = str(studies)
+    if not source.startswith(("http://", "https://")):
+        if not Path(source).is_dir():
+            raise FileNotFoundError(f"{source}: no such folder; name the folder of the images.")
+        source = str(Path(source).resolve())
+    chosen = choose_bundles(bundles, weights)
+    folder = Path(work_dir).resolve()
+    app = folder / "app"
+    with atomic_path(app / "main.py") as temporary:
+        temporary.write_text(_MAIN, encoding="utf-8")
+    _set_environment(folder)
+    arguments = ["start_server", "--app", str(app), "--studies", source, "--host", host, "--port", str(port)]
+    arguments += ["--uvicorn_app", "medseg_monai.apps.label.lib.server:app"]
+    arguments += ["--conf", "models", ",".join(str(one.root) for one in chosen.values())]
+    arguments += ["--conf", "work_dir", str(folder)]
+    given = {name: str(Path(file).resolve()) for name, file in (weights or {}).items()}
+    arguments += ["--conf", "weights", json.dumps(given)]
+    _start(arguments)
+
+
+def _refuse_open_host(host: str) -> None:
+    """Patients' images go to nobody unasked: beyond this machine, whoever comes has to log in."""
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    is_guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in ("1", "true")
+    if not is_local and not (is_guarded and os.environ.get("MONAI_LABEL_AUTH_REALM_URI")):
+        raise ValueError(
+            f"{host}: others could reach the server without logging in; stay on 127.0.0.1 behind a proxy that asks, "
+            "or set MONAI_LABEL_AUTH_ENABLE=true and MONAI_LABEL_AUTH_REALM_URI."
+        )
+
+
+def _set_environment(folder: Path) -> None:
+    """Settings that MONAI Label reads at its import; what the user has set stands."""
+    defaults = {
+        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        "MONAI_LABEL_TRACKING_ENABLED": "false",  # of MONAI Label's own trainers; ours track by themselves
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MONAI_ZOO_SOURCE": "ngc",  # by another one it would ask GitHub for its list of bundles
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+def _start(arguments: Sequence[str]) -> None:
+    from monailabel.main import Main
+
+    main = Main()
+    main.action_start_server(main.args_parser().parse_args(arguments))
