@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) runs .mypy_cache .pytest_cache .ruff_cache
 
 # MONAI Label in an environment of its own: `make label STUDIES=FOLDER` (docs/label.md)
 LABEL_VENV ?= .venv-label
