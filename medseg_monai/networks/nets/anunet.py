@@ -14,6 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from medseg_monai.networks.blocks.attention_gate import AttentionGate
+from medseg_monai.networks.state_dict import kernel_sizes
 
 __all__ = ["ANUNet", "ANUNetNode"]
 
@@ -318,11 +319,10 @@ class ANUNet(nn.Module):
         Returns:
             channels, features and whether every older node is gated, each only if the tensors that tell it are there.
         """
-        arguments: dict[str, Any] = {}
         sources = {"in_channels": ("encoder.0.conv_0.conv.weight", 1), "out_channels": ("heads.0.weight", 0)}
-        for name, (key, axis) in sources.items():
-            if key in state and state[key].ndim > 1:
-                arguments[name] = state[key].shape[axis]
+        arguments: dict[str, Any] = {}
+        for dims in (4, 5):
+            arguments |= kernel_sizes(state, sources, dims=dims)
         levels = {int(key.split(".")[1]) for key in state if key.startswith("encoder.")}
         widths = [f"encoder.{level}.conv_1.conv.weight" for level in range(len(levels))]
         if levels and all(key in state for key in widths):
