@@ -63,7 +63,7 @@ class BundleInferTask(InferTask):
         self.bundle = bundle
         self.versions = versions
         self.device = device
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a strategy asks for the predictor too, while clients' requests run
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
 
     def info(self) -> dict[str, Any]:
@@ -97,13 +97,14 @@ class BundleInferTask(InferTask):
         checkpoint = self._model_path(request)
         stat = os.stat(checkpoint)
         key = json.dumps([checkpoint, stat.st_mtime_ns, options], sort_keys=True)
-        if key not in self._predictors:
-            overrides = {**options, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
-            self._predictors[key] = Predictor(self.bundle.root, checkpoint=checkpoint, overrides=overrides)
-            while len(self._predictors) > _LOADED:
-                self._predictors.popitem(last=False)
-        self._predictors.move_to_end(key)
-        return self._predictors[key]
+        with self._lock:
+            if key not in self._predictors:
+                overrides = {**options, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
+                self._predictors[key] = Predictor(self.bundle.root, checkpoint=checkpoint, overrides=overrides)
+                while len(self._predictors) > _LOADED:
+                    self._predictors.popitem(last=False)
+            self._predictors.move_to_end(key)
+            return self._predictors[key]
 
     def _model_path(self, request: Mapping[str, Any]) -> str:
         wanted = request.get(MODEL_KEY)
