@@ -207,8 +207,8 @@ class SeparableAtrousConv2d(nn.Module):
     ``d``-th row and column: the same sums, since a dilated kernel never mixes those images. oneDNN has no fast backward
     pass of dilated depthwise convolutions, and for large kernels no fast forward pass either. It is done in tiles that
     fit the cache, and the backward pass computes what lies between the two convolutions anew instead of keeping it.
-    ``benchmarks/README.md`` has the measured gain. On CUDA, under autocast and when traced for ONNX it is two plain
-    convolutions, as without dilation.
+    ``benchmarks/README.md`` has the measured gain. On CUDA and when traced for ONNX it is two plain convolutions, as
+    without dilation. Under autocast on the CPU it computes in its weights' precision.
 
     Kernels start from Keras' ``he_normal``, whose ``fan_in`` of a depthwise kernel is its size times *all* channels,
     and biases from zero.
@@ -249,9 +249,10 @@ class SeparableAtrousConv2d(nn.Module):
         depthwise, pointwise, bias = self.depthwise.weight, self.pointwise.weight, self.pointwise.bias
         assert bias is not None
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if torch.is_autocast_enabled("cpu"):
-                return self.pointwise(self.depthwise(x))
-            return _TiledSeparableConv.apply(x, depthwise, pointwise, bias, self.dilation)
+            # in the weights' precision under autocast too: oneDNN's bfloat16 gradient of a 7x7 depthwise kernel of
+            # dilation 5 ends the process (PyTorch 2.13, channels last, 16 channels)
+            with torch.autocast("cpu", enabled=False):
+                return _TiledSeparableConv.apply(x.to(depthwise.dtype), depthwise, pointwise, bias, self.dilation)
         if torch.is_grad_enabled():  # TorchScript's autograd cannot follow a tile that is filled again
             return self.pointwise(self.depthwise(x))
         return _tiled_separable_conv(x, depthwise, pointwise, bias, self.dilation)
