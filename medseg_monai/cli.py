@@ -130,6 +130,7 @@ def _train(args: argparse.Namespace) -> int:
             datalist=_absolute(args.datalist),
             output_dir=_absolute(args.output_dir),
         ),
+        checkpoint=_absolute(args.checkpoint),
         resume=args.resume,
         track=not args.no_tracking,
         tracking_uri=args.tracking_uri,
@@ -328,6 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     combined.add_argument("--seed", type=int, default=0, help="seed of the split")
     training = verb("train", _train, "Train a bundle.", keys, work)
     training.add_argument("bundle")
+    training.add_argument("--checkpoint", metavar="FILE", help="weights to start from; default: at random")
     training.add_argument("--resume", action="store_true", help="go on with the training in --output-dir")
     training.add_argument("--tracking-uri", metavar="URI", help="MLflow address; default: a database in the output")
     training.add_argument("--experiment", metavar="NAME", help="MLflow experiment; default: the bundle's name")

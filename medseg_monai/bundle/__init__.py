@@ -1,6 +1,7 @@
 """The one runner of all bundles."""
 
 from .batch import predict_cases
+from .fine_tuning import trained_settings
 from .loader import (
     BundleError,
     build_workflow,
@@ -43,4 +44,5 @@ __all__ = [
     "read_state_dict",
     "start_process_group",
     "train",
+    "trained_settings",
 ]

@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medseg_monai.files import atomic_path
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, TrainingState
 
+from .fine_tuning import start_from
 from .loader import (
     BundleError,
     build_workflow,
@@ -66,6 +67,7 @@ def train(
     *,
     configs: Sequence[str] = ("train",),
     overrides: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     track: bool = True,
     tracking_uri: str | None = None,
@@ -77,6 +79,8 @@ def train(
         bundle: name or path.
         configs: ``train`` and overlays.
         overrides: flat keys and their values. A resumed training takes those it was started with, and these on top.
+        checkpoint: weights to start from, with the settings that these were trained with where ``overrides`` name no
+            others; by default the training starts at random.
         resume: go on after the last completed epoch of ``output_dir``, in the same MLflow run.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, else a SQLite database in ``output_dir``.
@@ -86,7 +90,8 @@ def train(
         where the model lies and how good it is.
 
     Raises:
-        BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training.
+        BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
+            weights that are missing or do not fit.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
     """
     root = find_bundle(bundle)
@@ -94,11 +99,16 @@ def train(
     output_dir = Path(values.get("output_dir") or merged_config(root, configs)["output_dir"])
     run: dict[str, Any] = {}
     if resume:
+        if checkpoint is not None:
+            raise BundleError(f"{checkpoint}: a resumed training goes on with its own weights; leave --checkpoint out.")
         run = _read_run(output_dir)
         values = {**run["overrides"], **values}
         configs = run["configs"]
     elif (output_dir / CHECKPOINT_NAME).exists():
         raise BundleError(f"{output_dir}: holds a training already; go on with --resume, or give another --output-dir.")
+    elif checkpoint is not None:
+        configs, settings_of_weights = start_from(root, configs, checkpoint, output_dir)
+        values = {**settings_of_weights, **values}
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}

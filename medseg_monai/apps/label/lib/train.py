@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -16,13 +15,11 @@ from monai.data.utils import is_supported_format
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 
-from medseg_monai.bundle import evaluate, flat_keys, merged_config, train
+from medseg_monai.bundle import evaluate, flat_keys, merged_config, train, trained_settings
 from medseg_monai.data import Datalist, Item, RasterMaskWriter, RasterReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
 from medseg_monai.data.readers import RASTER_SUFFIXES
 from medseg_monai.data.volumes import VOLUME_SUFFIXES
-from medseg_monai.files import atomic_path
-from medseg_monai.handlers import read_settings
 
 from .served import ServedBundle
 from .versions import Model, Versions
@@ -98,7 +95,7 @@ class BundleTrainTask(TrainTask):
         shared = {"datalist": str(datalist), **self._settings(base)}
         result = train(
             self.bundle.root,
-            configs=["train", str(_fine_tuning(folder, base))],
+            checkpoint=base.path,
             overrides={
                 **shared,
                 **{key: value for key, value in values.items() if key != "val_split"},
@@ -119,8 +116,7 @@ class BundleTrainTask(TrainTask):
 
     def _settings(self, base: Model) -> dict[str, Any]:
         """Settings that the weights were trained with and that the training can take."""
-        keys = flat_keys(merged_config(self.bundle.root, ["train"]))
-        settings = {key: value for key, value in read_settings(base.path).items() if key in keys}
+        settings = trained_settings(self.bundle.root, ["train"], base.path)
         return {**settings, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
 
     def _dice(self, checkpoint: str, folder: Path, shared: Mapping[str, Any]) -> float:
@@ -168,24 +164,6 @@ class BundleTrainTask(TrainTask):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write(path)
         return path
-
-
-def _fine_tuning(folder: Path, base: Model) -> Path:
-    """An overlay by which the training starts from a model's weights."""
-    overlay = {
-        "fine_tune_from": base.path,
-        "network": {
-            "_target_": "medseg_monai.bundle.load_network",
-            "network_def": "@network_def",
-            "checkpoint": "@fine_tune_from",
-            "device": "@device",
-            "fast": False,
-        },
-    }
-    path = folder / "fine_tune.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(overlay, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def _named_labels(info: Mapping[str, Any]) -> set[str]:
