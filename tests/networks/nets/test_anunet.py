@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from medseg_monai.networks.import_weights import ImportReport, import_weights
+from medseg_monai.networks.import_weights import import_weights
 from medseg_monai.networks.nets import ANUNet
 from medseg_monai.networks.nets.anunet import ANUNetNode
 
-from ..reference import load_vectors, reference_file
+from ..imported import Imported, assert_rule_makes, import_network, recorded
+from ..reference import load_vectors
 from .anunet_authors import FULL, author_shapes, author_state
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "anunet.json").read_text(encoding="utf-8"))
@@ -29,20 +30,12 @@ NODES = [f"X{i}_{j}" for j in range(1, 5) for i in range(5 - j)]
 HOOKS = {"X4_0": "encoder.4", "X1_1": "columns.0.1", "X3_1": "columns.0.3", "X2_2": "columns.1.2"}
 
 
-class Imported(NamedTuple):
-    net: ANUNet
-    report: ImportReport
-
-
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Imported:
     """The rule-made checkpoint of a quarter of the width, written as DataParallel writes it, then imported."""
     source = tmp_path_factory.mktemp("authors") / "anunet.pth"
     torch.save({"state_dict": {f"module.{key}": value for key, value in author_state().items()}}, source)
-    report = import_weights("anunet", source)
-    net = ANUNet(**report.arguments)
-    net.load_state_dict(report.state_dict, strict=True)
-    return Imported(net.eval(), report)
+    return import_network("anunet", source)
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +48,10 @@ def image() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def activations(imported: Imported, image: torch.Tensor) -> dict[str, torch.Tensor]:
     """Every head's logits, the coefficients of the gates and some nodes, under the names of the reference vectors."""
-    features: dict[str, torch.Tensor] = {"input": image}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, output: features.__setitem__(name, output)
-
-    hooks = [imported.net.get_submodule(path).register_forward_hook(keep(name)) for name, path in HOOKS.items()]
-    with torch.no_grad():
+    with recorded(imported.net, HOOKS) as features:
+        features["input"] = image
         for level, logits in enumerate(every_head(imported.net, image), start=1):
             features[f"logit_final{level}"] = logits
-    for hook in hooks:
-        hook.remove()
     features |= {node.replace("X", "alpha_"): a for node, a in imported.net.attention_maps(image).items()}
     return features
 
@@ -112,8 +98,7 @@ def test_the_imported_network_equals_the_reference_at_every_stage(activations):
 
 def test_the_rule_makes_the_weights_of_the_reference():
     weights, state = load_vectors("anu_net", "quarter.weights.npz"), author_state()
-    manifest = json.loads(reference_file("anu_net", "quarter.manifest.json").read_text(encoding="utf-8"))
-    assert [entry["key"] for entry in manifest["tensors"]] == list(state)
+    assert_rule_makes("anu_net", "quarter.manifest.json", state)
     for key, tensor in state.items():
         torch.testing.assert_close(tensor, weights[key], rtol=1e-6, atol=0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +16,16 @@ import torch
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
-from medseg_monai.networks.import_weights import ImportReport, import_weights
 from medseg_monai.networks.nets import CENet
 from medseg_monai.networks.nets.cenet import CENetDecoderBlock
 
 from ..fill_rule import make_state
-from ..reference import load_vectors, reference_file
+from ..imported import Imported, assert_rule_makes, import_network, recorded
+from ..reference import load_vectors
 from .cenet_authors import author_shapes, author_state, decoder_shapes
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "cenet.json").read_text(encoding="utf-8"))
 HOOKS = {"enc3": "encoder.layer3", "enc4": "encoder.layer4", "dac": "dac", "rmp": "rmp", "decoder4": "decoder4"}
-
-
-class Imported(NamedTuple):
-    net: CENet
-    report: ImportReport
 
 
 @pytest.fixture(scope="module")
@@ -38,28 +33,16 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Imported:
     """The rule-made checkpoint, written as the authors' training writes it (DataParallel, .th), then imported."""
     source = tmp_path_factory.mktemp("authors") / "CE-Net_DRIVE.th"
     torch.save({f"module.{key}": value for key, value in author_state().items()}, source)
-    report = import_weights("cenet", source)
-    source.unlink()
-    net = CENet(**report.arguments)
-    net.load_state_dict(report.state_dict, strict=True)
-    return Imported(net.eval(), report)
+    return import_network("cenet", source)
 
 
 @pytest.fixture(scope="module")
 def activations(imported: Imported) -> dict[str, torch.Tensor]:
     """The logits and the intermediate features for the input of the reference vectors, 224x256."""
-    features: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, output: features.__setitem__(name, output)
-
-    hooks = [imported.net.get_submodule(path).register_forward_hook(keep(name)) for name, path in HOOKS.items()]
     x = np.random.default_rng(STORED["net"]["seed"]).uniform(-1.6, 1.6, STORED["net"]["input_shape"])
-    features["input"] = torch.from_numpy(x.astype(np.float32))
-    with torch.no_grad():
+    with recorded(imported.net, HOOKS) as features:
+        features["input"] = torch.from_numpy(x.astype(np.float32))
         features["logits"] = imported.net(features["input"])
-    for hook in hooks:
-        hook.remove()
     return features
 
 
@@ -121,14 +104,7 @@ def test_a_block_gives_the_stored_outputs_of_the_authors(name):
 
 
 def test_the_rule_makes_the_weights_of_the_reference():
-    manifest = json.loads(reference_file("ce_net", "net.manifest.json").read_text(encoding="utf-8"))
-    state = author_state()
-    assert [entry["key"] for entry in manifest["tensors"]] == list(state)
-    for entry in manifest["tensors"]:
-        tensor = state[entry["key"]].double()
-        assert list(tensor.shape) == entry["shape"], entry["key"]
-        assert tensor.sum().item() == pytest.approx(entry["sum"], rel=1e-6, abs=1e-6), entry["key"]
-        assert tensor.abs().sum().item() == pytest.approx(entry["abs_sum"], rel=1e-6), entry["key"]
+    assert_rule_makes("ce_net", "net.manifest.json", author_state())
 
 
 def test_the_imported_network_equals_the_reference_at_every_stage(activations):

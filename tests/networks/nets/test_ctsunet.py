@@ -23,7 +23,8 @@ from medseg_monai.networks.import_weights import ImportReport, import_weights
 from medseg_monai.networks.nets import CTSUNet
 from medseg_monai.networks.nets.ctsunet import STAGE2_RELEASED_FEATURES
 
-from ..reference import load_vectors, reference_file
+from ..imported import assert_rule_makes
+from ..reference import load_vectors
 from .ctsunet_authors import (
     QUARTER_STAGE1,
     QUARTER_STAGE2,
@@ -175,14 +176,7 @@ def test_the_imported_network_equals_the_reference_in_both_stages(two_stages):
 
 
 def test_the_rule_makes_the_weights_of_the_reference():
-    manifest = json.loads(reference_file("ctsu_net", "two_stage_quarter.manifest.json").read_text(encoding="utf-8"))
-    state = author_state()
-    assert [entry["key"] for entry in manifest["tensors"]] == list(state)
-    for entry in manifest["tensors"]:
-        tensor = state[entry["key"]].double()
-        assert list(tensor.shape) == entry["shape"], entry["key"]
-        assert tensor.sum().item() == pytest.approx(entry["sum"], rel=1e-6, abs=1e-6), entry["key"]
-        assert tensor.abs().sum().item() == pytest.approx(entry["abs_sum"], rel=1e-6), entry["key"]
+    assert_rule_makes("ctsu_net", "two_stage_quarter.manifest.json", author_state())
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

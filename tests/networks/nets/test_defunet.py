@@ -10,7 +10,7 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from medseg_monai.networks.blocks import DilatedInceptionBlock
-from medseg_monai.networks.import_weights import ImportReport, import_weights
+from medseg_monai.networks.import_weights import import_weights
 from medseg_monai.networks.nets import DEFUNet
 
+from ..imported import Imported, assert_rule_makes, import_network, keras_tensors, recorded
 from ..keras_file import Layers, automatic_names, write_keras_weights
-from ..reference import load_vectors, reference_file
+from ..reference import load_vectors
 from .defunet_authors import author_layers, author_shapes
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "defunet.json").read_text(encoding="utf-8"))
@@ -46,11 +47,6 @@ def as_in_a_file(layers: Layers, *, conv2d: int = 37, norm: int = 5) -> Layers:
     return dict(items)
 
 
-class Imported(NamedTuple):
-    net: DEFUNet
-    report: ImportReport
-
-
 @pytest.fixture(scope="module")
 def layers() -> Layers:
     """The rule-made weights at full width."""
@@ -62,33 +58,16 @@ def imported(layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Import
     """The rule-made weights, written as Keras writes them, then imported."""
     source = tmp_path_factory.mktemp("authors") / "defu_net.h5"
     write_keras_weights(source, as_in_a_file(layers))
-    report = import_weights("defunet", source)
-    source.unlink()
-    net = DEFUNet(**report.arguments)
-    net.load_state_dict(report.state_dict, strict=True)
-    return Imported(net.eval(), report)
+    return import_network("defunet", source)
 
 
 @pytest.fixture(scope="module")
 def activations(imported: Imported) -> dict[str, torch.Tensor]:
     """The logits and the intermediate features for the input of the reference vectors, 48x64."""
-    features: dict[str, torch.Tensor] = {}
-
-    def keep_output(name: str) -> Any:
-        return lambda module, args, output: features.__setitem__(name, output)
-
-    def keep_input(name: str) -> Any:
-        return lambda module, args: features.__setitem__(name, args[0])
-
-    net = imported.net
-    hooks = [net.get_submodule(path).register_forward_hook(keep_output(name)) for name, path in OUTPUTS.items()]
-    hooks += [net.get_submodule(path).register_forward_pre_hook(keep_input(name)) for name, path in INPUTS.items()]
     x = np.random.default_rng(STORED["net"]["seed"]).random(STORED["net"]["input_shape"]).astype(np.float32)
-    features["input"] = torch.from_numpy(x).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        features["logits"] = net(features["input"])
-    for hook in hooks:
-        hook.remove()
+    with recorded(imported.net, OUTPUTS, INPUTS) as features:
+        features["input"] = torch.from_numpy(x).permute(0, 3, 1, 2)
+        features["logits"] = imported.net(features["input"])
     return features
 
 
@@ -111,14 +90,7 @@ def test_the_imported_network_equals_the_reference_at_every_stage(activations):
 
 
 def test_the_rule_makes_the_weights_of_the_reference(layers):
-    manifest = json.loads(reference_file("defu_net", "net.manifest.json").read_text(encoding="utf-8"))
-    tensors = {f"{layer}/{role}": values for layer, roles in layers.items() for role, values in roles.items()}
-    assert [entry["key"] for entry in manifest["tensors"]] == list(tensors)
-    for entry in manifest["tensors"]:
-        values = tensors[entry["key"]].astype(np.float64)
-        assert list(values.shape) == entry["shape"], entry["key"]
-        assert values.sum() == pytest.approx(entry["sum"], rel=1e-6, abs=1e-6), entry["key"]
-        assert np.abs(values).sum() == pytest.approx(entry["abs_sum"], rel=1e-6), entry["key"]
+    assert_rule_makes("defu_net", "net.manifest.json", keras_tensors(layers))
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

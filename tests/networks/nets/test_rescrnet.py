@@ -10,7 +10,7 @@ import copy
 import json
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +18,12 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from medseg_monai.networks.import_weights import ImportReport, import_weights
+from medseg_monai.networks.import_weights import import_weights
 from medseg_monai.networks.nets import ResCRNet
 
+from ..imported import Imported, assert_rule_makes, import_network, keras_tensors, recorded
 from ..keras_file import Layers, automatic_names, write_keras_weights
-from ..reference import load_vectors, reference_file
+from ..reference import load_vectors
 from .rescrnet_authors import author_layers, author_shapes
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "rescrnet.json").read_text(encoding="utf-8"))
@@ -45,11 +46,6 @@ def as_in_a_file(layers: Layers, first: dict[str, int] = FIRST) -> Layers:
     return dict(items)
 
 
-class Imported(NamedTuple):
-    net: ResCRNet
-    report: ImportReport
-
-
 @pytest.fixture(scope="module")
 def layers() -> Layers:
     """The rule-made weights of the authors' default configuration."""
@@ -59,10 +55,7 @@ def layers() -> Layers:
 def imported_from(folder: Path, layers: Layers, **kwargs: Any) -> Imported:
     """The network that a file of these layers gives."""
     write_keras_weights(folder / "weights.h5", layers, **kwargs)
-    report = import_weights("rescrnet", folder / "weights.h5")
-    net = ResCRNet(**report.arguments)
-    net.load_state_dict(report.state_dict, strict=True)
-    return Imported(net.eval(), report)
+    return import_network("rescrnet", folder / "weights.h5")
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +67,10 @@ def imported(layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Import
 @pytest.fixture(scope="module")
 def activations(imported: Imported) -> dict[str, torch.Tensor]:
     """The probabilities and what each block gives for the input of the reference vectors, 12x14."""
-    features: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, output: features.__setitem__(name, output)
-
-    hooks = [imported.net.get_submodule(path).register_forward_hook(keep(name)) for name, path in TAPS.items()]
     x = np.random.default_rng(STORED["seed"]).random(STORED["input_shape"]).astype(np.float32)
-    features["input"] = torch.from_numpy(x).permute(0, 3, 1, 2)
-    with torch.no_grad():
+    with recorded(imported.net, TAPS) as features:
+        features["input"] = torch.from_numpy(x).permute(0, 3, 1, 2)
         features["output"] = torch.softmax(imported.net(features["input"]), dim=1)
-    for hook in hooks:
-        hook.remove()
     return features
 
 
@@ -110,14 +95,7 @@ def test_the_imported_network_equals_the_reference_at_every_tap(activations):
 
 
 def test_the_rule_makes_the_weights_of_the_reference(layers):
-    manifest = json.loads(reference_file("res_cr_net", "repo_default_lstm.manifest.json").read_text(encoding="utf-8"))
-    tensors = {f"{layer}/{role}": values for layer, roles in layers.items() for role, values in roles.items()}
-    assert [entry["key"] for entry in manifest["tensors"]] == list(tensors)
-    for entry in manifest["tensors"]:
-        values = tensors[entry["key"]].astype(np.float64)
-        assert list(values.shape) == entry["shape"], entry["key"]
-        assert values.sum() == pytest.approx(entry["sum"], rel=1e-6, abs=1e-6), entry["key"]
-        assert np.abs(values).sum() == pytest.approx(entry["abs_sum"], rel=1e-6), entry["key"]
+    assert_rule_makes("res_cr_net", "repo_default_lstm.manifest.json", keras_tensors(layers))
 
 
 # --- import -----------------------------------------------------------------------------------------------------------
