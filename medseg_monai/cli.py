@@ -56,6 +56,15 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
+def _weights(checkpoint: str | None) -> str | None:
+    """Absolute path of weights, which are fetched first if MLflow's registry has them."""
+    from medseg_monai.bundle.registry import fetch_weights, is_registered
+
+    if checkpoint is not None and is_registered(checkpoint):
+        return str(fetch_weights(checkpoint))
+    return _absolute(checkpoint)
+
+
 def _list(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import find_bundle, list_bundles, read_metadata
     from medseg_monai.report import format_table
@@ -130,11 +139,12 @@ def _train(args: argparse.Namespace) -> int:
             datalist=_absolute(args.datalist),
             output_dir=_absolute(args.output_dir),
         ),
-        checkpoint=_absolute(args.checkpoint),
+        checkpoint=_weights(args.checkpoint),
         resume=args.resume,
         track=not args.no_tracking,
         tracking_uri=args.tracking_uri,
         experiment_name=args.experiment,
+        registered_model_name=args.register,
     )
     best = "not validated" if result.best_metric is None else f"{result.best_metric:.4f} at epoch {result.best_epoch}"
     text = f"model: {result.model}\nepochs: {result.epochs}\nkey metric: {best}"
@@ -149,7 +159,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     inputs = [_absolute(entry) for entry in args.inputs]
     overrides = _overrides(args, dataset_dir=inputs, series=args.series)
-    predictor = Predictor(args.bundle, checkpoint=_absolute(args.checkpoint), overrides=overrides)
+    predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
     report = predict_cases(
         predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
     )
@@ -168,7 +178,7 @@ def _prune(args: argparse.Namespace) -> int:
         section=args.section,
         max_dice_loss=args.max_dice_loss,
         level=args.level,
-        checkpoint=_absolute(args.checkpoint),
+        checkpoint=_weights(args.checkpoint),
         output=args.output,
         overrides=_overrides(args),
     )
@@ -192,7 +202,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             dataset_dir=_absolute(args.dataset_dir),
             datalist=_absolute(args.datalist),
             output_dir=_absolute(args.output_dir),
-            checkpoint=_absolute(args.checkpoint),
+            checkpoint=_weights(args.checkpoint),
             section=args.section,
         ),
     )
@@ -208,7 +218,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from medseg_monai.bundle.export import export_network
 
-    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=_absolute(args.checkpoint))
+    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=_weights(args.checkpoint))
     _answer(args, report, f"{report['file']}: differs from PyTorch by at most {report['max_difference']:.2e}")
     return EXIT_OK
 
@@ -268,9 +278,10 @@ def _serve(args: argparse.Namespace) -> int:
         args.studies,
         work_dir=args.work_dir,
         bundles=args.bundles,
-        weights=dict(entry.split("=", 1) for entry in args.weights or []),
+        weights={name: str(_weights(file)) for name, _, file in (one.partition("=") for one in args.weights or [])},
         host=args.host,
         port=args.port,
+        behind_proxy=args.behind_proxy,
     )
     return EXIT_OK
 
@@ -294,7 +305,9 @@ def _parser() -> argparse.ArgumentParser:
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a flat key of the bundle's config")
     weights = argparse.ArgumentParser(add_help=False)
-    weights.add_argument("--checkpoint", metavar="FILE", help="weights to use instead of the bundle's")
+    weights.add_argument(
+        "--checkpoint", metavar="FILE", help="weights to use instead of the bundle's; models:/NAME/VERSION is MLflow's"
+    )
     work = argparse.ArgumentParser(add_help=False)
     work.add_argument("--dataset-dir", metavar="DIR", help="folder with datalist.json")
     work.add_argument("--datalist", metavar="FILE", help="data list, if it is not DIR/datalist.json")
@@ -333,6 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--resume", action="store_true", help="go on with the training in --output-dir")
     training.add_argument("--tracking-uri", metavar="URI", help="MLflow address; default: a database in the output")
     training.add_argument("--experiment", metavar="NAME", help="MLflow experiment; default: the bundle's name")
+    training.add_argument("--register", metavar="NAME", help="register the model under this name in MLflow's registry")
     training.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
     predict.add_argument("bundle")
@@ -378,6 +392,9 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--work-dir", default="runs/label", metavar="DIR", help="folder of the server's own files")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on")
+    serving.add_argument(
+        "--behind-proxy", action="store_true", help="others reach the host only through what keeps strangers out"
+    )
     demo = verb("demo", _demo, "Draw phantoms, train, predict and evaluate, in a few minutes.")
     demo.add_argument("--output-dir", "-o", default="runs/demo", metavar="DIR", help="folder for everything")
     return parser

@@ -85,6 +85,7 @@ def tracking_settings(
     parameters: Mapping[str, str],
     config_file: Path,
     input_shape: list[int],
+    registered_model_name: str | None = None,
 ) -> dict[str, Any]:
     """Settings for the ``tracking`` argument of MONAI's ``ConfigWorkflow``.
 
@@ -97,6 +98,7 @@ def tracking_settings(
         parameters: parameters to log.
         config_file: where MONAI writes the executed config, which is then logged.
         input_shape: shape of the example input that gives the model's signature.
+        registered_model_name: name of the model in MLflow's registry; ``None`` does not register it.
     """
     common = {
         "_disabled_": "$not @is_main",
@@ -122,6 +124,7 @@ def tracking_settings(
                 "network_def": "@network_def",
                 "input_shape": input_shape,
                 "run_id": run_id,
+                "registered_model_name": registered_model_name,
                 "experiment_param": dict(parameters),
                 "artifacts": "@save_execute_config",
                 "iteration_log": True,

@@ -72,6 +72,7 @@ def train(
     track: bool = True,
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
+    registered_model_name: str | None = None,
 ) -> TrainingResult:
     """Train a bundle by the workflow that ``python -m monai.bundle run`` would run.
 
@@ -85,13 +86,15 @@ def train(
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, else a SQLite database in ``output_dir``.
         experiment_name: MLflow experiment; by default the bundle's name.
+        registered_model_name: name under which MLflow's registry gets the model when the training has ended; by default
+            it is not registered.
 
     Returns:
         where the model lies and how good it is.
 
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
-            weights that are missing or do not fit.
+            weights that are missing or do not fit; a name for the registry of a training that is not tracked.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
     """
     root = find_bundle(bundle)
@@ -113,10 +116,13 @@ def train(
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
     settings = None
+    if registered_model_name and not track:
+        raise BundleError(f"{registered_model_name}: MLflow registers only the model of a run that it tracks.")
     if track:
         run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}")
         run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
         run["tracking_uri"] = _tracking_uri(tracking_uri or run.get("tracking_uri"), output_dir)
+        run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
         settings = _tracking(root, run)
     workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
     with _without_tracking_variable():
@@ -230,6 +236,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         parameters=run_parameters(root, metadata["version"], config, Path(parser.get_parsed_content("datalist"))),
         config_file=output_dir / "config.json",
         input_shape=example_input_shape(metadata),
+        registered_model_name=run["registered_model_name"],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +13,23 @@ import mlflow
 import torch
 from ignite.engine import Engine, Events
 from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from mlflow.telemetry import set_telemetry_client
 from monai.handlers import MLFlowHandler
 from torch import nn
 
-from medseg_monai.networks.state_dict import read_tensors
+from medseg_monai.networks.state_dict import file_sha256, read_tensors
 
 from .training_state import MODEL_NAME
 
-__all__ = ["RunTracker"]
+__all__ = ["MODEL_SHA256", "RunTracker"]
 
 MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
+#: under this name a logged model's metadata give the SHA-256 of the ``model.pt`` that it holds
+MODEL_SHA256 = "model_sha256"
+
+logger = logging.getLogger(__name__)
 
 # Unless told otherwise MLflow reports each run to its makers; a hospital's machine is to contact nobody. MONAI imports
 # MLflow before anything of this package, so the client is there already and has to be set anew.
@@ -40,7 +46,12 @@ class RunTracker(MLFlowHandler):
         network_def: network that ``model.pt`` is loaded into when the training has ended; ``None`` logs no model.
         input_shape: shape ``[B, C, *spatial]`` of the example from which the model's signature is taken.
         run_id: run to go on with; ``None`` starts one.
+        registered_model_name: name under which MLflow's registry gets the model as a new version; ``None`` leaves it
+            out of the registry.
         kwargs: arguments of :class:`monai.handlers.MLFlowHandler`.
+
+    Raises:
+        ValueError: a name for the registry without a network; at the start, a name that the registry does not take.
     """
 
     def __init__(
@@ -50,13 +61,17 @@ class RunTracker(MLFlowHandler):
         network_def: nn.Module | None = None,
         input_shape: tuple[int, ...] = (),
         run_id: str | None = None,
+        registered_model_name: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if registered_model_name is not None and network_def is None:
+            raise ValueError(f"registered_model_name={registered_model_name}: give network_def, the model to register.")
         super().__init__(**kwargs)
         self.output_dir = Path(output_dir)
         self.network_def = network_def
         self.input_shape = tuple(input_shape)
         self.run_id = run_id
+        self.registered_model_name = registered_model_name
         self.cur_run: Any = None
         self._logged: set[Path] = set()
 
@@ -75,6 +90,7 @@ class RunTracker(MLFlowHandler):
         Args:
             engine: trainer.
         """
+        self._reserve_name()
         if self.run_id is not None and self.cur_run is None:
             if self.client.get_run(self.run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
                 self.terminate("KILLED")
@@ -107,29 +123,49 @@ class RunTracker(MLFlowHandler):
             self.log_model(self.network_def)
 
     def log_model(self, network: nn.Module) -> None:
-        """Log ``model.pt`` as an MLflow PyTorch model with the signature of its input and output.
+        """Log ``model.pt`` as an MLflow PyTorch model with the signature of its input and output, and register it.
 
         It is logged as an exported graph (``torch.export``), which ``mlflow.pytorch.load_model`` reads without
         unpickling and without this package. The batch size is free, the spatial size is that of ``input_shape``.
+        The file itself lies beside it, with the settings that the bundle's preprocessing needs, as
+        ``extra_files/model.pt``, and the model's metadata give its SHA-256.
 
         Args:
             network: network to load the weights into.
         """
-        network.load_state_dict(read_tensors(self.output_dir / MODEL_NAME)["model"])
+        model = self.output_dir / MODEL_NAME
+        network.load_state_dict(read_tensors(model)["model"])
         network = network.cpu().eval()
         example = torch.zeros(2, *self.input_shape[1:])  # the export takes a batch of one for the only size there is
         with torch.no_grad():
             signature = infer_signature(example.numpy(), network(example).numpy())
         with _global_tracking_uri(self.client.tracking_uri), mlflow.start_run(run_id=self.run_id):
             # a named requirement: MLflow's own inference would import the model in a new environment
-            mlflow.pytorch.log_model(
+            logged = mlflow.pytorch.log_model(
                 network,
                 name="model",
                 signature=signature,
                 input_example=example,
                 serialization_format="pt2",
                 pip_requirements=["torch"],
+                extra_files=[str(model)],
+                metadata={MODEL_SHA256: file_sha256(model)},
+                registered_model_name=self.registered_model_name,
             )
+        if self.registered_model_name is not None:
+            logger.info("Registered models:/%s/%s.", self.registered_model_name, logged.registered_model_version)
+
+    def _reserve_name(self) -> None:
+        """Make sure before the first epoch that the registry will take the model after the last."""
+        if self.registered_model_name is None:
+            return
+        try:
+            self.client.create_registered_model(self.registered_model_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise ValueError(
+                    f"{self.registered_model_name}: MLflow's registry takes no model of this name: {error}"
+                ) from error
 
     def _log_params(self, params: dict[str, Any]) -> None:
         """Log parameters that the run does not hold yet: a resumed run keeps its first ones, as MLflow demands."""

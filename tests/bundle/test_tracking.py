@@ -121,6 +121,7 @@ def test_the_settings_name_the_objects_that_every_bundle_has(tmp_path):
         parameters={"seed": "0"},
         config_file=tmp_path / "config.json",
         input_shape=[1, 3, 64, 96],
+        registered_model_name="eyes",
     )
     assert settings["handlers_id"] == {
         "trainer": {"id": "train#trainer", "handlers": "train#handlers"},
@@ -132,6 +133,7 @@ def test_the_settings_name_the_objects_that_every_bundle_has(tmp_path):
     trainer = configs["trainer"]
     assert (trainer["run_id"], trainer["input_shape"]) == ("abc", [1, 3, 64, 96])
     assert trainer["experiment_param"] == {"seed": "0"}
+    assert trainer["registered_model_name"] == "eyes"
     # both log to one run: MONAI joins them by the run's name
     for handler in (trainer, configs["validator"]):
         assert (handler["experiment_name"], handler["run_name"]) == ("@experiment_name", "@run_name")

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from monai.handlers import from_engine
 
 from medseg_monai.handlers import MODEL_NAME, RunTracker
+from medseg_monai.networks.state_dict import file_sha256
 
 from .toy import HEIGHT, WIDTH, TinyNet, Toy, make_toy
 
@@ -196,6 +197,49 @@ def test_a_second_training_of_the_process_is_tracked_where_it_says(tmp_path):
         toy.trainer.run()
         assert "MLFLOW_TRACKING_URI" not in os.environ
     assert only_run(tmp_path / "run").info.run_id != only_run(tmp_path / "other").info.run_id
+
+
+def test_the_logged_model_carries_the_file_that_the_bundle_predicts_with_and_its_hash(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1)
+    toy.trainer.run()
+    (output,) = only_run(folder).outputs.model_outputs
+    location = Path(client(folder).get_logged_model(output.model_id).artifact_location.removeprefix("file://"))
+    assert (location / "extra_files" / MODEL_NAME).read_bytes() == (folder / MODEL_NAME).read_bytes()
+    assert mlflow.models.Model.load(location).metadata == {"model_sha256": file_sha256(folder / MODEL_NAME)}
+    assert client(folder).search_registered_models() == []  # nobody asked for it
+    assert tracker.registered_model_name is None
+
+
+def test_each_training_that_is_asked_to_registers_a_version_of_its_model(tmp_path, caplog):
+    caplog.set_level("INFO", logger="medseg_monai")
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1, registered_model_name="toys of today")
+    toy.trainer.run()
+    resumed, _ = tracked(
+        folder, max_epochs=2, resume=True, run_id=tracker.run_id, registered_model_name="toys of today"
+    )
+    resumed.trainer.run()
+    versions = client(folder).search_model_versions("name='toys of today'")
+    assert sorted((int(version.version), version.run_id) for version in versions) == [
+        (1, tracker.run_id),
+        (2, tracker.run_id),
+    ]
+    assert "Registered models:/toys of today/2." in caplog.messages
+
+
+def test_a_name_that_the_registry_does_not_take_is_refused_before_the_first_epoch(tmp_path):
+    folder = tmp_path / "run"
+    toy, _ = tracked(folder, max_epochs=1, registered_model_name="toys/today")
+    with pytest.raises(ValueError, match=r"^toys/today: MLflow's registry takes no model of this name") as error:
+        toy.trainer.run()
+    assert "\n" not in str(error.value)
+    assert not (folder / MODEL_NAME).exists()
+
+
+def test_a_name_for_the_registry_without_a_network_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="registered_model_name=toys: give network_def"):
+        RunTracker(output_dir=tmp_path, tracking_uri=address(tmp_path), registered_model_name="toys")
 
 
 def test_without_a_network_no_model_is_logged(tmp_path):

@@ -6,12 +6,13 @@ import importlib.util
 import ipaddress
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg_monai.files import atomic_path
 
-__all__ = ["serve"]
+__all__ = ["is_loopback", "serve"]
 
 #: what MONAI Label finds in the folder of an app; the class itself stays in the package, which may be read-only
 _MAIN = 'from medseg_monai.apps.label.lib.app import BundleApp\n\n__all__ = ["BundleApp"]\n'
@@ -25,6 +26,7 @@ def serve(
     weights: Mapping[str, str | os.PathLike[str]] | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    behind_proxy: bool = False,
 ) -> None:
     """Serve bundles to annotators until the process is interrupted.
 
@@ -38,6 +40,8 @@ def serve(
         weights: weights to use instead of those that a bundle has, by the bundle's name.
         host: address to listen on.
         port: port to listen on.
+        behind_proxy: others reach the host only through what keeps strangers out, such as a container's port that is
+            published on 127.0.0.1; nobody has to log in to the server itself then.
 
     Raises:
         BundleError: a bundle that there is not, or that has no weights.
@@ -48,7 +52,8 @@ def serve(
 
     if importlib.util.find_spec("monailabel") is None:
         raise ValueError("MONAI Label is not installed here; 'make label' prepares an environment that has it.")
-    _refuse_open_host(host)
+    if not behind_proxy:
+        _refuse_open_host(host)
     source = str(studies)
     if not source.startswith(("http://", "https://")):
         if not Path(source).is_dir():
@@ -69,23 +74,35 @@ def serve(
     _start(arguments)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and can be reached from nowhere else.
+
+    Args:
+        host: address or name.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _refuse_open_host(host: str) -> None:
     """Patients' images go to nobody unasked: beyond this machine, whoever comes has to log in."""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
     is_guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in ("1", "true")
-    if not is_local and not (is_guarded and os.environ.get("MONAI_LABEL_AUTH_REALM_URI")):
+    if not is_loopback(host) and not (is_guarded and os.environ.get("MONAI_LABEL_AUTH_REALM_URI")):
         raise ValueError(
-            f"{host}: others could reach the server without logging in; stay on 127.0.0.1 behind a proxy that asks, "
-            "or set MONAI_LABEL_AUTH_ENABLE=true and MONAI_LABEL_AUTH_REALM_URI."
+            f"{host}: others could reach the server without logging in; stay on 127.0.0.1, give --behind-proxy "
+            "if something in front keeps strangers out, or set "
+            "MONAI_LABEL_AUTH_ENABLE=true and MONAI_LABEL_AUTH_REALM_URI."
         )
 
 
 def _set_environment(folder: Path) -> None:
     """Settings that MONAI Label reads at its import; what the user has set stands."""
+    temporary = folder / "tmp"
+    temporary.mkdir(mode=0o700, exist_ok=True)
     defaults = {
+        "TMPDIR": str(temporary),  # MONAI Label writes uploads so that every user of the machine could read them
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
         "MONAI_LABEL_TRACKING_ENABLED": "false",  # of MONAI Label's own trainers; ours track by themselves
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
@@ -93,6 +110,7 @@ def _set_environment(folder: Path) -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    tempfile.tempdir = None  # which another module may have looked up before
 
 
 def _start(arguments: Sequence[str]) -> None:
