@@ -49,7 +49,7 @@ class Answer:
 @dataclass(frozen=True)
 class Server:
     url: str
-    studies: Path
+    studies: Path | str
     work_dir: Path
     log: Path
     process: subprocess.Popen[bytes]
@@ -87,7 +87,7 @@ def _form(fields: dict[str, str | Path]) -> tuple[bytes, str]:
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
-def start_server(work_dir: Path, studies: Path, **settings: Any) -> Server:
+def start_server(work_dir: Path, studies: Path | str, **settings: Any) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -99,7 +99,7 @@ def start_server(work_dir: Path, studies: Path, **settings: Any) -> Server:
             [sys.executable, "-c", _START, json.dumps(arguments)],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            cwd=studies.parent,
+            cwd=work_dir.parent,
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
@@ -111,7 +111,7 @@ def start_server(work_dir: Path, studies: Path, **settings: Any) -> Server:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if server.ask("GET", "/info/").status == 200:
+            if server.ask("GET", "/info/").status in (200, 401):
                 return server
         except OSError:
             time.sleep(0.5)

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.draw import polygon2mask
 
 from medseg_monai.bundle import Predictor
 
@@ -137,6 +138,19 @@ def test_an_option_changes_the_mask_and_is_told(server: Server):
     np.testing.assert_array_equal(read_png(server.infer(CXR, "phantom_0001").body), usual)
 
 
+def test_a_detector_gets_outlines_that_enclose_the_mask(server: Server):
+    """As CVAT's asks for them: ``output`` among the params."""
+    answer = server.ask("POST", f"/infer/{CXR}?image=phantom_0001&output=json", params='{"output": "json"}')
+    (annotation,) = answer.json["annotations"]
+    (element,) = annotation["annotation"]["elements"]
+    assert element["label"] == "lungs"
+    mask = read_png(server.infer(CXR, "phantom_0001").body) > 0
+    drawn = np.zeros_like(mask)
+    for contour in element["contours"]:
+        drawn ^= polygon2mask(mask.shape, np.array(contour)[:, ::-1])
+    assert 2 * (drawn & mask).sum() / (drawn.sum() + mask.sum()) > 0.97
+
+
 def test_what_a_client_sends_beside_the_options_changes_nothing(server: Server):
     everything = server.ask("GET", "/info/").json["models"][CXR]["config"]
     answer = server.infer(CXR, "phantom_0001", device="cuda", result_dtype="uint8", client_id="me", **everything)
@@ -211,6 +225,22 @@ class TestWhatGoesWrong:
             "PUT", "/datastore/label?image=phantom_9999&tag=final", label=server.studies / "phantom_0001.png"
         )
         assert (answer.status, answer.detail) == (404, "Image phantom_9999 not found")
+
+    @pytest.mark.parametrize(
+        "path", ["label?image=phantom_0001&tag=../../../out", "image?image=../out", "image?image=/tmp/out"]
+    )
+    def test_nothing_is_written_outside_the_folder_of_images(self, server: Server, path: str):
+        field = path.partition("?")[0]
+        image = server.studies / "phantom_0002.png"
+        answer = server.ask("PUT", f"/datastore/{path}", **{"file" if field == "image" else "label": image})
+        assert answer.status == 422
+        assert not list(server.studies.parents[1].rglob("out*"))
+
+    def test_an_image_that_is_there_is_not_written_over(self, server: Server):
+        before = (server.studies / "phantom_0001.png").read_bytes()
+        answer = server.ask("PUT", "/datastore/image?image=phantom_0001", file=server.studies / "phantom_0002.png")
+        assert answer.status == 409
+        assert (server.studies / "phantom_0001.png").read_bytes() == before
 
 
 def test_neither_a_mask_nor_an_uploaded_image_stays_behind(server: Server, tmp_path: Path):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
 from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
@@ -18,13 +25,23 @@ from medseg_monai.data.radiographs import DICOM_SUFFIX
 from medseg_monai.data.readers import RASTER_SUFFIXES
 from medseg_monai.data.volumes import VOLUME_SUFFIXES
 
-from .infer import BundleInferTask
+from .dicomweb import DicomWebStudies
+from .endpoints import answer_with_dicom
+from .folder import FolderStudies
+from .infer import NAME_KEY, BundleInferTask
 from .served import choose_bundles
 from .train import BundleTrainTask
 from .uncertainty import UncertaintyStrategy
 from .versions import Versions
 
 __all__ = ["BundleApp"]
+
+_LOGGER = logging.getLogger(__name__)
+
+#: MONAI Label's settings that have values of our own, unless the user has set them
+_FILTER, _EXPIRY = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"
+
+_TIMEOUT_S = (5.0, 60.0)  # to reach the DICOMweb server, and to wait for the next bytes of its answer
 
 
 class BundleApp(MONAILabelApp):
@@ -45,7 +62,7 @@ class BundleApp(MONAILabelApp):
         names = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
         self.weights: dict[str, str] = json.loads(conf.get("weights") or "{}")
         self.bundles = choose_bundles(names or None, self.weights)
-        work_dir = Path(conf.get("work_dir") or app_dir)
+        self.work_dir = work_dir = Path(conf.get("work_dir") or app_dir)
         self.versions = {
             name: Versions(work_dir / "models" / name, self.weights.get(name, bundle.shipped_weights))
             for name, bundle in self.bundles.items()
@@ -59,6 +76,48 @@ class BundleApp(MONAILabelApp):
             name="medseg-monai",
             description=f"Bundles of medseg-monai: {', '.join(self.bundles)}",
         )
+
+    def init_datastore(self) -> Datastore:
+        """The studies: a folder, or those of a DICOMweb server."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return FolderStudies(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def init_remote_datastore(self) -> Datastore:
+        """The studies of a DICOMweb server: of the modalities that the bundles read, unless the user sets a filter."""
+        if settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
+            return super().init_remote_datastore()
+        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        client = DICOMwebClientX(
+            url=self.studies,
+            session=create_session_from_user_pass(user, password) if user and password else None,
+            qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+            wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+            stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+            timeout=_TIMEOUT_S,
+        )
+        cache = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or self.work_dir / "dicomweb")
+        name = hashlib.sha256(self.studies.encode()).hexdigest()[:16]  # the images of one server in one folder
+        expiry = {"expiry": float(settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY)} if _is_set(_EXPIRY) else {}
+        return DicomWebStudies(client, cache / name, filters=self._filters(), bundles=self.bundles.values(), **expiry)
+
+    def _filters(self) -> Sequence[Mapping[str, Any]]:
+        if _is_set(_FILTER):
+            return [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
+        modalities = dict.fromkeys(modality for one in self.bundles.values() for modality in one.modalities)
+        if unread := [one.name for one in self.bundles.values() if not one.modalities]:
+            _LOGGER.warning("%s: no DICOM can be read, only uploads.", ", ".join(unread))
+        return [{"Modality": modality} for modality in modalities]
+
+    def on_init_complete(self) -> None:
+        """MONAI Label calls it when the server starts."""
+        answer_with_dicom()
+        super().on_init_complete()
 
     def init_infers(self) -> dict[str, BundleInferTask]:
         """One inference task for each bundle."""
@@ -89,12 +148,36 @@ class BundleApp(MONAILabelApp):
         image = str(request.get("image") or "")
         if not _is_upload(image) and not (datastore or self.datastore()).get_image_uri(image):
             raise HTTPException(404, f"{image}: no such image in the studies, nor was it uploaded.")
+        named = {} if _is_upload(image) else {NAME_KEY: image}
         try:
-            result: dict[str, Any] = super().infer({**request, "image": image}, datastore)
+            result: dict[str, Any] = super().infer({**request, "image": image, **named}, datastore)
         except Exception:
             if Path(image).is_absolute() and not request.get("session"):
                 Path(image).unlink(missing_ok=True)  # MONAI Label deletes an upload only if all went well
             raise
+        return result
+
+    def batch_infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Segment many images and save the masks as labels; one that cannot be segmented stops none of the others.
+
+        Args:
+            request: ``model``, ``images`` (``all``, ``labeled``, ``unlabeled`` or names), ``label_tag``,
+                ``max_batch_size`` and the options of :meth:`infer`.
+            datastore: where the images are; by default the studies.
+
+        Returns:
+            by the name of each image what :meth:`infer` says of it, or the ``error``.
+        """
+
+        def infer_or_tell(one: Mapping[str, Any], images: Any) -> dict[str, Any]:
+            try:
+                return self.infer(one, images)
+            except HTTPException as error:
+                return {"error": error.detail}
+
+        # MONAI Label would share the images out among the GPUs, of which there may be none; a bundle has its own
+        shared = {**request, "multi_gpu": False}
+        result: dict[str, Any] = self._batch_infer(shared, datastore or self.datastore(), infer_or_tell)
         return result
 
     def bundle_path(self, model: str | None) -> None:
@@ -120,7 +203,23 @@ class BundleApp(MONAILabelApp):
         """
         _refuse_unknown(request.get("strategy") or "random", self._strategies, "strategy")
         result: dict[str, Any] = super().next_sample(request)
+        studies = self.datastore()
+        if result and isinstance(studies, DicomWebStudies):
+            # what is no regular grid is the annotator's to see: inference says what is wrong with it
+            with suppress(HTTPException):
+                result["path"] = studies.image_file(result["id"])
         return result
+
+
+def _is_set(setting: str) -> bool:
+    """Whether the user has set one of MONAI Label's settings.
+
+    MONAI Label exports all of them, set or not, to the process that trains; one that is not set is taken out again.
+    """
+    if setting in settings.model_fields_set:
+        return True
+    os.environ.pop(setting, None)
+    return False
 
 
 def _refuse_unknown(name: Any, there: Mapping[str, Any], what: str) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 from fastapi import HTTPException
 from monai.data import ITKWriter
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from PIL import Image
+from skimage.measure import approximate_polygon, find_contours
 
 from medseg_monai.bundle import Prediction, Predictor
 from medseg_monai.data import RasterMaskWriter
@@ -25,7 +27,7 @@ from medseg_monai.errors import explain, is_users_mistake
 from .served import ServedBundle, check_options
 from .versions import Versions
 
-__all__ = ["BundleInferTask"]
+__all__ = ["SEG_EXTENSION", "BundleInferTask"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -35,15 +37,20 @@ _LOADED = 2
 #: how a client names the model to use, beside the options of the bundle
 MODEL_KEY = "model_version"
 
-_NAME_KEY = "medseg_image"
+#: how a client asks for the mask as DICOM SEG
+SEG_EXTENSION = ".dcm"
+
+#: name of the image for messages, which tell no path of the server
+NAME_KEY = "medseg_image"
 
 
 class BundleInferTask(InferTask):
     """MONAI Label's inference task over :class:`medseg_monai.bundle.Predictor`.
 
     A 2D mask comes as PNG whose values are the labels (``medseg predict`` writes a mask with one label as 0 and 255), a
-    3D mask as the very file that ``medseg predict`` writes, or as NRRD for a client that asks for it. The response's
-    ``params`` name the labels, the model, and what else the bundle writes of a case, such as the lobe table.
+    3D mask as the very file that ``medseg predict`` writes, or as NRRD for a client that asks for it. Of a DICOM image
+    it can also have the DICOM SEG that the bundle writes. The response's ``params`` name the labels, the model, and
+    what else the bundle writes of a case, such as the lobe table.
 
     Args:
         bundle: the bundle.
@@ -119,7 +126,8 @@ class BundleInferTask(InferTask):
         """Segment an image.
 
         Args:
-            request: ``image`` (path), the options, ``result_extension`` (``.nrrd`` for a volume in that format).
+            request: ``image`` (path), the options, ``result_extension`` (``.nrrd`` for a volume in that format,
+                ``.dcm`` for a DICOM SEG), ``result_compress`` (of NRRD).
 
         Returns:
             path of a temporary file with the mask, which is the caller's to delete, and the response's ``params``.
@@ -129,16 +137,16 @@ class BundleInferTask(InferTask):
                 detail is one line.
         """
         image = str(request["image"])
-        shown = str(request.get(_NAME_KEY) or Path(image).name)
+        shown = str(request.get(NAME_KEY) or Path(image).name)
         with self._lock, tempfile.TemporaryDirectory(prefix="medseg_label_") as folder:
             try:
                 predictor = self.predictor(request)
                 prediction = predictor({"image": image})
                 written = predictor.save(prediction, folder)
-                extension = str(request.get("result_extension") or "")
-                mask = self._mask_file(prediction, written, Path(folder), extension)
-                result = _keep(mask)
+                result = _keep(self._mask_file(prediction, written, Path(folder), request))
                 params = {**self._describe(predictor, prediction), **_tables(written)}
+                if request.get("output") == "json" and result.endswith(".png"):
+                    params["annotations"] = _outlines(Path(result), self.bundle.labels)
             except Exception as error:  # the server goes on, whatever this image did
                 line = f"{self.bundle.name}: {explain(error)}".replace(image, shown)
                 if is_users_mistake(error):
@@ -148,7 +156,12 @@ class BundleInferTask(InferTask):
                 raise HTTPException(500, line) from error
         return result, params
 
-    def _mask_file(self, prediction: Prediction, written: Sequence[Path], folder: Path, extension: str) -> Path:
+    def _mask_file(
+        self, prediction: Prediction, written: Sequence[Path], folder: Path, request: Mapping[str, Any]
+    ) -> Path:
+        extension = str(request.get("result_extension") or "")
+        if extension == SEG_EXTENSION:
+            return self._seg_file(written)
         if prediction.mask.ndim == 3:
             path = folder / "labels" / "mask.png"
             path.parent.mkdir()
@@ -164,8 +177,15 @@ class BundleInferTask(InferTask):
         writer = ITKWriter(output_dtype=np.uint8)
         writer.set_data_array(prediction.mask, channel_dim=0)
         writer.set_metadata({"affine": prediction.mask.affine}, resample=False)
-        writer.write(path, compression=True)
+        writer.write(path, compression=bool(request.get("result_compress", True)))
         return path
+
+    def _seg_file(self, written: Sequence[Path]) -> Path:
+        seg = next((path for path in written if path.suffix == SEG_EXTENSION), None)
+        if seg is None:
+            reason = "the image is no DICOM" if self.bundle.segments else "the bundle writes none"
+            raise ValueError(f"no DICOM SEG: {reason}; ask for output=image.")
+        return seg
 
     def _describe(self, predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
         phases = {name: round(seconds, 3) for name, seconds in prediction.phases.items()}
@@ -188,6 +208,17 @@ def _tables(written: Sequence[Path]) -> dict[str, Any]:
         for path in written
         if path.suffix == ".json"
     }
+
+
+def _outlines(mask: Path, labels: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Outlines of a PNG's labels in pixels, x before y, as CVAT's detector takes them; a hole's is one like others."""
+    values = np.asarray(Image.open(mask))
+    elements = []
+    for name, value in labels.items():
+        found = find_contours(np.pad(values == value, 1).astype(np.uint8), 0.5)
+        outlines = [approximate_polygon(outline, 1.0)[:-1, ::-1] - 1 for outline in found]
+        elements.append({"label": name, "contours": [one.tolist() for one in outlines if len(one) > 2]})
+    return [{"annotation": {"name": "medseg-monai", "elements": elements}}]
 
 
 def _keep(path: Path) -> str:

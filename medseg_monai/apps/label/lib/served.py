@@ -21,14 +21,15 @@ from medseg_monai.bundle import (
     read_metadata,
 )
 from medseg_monai.data.dicom_seg import Segment
+from medseg_monai.data.radiographs import RADIOGRAPH_MODALITIES
 from medseg_monai.data.savers import SaveDicomSegd
 
-__all__ = ["ServedBundle", "check_options", "choose_bundles"]
+__all__ = ["PALETTE", "ServedBundle", "check_options", "choose_bundles"]
 
 Colour = tuple[int, int, int]
 
 #: of Okabe and Ito, which colour-blind people tell apart; for labels that the bundle describes in no DICOM SEG
-_PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Colour, ...] = (
     (86, 180, 233),
     (230, 159, 0),
     (0, 158, 115),
@@ -39,6 +40,7 @@ _PALETTE: tuple[Colour, ...] = (
 )
 
 _VOLUME_READER = "medseg_monai.data.VolumeReader"
+_RADIOGRAPH_READER = "medseg_monai.data.RadiographReader"
 
 #: flat keys of a bundle that are the server's business and not the annotator's
 _NO_OPTIONS = ("amp", "dataset_dir", "device", "dicom_seg", "fast", "num_workers", "output_dir", "sw_batch_size")
@@ -64,6 +66,8 @@ class ServedBundle:
         softmax: whether the channels of the network's output exclude each other; otherwise each is its own yes or no.
         options: flat keys of ``inference.json`` that a client may change, with their values; an empty text stands for a
             whole number that the network takes or leaves.
+        modalities: DICOM modalities of the images that it reads; none if it reads no DICOM.
+        segments: how its DICOM SEG describes the labels, in their order; none if it writes no such file.
     """
 
     name: str
@@ -75,6 +79,8 @@ class ServedBundle:
     colours: dict[str, Colour]
     softmax: bool
     options: dict[str, Any]
+    modalities: tuple[str, ...]
+    segments: tuple[Segment, ...]
 
     @property
     def shipped_weights(self) -> Path:
@@ -103,7 +109,7 @@ class ServedBundle:
                 "network_data_format#outputs#pred."
             )
         segments = _segments(bundle, checkpoint)
-        colours = [_PALETTE[index % len(_PALETTE)] for index in range(len(names))]
+        colours = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
         if len(segments) == len(names):
             names, colours = [one.name for one in segments], [one.colour for one in segments]
         config = merged_config(bundle, ["inference"])
@@ -114,11 +120,13 @@ class ServedBundle:
             version=metadata["version"],
             description=metadata["description"],
             # a 2D network may go through a volume slice by slice
-            dimension=3 if _VOLUME_READER in _targets(config) else len(shape),
+            dimension=3 if any(part["_target_"] == _VOLUME_READER for part in _parts(config)) else len(shape),
             labels={name: value for value, name in enumerate(names, start=1)},
             colours=dict(zip(names, colours, strict=True)),
             softmax=softmax,
             options=_options(config),
+            modalities=_modalities(config),
+            segments=tuple(segments),
         )
 
 
@@ -212,16 +220,26 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _targets(config: Any) -> Iterator[str]:
-    """The classes that a config names."""
+def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
+    """The parts of a config that name a class."""
     if isinstance(config, Mapping):
         if "_target_" in config:
-            yield str(config["_target_"])
+            yield config
         for value in config.values():
-            yield from _targets(value)
+            yield from _parts(value)
     elif isinstance(config, list):
         for value in config:
-            yield from _targets(value)
+            yield from _parts(value)
+
+
+def _modalities(config: Mapping[str, Any]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for part in _parts(config):
+        if part["_target_"] == _VOLUME_READER:
+            found[str(part.get("modality", "CT"))] = None
+        elif part["_target_"] == _RADIOGRAPH_READER:
+            found.update(dict.fromkeys(RADIOGRAPH_MODALITIES))
+    return tuple(found)
 
 
 def _segments(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None) -> Sequence[Segment]:

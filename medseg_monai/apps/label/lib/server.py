@@ -1,17 +1,80 @@
-"""MONAI Label's web application, with an answer where it would only say that something went wrong."""
+"""MONAI Label's web application, with an answer where it would only say that something went wrong, and its doors shut.
+
+What MONAI Label leaves open and this module closes: its check of a token does not work with PyJWT 2 (no token is ever
+good); whoever asks can have the app reloaded and an annotator can overwrite the weights; every page that is open in the
+annotator's browser may ask the server; and its own pages load scripts and fonts from elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
-from fastapi import Request
+import jwt
+import requests
+from fastapi import Depends, HTTPException, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from monailabel.app import app
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import User, get_current_user, oauth2_scheme
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medseg_monai.apps.label.serve import is_loopback
 
 __all__ = ["app"]
+
+#: signatures that only the realm can make; one by a shared secret, or none, proves nothing
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+_LEEWAY_S = 10  # by which the realm's clock may differ from ours
+
+#: what a browser may load for our pages: OHIF asks for fonts of Google's, and patients' images are open in it
+_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+
+#: MONAI Label writes over the weights in use and moves them away; ``POST /train/`` is the way to another model
+_MODEL = f"{settings.MONAI_LABEL_API_STR}/model/"
+_CLOSED = {"PUT": _MODEL, "DELETE": _MODEL, "POST": "/reload"}
+
+
+class _Guard:
+    """Refuses what nobody may ask, before anything else sees it, and tells browsers to stay with this server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
+            await send(message)
+
+        answer = _refusal(scope) if scope["type"] == "http" else None
+        await (answer or self.app)(scope, receive, send_policy)
+
+
+def _refusal(scope: Scope) -> JSONResponse | None:
+    """The answer to a request that is not passed on."""
+    closed = _CLOSED.get(scope["method"])
+    if closed and scope["path"].startswith(closed):
+        return JSONResponse({"detail": f"{scope['method']} {closed} is closed in this server."}, status_code=403)
+    host = Headers(scope=scope).get("host", "")
+    # a page from elsewhere may have its own name point to this machine and then counts as a page of ours
+    if not settings.MONAI_LABEL_AUTH_ENABLE and not is_loopback(_host_name(host)):
+        detail = f"Host: {host} is not this machine; a proxy in front of the server has to send Host: 127.0.0.1."
+        return JSONResponse({"detail": detail}, status_code=400)
+    return None
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _tell(request: Request, error: Any) -> JSONResponse:
@@ -23,7 +86,82 @@ async def _tell_json(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"detail": f"params or body: no JSON ({error})."}, status_code=400)
 
 
+async def _tell_other(request: Request, error: Any) -> JSONResponse:
+    """Another server that this one asks for a client: the realm or the DICOMweb server."""
+    answer = error.response
+    if request.url.path.endswith("/auth/token") and answer is not None and answer.status_code in (400, 401, 403):
+        return JSONResponse({"detail": "Incorrect username or password"}, status_code=401)
+    return JSONResponse({"detail": f"A server behind this one does not answer ({error})."}, status_code=502)
+
+
+@lru_cache
+def _realm() -> tuple[str, jwt.PyJWKClient]:
+    """Who issues the tokens, and its public keys, which are asked for anew every few minutes."""
+    timeout = settings.MONAI_LABEL_AUTH_TIMEOUT
+    address = settings.MONAI_LABEL_AUTH_REALM_URI.rstrip("/") + "/.well-known/openid-configuration"
+    response = requests.get(address, timeout=timeout)
+    response.raise_for_status()
+    found = response.json()
+    return found["issuer"], jwt.PyJWKClient(found["jwks_uri"], timeout=timeout)
+
+
+def _current_user(token: str = Depends(oauth2_scheme)) -> User:
+    """The user of a token that the realm has issued for this server and that is still good."""
+    try:
+        issuer, keys = _realm()
+        claims = jwt.decode(
+            token,
+            keys.get_signing_key_from_jwt(token),
+            algorithms=_ALGORITHMS,
+            issuer=issuer,
+            leeway=_LEEWAY_S,
+            # Keycloak names the client in azp, others in aud: _is_for_us looks at both
+            options={"require": ["exp", "iss"], "verify_aud": False},
+        )
+    except (requests.RequestException, jwt.PyJWKClientConnectionError, KeyError) as error:
+        raise HTTPException(503, f"The realm that issues tokens cannot be asked ({error}).") from error
+    except jwt.PyJWTError as error:
+        raise _refused(str(error)) from error
+    name = claims.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME)
+    if not _is_for_us(claims) or not isinstance(name, str):
+        raise _refused("not issued to a user of this server")
+    return User(
+        username=name,
+        email=claims.get(settings.MONAI_LABEL_AUTH_TOKEN_EMAIL),
+        name=claims.get(settings.MONAI_LABEL_AUTH_TOKEN_NAME),
+        roles=_roles(claims),
+    )
+
+
+def _is_for_us(claims: dict[str, Any]) -> bool:
+    audience = claims.get("aud", [])
+    named = [audience] if isinstance(audience, str) else audience
+    return settings.MONAI_LABEL_AUTH_CLIENT_ID in (*named, claims.get("azp"))
+
+
+def _roles(claims: Any) -> list[str]:
+    """The roles in a token, at the place that MONAI Label's settings name."""
+    for key in settings.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#"):
+        claims = claims.get(key) if isinstance(claims, dict) else None
+    return [str(role) for role in claims] if isinstance(claims, list) else []
+
+
+def _refused(why: str) -> HTTPException:
+    return HTTPException(401, f"Token refused: {why}", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _start_page() -> RedirectResponse:
+    """MONAI Label has a page of its API here, whose script comes from elsewhere."""
+    return RedirectResponse("/ohif/" if settings.MONAI_LABEL_STUDIES.startswith("http") else "/info/")
+
+
 # MONAI Label lets every page that is open in the annotator's browser ask its server; its own pages need no permission
 app.user_middleware[:] = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+app.add_middleware(_Guard)
 app.add_exception_handler(MONAILabelException, _tell)
 app.add_exception_handler(json.JSONDecodeError, _tell_json)
+app.add_exception_handler(requests.RequestException, _tell_other)
+app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", None) not in ("/", "/docs")]
+app.add_api_route("/", _start_page, include_in_schema=False)
+if settings.MONAI_LABEL_AUTH_ENABLE:
+    app.dependency_overrides[get_current_user] = _current_user

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import itk
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from fastapi import HTTPException
 from monai.data.utils import is_supported_format
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg_monai.bundle import evaluate, flat_keys, merged_config, train, trained_settings
-from medseg_monai.data import Datalist, Item, RasterMaskWriter, RasterReader, write_datalist
+from medseg_monai.data import Datalist, Item, RasterMaskWriter, VolumeReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
-from medseg_monai.data.readers import RASTER_SUFFIXES
 from medseg_monai.data.volumes import VOLUME_SUFFIXES
+from medseg_monai.errors import explain
+from medseg_monai.files import atomic_path
 
+from .segmentations import name_values, read_mask
 from .served import ServedBundle
 from .versions import Model, Versions
 
@@ -34,6 +39,8 @@ _OPTIONS = ("learning_rate", "batch_size", "val_interval")
 #: a request that names a model under this key trains nothing and puts that model to use
 USE_KEY = "use_model"
 
+_UNKNOWN = "UNK"  # what MONAI Label's clients show for what DICOM does not tell
+
 _FOREGROUND = 255  # of a mask with one label, in every data set of 2D images
 
 
@@ -44,8 +51,8 @@ class BundleTrainTask(TrainTask):
     own, with its data list, MLflow run, checkpoints and evaluations. The new model is put to use only if it has a
     higher mean Dice than the one in use until then, both by the bundle's own evaluation on the same validation labels.
 
-    Which labels validate is drawn by a hash of the image's name, so that a label stays on its side while others are
-    added. Several images of one patient are not known as such.
+    Which labels validate is drawn by a hash of the patient, so that a label stays on its side while others are added.
+    Of DICOM the patient is known; in a folder of other images each counts as a patient's only one.
 
     Args:
         bundle: the bundle.
@@ -81,8 +88,8 @@ class BundleTrainTask(TrainTask):
             the name of the model, its Dice and that of the one in use before, and whether it is used now.
 
         Raises:
-            ValueError: fewer than two final labels for this bundle, a value that is no number, or a model that there is
-                not.
+            ValueError: fewer than two final labels for this bundle or of two patients, a label with values that it has
+                no names for, a value that is no number, or a model that there is not.
         """
         if isinstance(wanted := request.get(USE_KEY), str) and wanted:
             return {"model": self.versions.use(wanted).name, "used": True}
@@ -133,48 +140,87 @@ class BundleTrainTask(TrainTask):
             raise ValueError(
                 f"{self.bundle.name}: {len(items)} final labels; a training needs two, one of them to validate."
             )
+        patients = list(dict.fromkeys(item["patient"] for item in items))
+        if len(patients) < 2:
+            raise ValueError(
+                f"{self.bundle.name}: final labels of one patient only; a training needs another one to validate."
+            )
         bound = f"{int(val_split * 16**8):08x}"
-        validation = [item for item in items if patient_rank(item["patient"], 0) < bound] or items[:1]
-        if len(validation) == len(items):
-            validation = items[:-1]
+        drawn = [patient for patient in patients if patient_rank(patient, 0) < bound] or patients[:1]
+        validation = [item for item in items if item["patient"] in drawn[: len(patients) - 1]]
         return {"training": [item for item in items if item not in validation], "validation": validation, "test": []}
 
     def _labelled(self, datastore: Datastore, folder: Path) -> list[Item]:
         """The final labels that are this bundle's: of its kind of image, and not named as another's."""
         items = []
         for name in datastore.get_labeled_images():
-            image = datastore.get_image_uri(name)
-            label = Path(datastore.get_label_uri(name, DefaultLabelTag.FINAL.value))
             info = datastore.get_label_info(name, DefaultLabelTag.FINAL.value)
-            dimension = 3 if is_supported_format(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
-            named = _named_labels(info)
-            if dimension != self.bundle.dimension or (named and named.isdisjoint(self.bundle.labels)):
+            about = datastore.get_image_info(name)
+            if not self._is_own(info, about):
                 continue
-            if dimension == 2:
-                label = self._as_published(label, folder / "labels" / f"{name}.png")
-            items.append({"image": image, "label": str(label), "patient": name, "source": "annotators"})
+            try:
+                image = datastore.get_image_uri(name)
+                label = datastore.get_label_uri(name, DefaultLabelTag.FINAL.value)
+            except HTTPException as error:  # a DICOM SEG that cannot be read must not spoil the others
+                _LOGGER.warning("%s: left out: %s", name, error.detail)
+                continue
+            dimension = 3 if is_supported_format(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
+            if dimension != self.bundle.dimension:
+                continue
+            try:
+                used = self._as_published(Path(label), info, folder / "labels" / name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {explain(error)}") from error
+            patient = _patient(about) or name
+            items.append({"image": image, "label": str(used), "patient": patient, "source": "annotators"})
         return items
 
-    def _as_published(self, label: Path, path: Path) -> Path:
-        """A 2D mask in the values that the bundle's training reads: 0 and 255 if it has one label."""
-        single = len(self.bundle.labels) == 1
-        mask = _read_mask(label)
-        writer = RasterMaskWriter(scale=_FOREGROUND if single else None)
-        writer.set_data_array(mask > 0 if single else mask, channel_dim=None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write(path)
-        return path
+    def _is_own(self, info: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+        named = _named_labels(info)
+        is_readable = about.get("Modality", _UNKNOWN) in (_UNKNOWN, *self.bundle.modalities)
+        return is_readable and (not named or not named.isdisjoint(label.lower() for label in self.bundle.labels))
+
+    def _as_published(self, label: Path, info: Mapping[str, Any], path: Path) -> Path:
+        """A label in the values that the bundle's training reads; a 2D mask with one label has 0 and 255."""
+        if self.bundle.dimension == 2:
+            target = path.with_name(f"{path.name}.png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            writer = RasterMaskWriter(scale=_FOREGROUND if len(self.bundle.labels) == 1 else None)
+            writer.set_data_array(self._by_name(read_mask(label), info), channel_dim=None)
+            writer.write(target)
+            return target
+        reader = VolumeReader()
+        given, meta = reader.get_data(reader.read(label))
+        values = self._by_name(given, info)
+        if np.array_equal(values, given):
+            return label
+        target = path.with_name(f"{path.name}.nii.gz")
+        image = nib.Nifti1Image(values, meta["affine"])
+        image.header.set_xyzt_units("mm")
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(gzip.compress(image.to_bytes(), 1))
+        return target
+
+    def _by_name(self, mask: npt.NDArray[Any], info: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+        """A mask in the bundle's values: a client's values stand for the names that it sent with them."""
+        present = [int(value) for value in np.unique(mask) if value]
+        if len(self.bundle.labels) == 1 and (not _named_labels(info) or present == [_FOREGROUND]):
+            return (mask > 0).astype(np.uint8)
+        own = {label.lower(): value for label, value in self.bundle.labels.items()}
+        values = np.zeros(mask.shape, dtype=np.uint8)
+        for value, name in name_values(info, present, self.bundle.labels).items():
+            values[mask == value] = own.get(name.lower(), 0)
+        return values
 
 
 def _named_labels(info: Mapping[str, Any]) -> set[str]:
-    """What the client called the labels of a mask, if it did."""
+    """What the client called the labels of a mask, if it did, in small letters."""
     named = {str(entry.get("name")) for entry in info.get("label_info") or []}
-    return named | set((info.get("params") or {}).get("label_names") or {})
+    sent = info.get("label_names") or (info.get("params") or {}).get("label_names") or {}
+    return {name.lower() for name in named | set(sent)}
 
 
-def _read_mask(path: Path) -> npt.NDArray[np.integer]:
-    """The values of a 2D mask ``[H, W]``; viewers of volumes save one as a volume of one slice."""
-    if is_supported_format(path, RASTER_SUFFIXES):
-        reader = RasterReader(channels=1)
-        return np.asarray(reader.get_data(reader.read(path))[0][0])
-    return np.asarray(itk.array_from_image(itk.imread(str(path)))).squeeze()
+def _patient(about: Mapping[str, Any]) -> str:
+    """A stand-in for a patient's number, which has no place in a list that MLflow may keep; empty if there is none."""
+    number = str(about.get("PatientID") or _UNKNOWN)
+    return "" if number == _UNKNOWN else hashlib.sha256(number.encode()).hexdigest()[:16]

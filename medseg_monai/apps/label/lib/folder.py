@@ -1,0 +1,69 @@
+"""The studies in a folder, as MONAI Label sees them, without the ways out of that folder."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import LocalDatastore
+
+__all__ = ["FolderStudies", "check_tag"]
+
+_TAG = re.compile(r"\w[\w -]*")
+_NAME = re.compile(r"\w[^/\\\0]*")
+
+
+def check_tag(tag: str) -> None:
+    """Refuse the tag of a label that is no plain word: MONAI Label makes a folder of that name.
+
+    Args:
+        tag: what a client sent.
+
+    Raises:
+        HTTPException: with status 422.
+    """
+    if not _TAG.fullmatch(tag):
+        raise HTTPException(422, f"tag {tag!r}: give a plain word, such as final.")
+
+
+class FolderStudies(LocalDatastore):
+    """MONAI Label's data store over a folder, which writes nowhere else and over no image.
+
+    MONAI Label takes the names of images and tags for parts of a path as they come.
+    """
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add an image that a client sent.
+
+        Args:
+            image_id: its name; by default that of the file.
+            image_filename: the file.
+            image_info: what the client says of it.
+
+        Raises:
+            HTTPException: 422 for a name that is a path, 409 for that of an image that is there already.
+        """
+        if image_id and not _NAME.fullmatch(image_id):
+            raise HTTPException(422, f"image {image_id!r}: give a name, not a path.")
+        if self.get_image_uri(image_id):
+            raise HTTPException(409, f"image {image_id}: there is one of this name already; give another.")
+        added: str = super().add_image(image_id, image_filename, image_info)
+        return added
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Save a label that a client sent, in place of an earlier one with the same tag.
+
+        Args:
+            image_id: name of the image.
+            label_filename: the file.
+            label_tag: the tag, such as ``final``.
+            label_info: what the client says of it.
+
+        Raises:
+            HTTPException: 422 for a tag that is no plain word.
+            ImageNotFoundException: no such image.
+        """
+        check_tag(label_tag)
+        saved: str = super().save_label(image_id, label_filename, label_tag, label_info)
+        return saved

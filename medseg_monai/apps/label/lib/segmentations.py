@@ -1,0 +1,297 @@
+"""What annotators draw as DICOM SEG, and back: in a DICOMweb server a label has no other form."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import itk
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from monai.data.utils import is_supported_format
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from pydicom import dcmread
+from pydicom.sr.coding import Code
+
+import medseg_monai
+from medseg_monai.data import RasterMaskWriter, RasterReader, VolumeReader
+from medseg_monai.data.dicom import check_geometry, find_series
+from medseg_monai.data.dicom_seg import Segment, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.readers import RASTER_SUFFIXES
+from medseg_monai.errors import explain
+from medseg_monai.files import atomic_path
+
+from .served import PALETTE, ServedBundle
+
+__all__ = ["DicomGrid", "name_values", "read_label", "read_mask", "read_seg", "write_label", "write_seg"]
+
+Labels = npt.NDArray[np.uint8]
+
+_SAME_AFFINE = 1e-3  # mm
+_RAW = ".bin"  # how OHIF sends a label: its bytes, the first axis of the image running fastest
+_WHITE = 255  # the one label of a mask as 2D data sets and ``medseg predict`` have it
+_TISSUE = Code("85756007", "SCT", "Tissue")  # what viewers write for a structure that nobody described
+_NAME_LENGTH = 64
+_ANNOTATED = "MONAI Label"
+
+
+@dataclass(frozen=True, eq=False)
+class DicomGrid:
+    """The pixels or voxels of a DICOM image, in which its labels lie.
+
+    Attributes:
+        files: the DICOM files, in the order of the third axis.
+        shape: columns, rows and slices of a series; rows and columns of one image.
+        affine: ``[4, 4]`` of a series, from voxel indices to mm in RAS; ``None`` for one image.
+    """
+
+    files: tuple[Path, ...]
+    shape: tuple[int, ...]
+    affine: npt.NDArray[np.float64] | None
+
+    @classmethod
+    def read(cls, image: str | os.PathLike[str]) -> DicomGrid:
+        """Read the headers of a series or of an image.
+
+        Args:
+            image: folder of one series, or a file.
+
+        Raises:
+            ValueError: the series is no regular grid.
+        """
+        path = Path(image)
+        if path.is_dir():
+            series = find_series(path)[0]
+            geometry = check_geometry(series, modality=series.modality)
+            return cls(geometry.files, geometry.shape, geometry.affine)
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return cls((path,), (int(header.Rows), int(header.Columns)), None)
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the files that its labels are kept in."""
+        return ".png" if self.affine is None else ".nii.gz"
+
+
+def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.integer]:
+    """The values of a 2D mask ``[H, W]``; viewers of volumes save one as a volume of one slice."""
+    if is_supported_format(path, RASTER_SUFFIXES):
+        reader = RasterReader(channels=1)
+        return np.asarray(reader.get_data(reader.read(path))[0][0])
+    return np.asarray(itk.array_from_image(itk.imread(str(path)))).squeeze()
+
+
+def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
+    """Read the label of a DICOM image in the image's grid.
+
+    Args:
+        path: PNG, volume (its axes may run in another order or direction), or the bare bytes that OHIF sends.
+        grid: the image.
+
+    Returns:
+        uint8 ``[X, Y, Z]``, of one image ``[H, W]``.
+
+    Raises:
+        ValueError: another grid than the image's, or values that are no labels.
+    """
+    if Path(path).suffix == _RAW:
+        values: npt.NDArray[Any] = np.fromfile(path, dtype=np.uint8)
+        if values.size != np.prod(grid.shape):
+            raise ValueError(f"{path}: {values.size} bytes, but the image has {_size(grid.shape)} pixels.")
+        values = values.reshape(grid.shape, order="C" if grid.affine is None else "F")
+    elif grid.affine is None:
+        values = read_mask(path)
+        if values.shape != grid.shape:
+            raise ValueError(f"{path}: {_size(values.shape)} pixels, but the image has {_size(grid.shape)}.")
+        if set(np.unique(values)) == {0, _WHITE}:
+            values = values > 0
+    else:
+        reader = VolumeReader()
+        values, meta = reader.get_data(reader.read(path))
+        values = _turned(values, meta["affine"], grid, path)
+    labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise ValueError(f"{path}: values that are no labels; save whole numbers from 0 to 255.")
+    return labels
+
+
+def _turned(
+    values: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    grid: DicomGrid,
+    path: str | os.PathLike[str],
+) -> npt.NDArray[Any]:
+    """A volume with its axes in the order and direction of the grid's."""
+    assert grid.affine is not None
+    turn = io_orientation(np.linalg.inv(grid.affine) @ affine)
+    turned: npt.NDArray[Any] = apply_orientation(values, turn)
+    same_axes = np.allclose(affine @ inv_ornt_aff(turn, values.shape), grid.affine, rtol=0, atol=_SAME_AFFINE)
+    if turned.shape != grid.shape or not same_axes:
+        raise ValueError(f"{path}: not in the grid of its image ({_size(grid.shape)}); save it in that of the image.")
+    return turned
+
+
+def name_values(
+    info: Mapping[str, Any], present: Sequence[int], otherwise: Mapping[str, int] | None = None
+) -> dict[int, str]:
+    """What each value of a label stands for, by what the client sent with it.
+
+    That is ``label_info``: names with their value (``idx``), or in the order of the values 1, 2, ... or, if there are
+    as many as values that occur, in the order of those. Else it is ``label_names``, as a response to ``/infer`` has it.
+
+    Args:
+        info: what the client sent.
+        present: the values that occur, in ascending order.
+        otherwise: names and values for a client that names none.
+
+    Returns:
+        names by their values, also of values that do not occur.
+
+    Raises:
+        ValueError: values without a name.
+    """
+    entries = [one for one in info.get("label_info") or [] if isinstance(one, Mapping) and one.get("name")]
+    names = [str(one["name"]) for one in entries]
+    given = info.get("label_names") or (info.get("params") or {}).get("label_names") or (otherwise if not names else {})
+    if names and all(str(one.get("idx", "")).isdigit() for one in entries):
+        named = {int(one["idx"]): name for one, name in zip(entries, names, strict=True)}
+    elif names and max(present, default=0) > len(names) == len(present):
+        named = dict(zip(present, names, strict=True))
+    elif names:
+        named = dict(enumerate(names, start=1))
+    else:
+        named = {int(value): str(name) for name, value in (given or {}).items()}
+    if missing := [str(value) for value in present if value not in named]:
+        raise ValueError(
+            f"label {', '.join(missing)} has no name; send params with label_info, "
+            'such as [{"name": "liver", "idx": 1}].'
+        )
+    return named
+
+
+def write_seg(
+    path: str | os.PathLike[str],
+    labels: Labels,
+    grid: DicomGrid,
+    names: Mapping[int, str],
+    *,
+    bundles: Iterable[ServedBundle],
+    creator: str = "",
+) -> None:
+    """Write an annotator's label as DICOM SEG.
+
+    Where the names are a bundle's, each segment has the bundle's number, description and code, whether it occurs or
+    not; a name that no bundle knows comes behind those, as tissue. Unlike a prediction, the label counts as made with
+    a program's help (SEMIAUTOMATIC).
+
+    Args:
+        path: the file to write or replace.
+        labels: in the grid of the image.
+        grid: the image.
+        names: what the values stand for; see :func:`name_values`.
+        bundles: the bundles that are served.
+        creator: who drew the label, if that is known.
+
+    Raises:
+        ValueError: the image has not what a SEG needs.
+    """
+    segments, numbers = _choose_segments(names, bundles)
+    table = np.zeros(256, dtype=np.uint8)
+    for value, number in numbers.items():
+        table[value] = number
+    described: dict[str, Any] = {
+        "segments": segments,
+        "algorithm_name": _ANNOTATED,
+        "algorithm_version": medseg_monai.__version__,
+    }
+    with atomic_path(path) as temporary:
+        if grid.affine is None:
+            write_radiograph_seg(temporary, table[labels], source_file=grid.files[0], **described)
+        else:
+            write_dicom_seg(temporary, table[labels], source_files=grid.files, **described)
+        dataset = dcmread(temporary)
+        for segment in dataset.SegmentSequence:
+            segment.SegmentAlgorithmType, segment.SegmentAlgorithmName = "SEMIAUTOMATIC", _ANNOTATED
+            segment.pop("SegmentationAlgorithmIdentificationSequence", None)
+        dataset.SeriesDescription = "Final label"
+        if creator:
+            dataset.ContentCreatorName = creator
+        dataset.save_as(temporary)
+
+
+def _choose_segments(names: Mapping[int, str], bundles: Iterable[ServedBundle]) -> tuple[list[Segment], dict[int, int]]:
+    """The segments to describe, and the number of each value among them."""
+    known = [list(bundle.segments) for bundle in bundles if bundle.segments]
+    wanted = {name.lower() for name in names.values()}
+    segments = max(known, key=lambda one: len(wanted & {segment.name.lower() for segment in one}), default=[])
+    if not wanted & {segment.name.lower() for segment in segments}:
+        segments = []
+    elsewhere = {segment.name.lower(): segment for one in known for segment in one}
+    segments = [*segments]
+    numbers = {segment.name.lower(): number for number, segment in enumerate(segments, start=1)}
+    for name in dict.fromkeys(names.values()):
+        if name.lower() not in numbers:
+            colour = PALETTE[len(segments) % len(PALETTE)]
+            other = Segment(name[:_NAME_LENGTH], _TISSUE, colour, category=_TISSUE)
+            segments.append(elsewhere.get(name.lower(), other))
+            numbers[name.lower()] = len(segments)
+    return segments, {value: numbers[name.lower()] for value, name in names.items()}
+
+
+def read_seg(path: str | os.PathLike[str], grid: DicomGrid) -> tuple[Labels, dict[int, str]]:
+    """Read a DICOM SEG, whoever wrote it, in the grid of the image that it refers to.
+
+    Args:
+        path: the file.
+        grid: the image.
+
+    Returns:
+        the segment numbers, and the names of the segments by their numbers.
+
+    Raises:
+        ValueError: no DICOM SEG of this image, segments that overlap, or fractions.
+    """
+    uids = [str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for file in grid.files]
+    try:
+        seg = hd.seg.segread(path)
+        if not {sop for _, _, sop in seg.get_source_image_uids()}.intersection(uids):
+            raise ValueError("it is of another image")
+        frames = seg.get_pixels_by_source_instance(
+            uids, combine_segments=True, relabel=False, assert_missing_frames_are_empty=True
+        )
+        names = {number: str(seg.get_segment_description(number).segment_label) for number in seg.segment_numbers}
+    except Exception as error:  # highdicom and pydicom raise many types
+        raise ValueError(f"{path}: no DICOM SEG of this image that can be read ({explain(error)}).") from error
+    labels = frames[0] if grid.affine is None else frames.T
+    if labels.shape != grid.shape or labels.max() > np.iinfo(np.uint8).max:
+        raise ValueError(f"{path}: not in the grid of its image, or more than 255 segments.")
+    return labels.astype(np.uint8), names
+
+
+def write_label(path: str | os.PathLike[str], labels: Labels, grid: DicomGrid) -> None:
+    """Write a label of a DICOM image as PNG or NIfTI.
+
+    Args:
+        path: the file, which ends as :attr:`DicomGrid.suffix` says.
+        labels: in the grid of the image.
+        grid: the image.
+    """
+    if grid.affine is None:
+        writer = RasterMaskWriter()
+        writer.set_data_array(labels, channel_dim=None)
+        writer.write(path)
+        return
+    image = nib.Nifti1Image(labels, grid.affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), 1))
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in shape)
