@@ -51,7 +51,7 @@ runs/label/studies:
 	for image in "$(abspath $(MEDSEG_DATA))"/lung_cxr/*/images/*.png; do \
 		if [ -f "$$image" ]; then ln -sf "$$image" $@/; fi; done
 
-label: $(LABEL_STAMP) $(STUDIES)
+label: $(LABEL_STAMP) $(filter-out http://% https://%,$(STUDIES))
 	$(LABEL_BIN)/medseg serve "$(STUDIES)" --port $(LABEL_PORT)
 
 test-label: $(LABEL_STAMP)
