@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) $(LABEL_VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) $(NUMPY1_VENV) runs .mypy_cache .pytest_cache .ruff_cache
 
 # MONAI Label in an environment of its own: `make label STUDIES=FOLDER` (docs/label.md)
 LABEL_VENV ?= .venv-label
@@ -56,3 +56,21 @@ label: $(LABEL_STAMP) $(filter-out http://% https://%,$(STUDIES))
 
 test-label: $(LABEL_STAMP)
 	$(LABEL_BIN)/python -m pytest -m label tests/apps
+
+# the package with NumPy 1 and pydicom 2, in an environment of its own
+NUMPY1_VENV ?= .venv-numpy1
+NUMPY1_BIN := $(NUMPY1_VENV)/bin
+NUMPY1_STAMP := $(NUMPY1_VENV)/.installed
+
+.PHONY: test-numpy1
+
+$(NUMPY1_STAMP): pyproject.toml constraints.txt constraints-numpy1.txt
+	$(PYTHON) -m venv $(NUMPY1_VENV)
+	awk -F== 'NR == FNR {pins[$$1]; print; next} !($$1 in pins)' constraints-numpy1.txt constraints.txt \
+		> $(NUMPY1_VENV)/constraints.txt
+	$(NUMPY1_BIN)/python -m pip install --quiet --disable-pip-version-check -c $(NUMPY1_VENV)/constraints.txt torch
+	$(NUMPY1_BIN)/python -m pip install --quiet --disable-pip-version-check -c $(NUMPY1_VENV)/constraints.txt -e ".[dev]"
+	touch $@
+
+test-numpy1: $(NUMPY1_STAMP)
+	$(NUMPY1_BIN)/python -m pytest --ignore tests/apps

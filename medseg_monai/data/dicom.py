@@ -19,10 +19,10 @@ import numpy.typing as npt
 from monai.data.utils import orientation_ras_lps
 from pydicom import Dataset, dcmread
 from pydicom.misc import is_dicom
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from .datalist import shorten
+from .pydicom_versions import missing_decoder
 
 __all__ = [
     "DicomSeries",
@@ -388,7 +388,7 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         intercept=intercept[0] if intercept else None,
         rescale_type=str(header.get("RescaleType") or "").upper(),
         cut_off=_is_cut_off(header, held),
-        decoder=_missing_decoder(header.file_meta.TransferSyntaxUID),
+        decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
     )
 
 
@@ -420,16 +420,6 @@ def _is_cut_off(header: Dataset, held: int) -> bool:
     voxels = int(header.Columns) * int(header.Rows) * int(header.get("NumberOfFrames") or 1)
     expected = voxels * int(header.get("SamplesPerPixel", 1)) * int(header.get("BitsAllocated", 16)) // 8
     return held < expected + (8 if syntax.is_implicit_VR else 12)  # tag, type and length of the pixels' element
-
-
-def _missing_decoder(syntax: UID) -> str:
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        return "a decoder that pydicom does not have"
-    if decoder.is_available:
-        return ""
-    return " or ".join(text.split(" requires ")[-1] for text in decoder.missing_dependencies)
 
 
 def _to_series(uid: str, members: list[tuple[Dataset, DicomSlice]], damaged: dict[Path, list[Path]]) -> DicomSeries:

@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import format_number_as_ds
+from skimage.color import rgb2lab
 
 import medseg_monai
 from medseg_monai.files import atomic_path
@@ -35,8 +36,15 @@ _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanc
 # must stand in each slice of a series beside these
 _REQUIRED_OF_SLICES = ("FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 
-# what highdicom takes for a place in space; a projection has none, and a spacing without thickness it refuses
-_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+# what highdicom takes for a place in space; a projection has none, and a spacing without thickness it refuses, as do
+# older ones a frame of reference without all the others
+_GEOMETRY = (
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+)
 
 # must stand in a SEG, but may be empty (DICOM type 2): a source without them gives an empty one
 _MAY_BE_EMPTY = (
@@ -55,6 +63,7 @@ _FAULTS = (AttributeError, KeyError, TypeError, ValueError)  # what highdicom ra
 _SAME_DIRECTION = 1e-3  # direction cosines; files of one series may state them with different rounding
 _NAME_WARNING = "The string .* is unlikely to represent the intended person name"  # it would print a patient's name
 _SERIES_NUMBER = 1000  # behind those of scanners
+_ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")  # pydicom 2 has two codes of this name
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Segment:
     name: str
     type: Code
     colour: tuple[int, int, int]
-    category: Code = codes.SCT.AnatomicalStructure
+    category: Code = _ANATOMICAL_STRUCTURE
 
 
 def _lobe(name: str, code: str, colour: tuple[int, int, int]) -> Segment:
@@ -141,7 +150,8 @@ def write_dicom_seg(
     reader can tell a lobe that was not found from one that was not looked for. Frames without a voxel of a segment are
     left out, as usual. A map without any label becomes a file whose frames are all empty, since DICOM knows no file
     without frames. The frames stand segment by segment and within one in spatial order, which highdicom takes against
-    the slices' normal; readers go by the position and the source instance that each frame names.
+    the slices' normal (0.22, which goes with pydicom 2, by the coordinates in the patient); readers go by the position
+    and the source instance that each frame names.
 
     Patient and study are those of the first source file; what it lacks stays empty. The frame of reference, position,
     orientation and spacing are the source's (without a slice thickness in it, a frame is as thick as the slices lie
@@ -212,10 +222,14 @@ def write_radiograph_seg(
     if labels.shape != expected:
         raise ValueError(f"{path}: the label map is {labels.shape}, its radiograph {expected}; apply Invertd first.")
     _refuse_other_labels(path, labels, segments)
-    for keyword in (*_GEOMETRY, *(() if source.get("FrameOfReferenceUID") else ("FrameOfReferenceUID",))):
+    frame_of_reference = source.get("FrameOfReferenceUID")
+    for keyword in _GEOMETRY:
         source.pop(keyword, None)
     try:
         segmentation = _segmentation([source], labels, segments, algorithm_name, algorithm_version)
+        if frame_of_reference:
+            segmentation.FrameOfReferenceUID = frame_of_reference
+            segmentation.PositionReferenceIndicator = source.get("PositionReferenceIndicator")
     except _FAULTS as error:
         raise ValueError(f"{source_file}: no DICOM SEG can refer to this radiograph ({error}); repair it.") from error
     with atomic_path(path) as temporary:
@@ -238,12 +252,15 @@ def _segmentation(
     algorithm_version: str,
 ) -> hd.seg.Segmentation:
     """The SEG of frames ``[slices, rows, columns]``, or of one frame ``[rows, columns]``."""
+    # highdicom refuses the extensions that begin with an empty value, as in Japan, and older ones know no character set
+    characters = sources[0].get("SpecificCharacterSet")
+    sources[0].pop("SpecificCharacterSet", None)
     algorithm = hd.AlgorithmIdentificationSequence(
         name=algorithm_name, version=algorithm_version, family=codes.DCM.ArtificialIntelligence
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NAME_WARNING)
-        return hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=frames.astype(np.uint8, copy=False),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -258,6 +275,9 @@ def _segmentation(
             software_versions=medseg_monai.__version__,
             device_serial_number=algorithm_version,
         )
+    if characters:
+        segmentation.SpecificCharacterSet = characters
+    return segmentation
 
 
 def _header(file: Path, required: Sequence[str]) -> Dataset:
@@ -293,12 +313,20 @@ def _ensure_thickness(sources: Sequence[Dataset], file: Path) -> None:
 def _describe(
     number: int, segment: Segment, algorithm: hd.AlgorithmIdentificationSequence
 ) -> hd.seg.SegmentDescription:
-    return hd.seg.SegmentDescription(
+    description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=segment.name,
         segmented_property_category=segment.category,
         segmented_property_type=segment.type,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
-        display_color=hd.color.CIELabColor.from_rgb(*segment.colour),
     )
+    # not highdicom's CIELabColor: its rounding differs between versions, and older ones do not take RGB
+    description.RecommendedDisplayCIELabValue = _to_cielab(segment.colour)
+    return description
+
+
+def _to_cielab(colour: tuple[int, int, int]) -> list[int]:
+    """RGB as L* (0 to 100), a* and b* (-128 to 127), each over the range of 16 bits (PS3.3 C.10.7.1.1)."""
+    lightness, a, b = rgb2lab(np.divide(colour, 255))
+    return [round(float(part) * 0xFFFF) for part in (lightness / 100, (a + 128) / 255, (b + 128) / 255)]

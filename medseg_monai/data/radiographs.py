@@ -15,9 +15,9 @@ from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, ensure_tuple
 from pydicom import Dataset, dcmread
 from pydicom.misc import is_dicom
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID
 
+from .pydicom_versions import apply_modality_lut, apply_voi_lut
 from .readers import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volumes import DICOM_FILES
 

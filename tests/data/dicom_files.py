@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom import dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 from scipy.spatial.transform import Rotation
@@ -95,7 +96,7 @@ def write_series(
             edit(z, dataset)
         if z not in skip:
             path.parent.mkdir(parents=True, exist_ok=True)
-            dataset.save_as(path, enforce_file_format=True)
+            dataset.save_as(path)
             files.append(path)
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
@@ -103,12 +104,31 @@ def write_series(
     return WrittenSeries(uid, volume.astype(np.float32), np.diag((-1, -1, 1, 1)) @ affine, tuple(files))
 
 
+def find_segment(path: Path, number: int) -> np.ndarray:
+    """Where the voxels of a segment of a DICOM SEG lie, ``[N, 3]`` in mm, LPS, by the geometry that the file states."""
+    file = dcmread(path)
+    shared = file.SharedFunctionalGroupsSequence[0]
+    down, right = (float(distance) for distance in shared.PixelMeasuresSequence[0].PixelSpacing)
+    along = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(np.float64)
+    points = [np.empty((0, 3))]
+    frames = file.pixel_array.reshape(-1, file.Rows, file.Columns)
+    for frame, group in zip(frames, file.PerFrameFunctionalGroupsSequence, strict=True):
+        # a file of one segment may name it once for all frames
+        named = group if "SegmentIdentificationSequence" in group else shared
+        if named.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+            corner = np.asarray(group.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+            points.append(corner + np.argwhere(frame)[:, ::-1] * (right, down) @ along)
+    return np.concatenate(points)
+
+
 def _dataset(path: Path, pixels: np.ndarray) -> FileDataset:
     meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # pydicom replaces it by the true one
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    validate_file_meta(meta)
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False)
     dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.StudyDate, dataset.SeriesDate, dataset.StudyTime = "20200101", "20200101", "120000"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -38,10 +38,13 @@ def write_radiograph(
         tags: further values by keyword.
     """
     meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # pydicom replaces it by the true one
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = STORAGE.get(modality, DigitalXRayImageStorageForPresentation)
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    validate_file_meta(meta)
+    preamble, implicit = b"\0" * 128, syntax.is_implicit_VR
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=preamble, is_implicit_VR=implicit)
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
     dataset.PatientName, dataset.PatientID = "Phantom", "P1"
@@ -58,7 +61,7 @@ def write_radiograph(
         else:
             setattr(dataset, keyword, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
+    dataset.save_as(path)
     return path
 
 

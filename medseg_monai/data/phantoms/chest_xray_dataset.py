@@ -10,12 +10,13 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from pydicom.valuerep import DSfloat
 
 from medseg_monai.data.datalist import write_datalist
+from medseg_monai.data.pydicom_versions import write_dicom
 
 from .chest_xray import MANUFACTURERS, WHITE, ChestXrayPhantom, Manufacturer, draw_chest_xray
 from .dataset import SECTIONS, check_counts
@@ -135,16 +136,12 @@ def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, p
     # UIDs follow from the content, so that the same phantom is the same image
     content = [patient, unit.name, phantom.image.tobytes().hex()]
     study, series, instance = (generate_uid(entropy_srcs=[*content, name]) for name in ("study", "series", "image"))
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DigitalXRayImageStorageForPresentation, instance
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    written = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    written.update(_attributes(phantom, unit))
+    written = _attributes(phantom, unit)
     written.PatientID = written.PatientName = patient
     written.StudyInstanceUID, written.SeriesInstanceUID = study, series
     written.SOPClassUID, written.SOPInstanceUID = DigitalXRayImageStorageForPresentation, instance
     written.PixelData = _stored(phantom.image, unit).astype("<u2").tobytes()
-    written.save_as(path, enforce_file_format=True)
+    write_dicom(written, path)
 
 
 def _stored(values: npt.NDArray[np.integer], unit: Manufacturer) -> npt.NDArray[np.integer]:

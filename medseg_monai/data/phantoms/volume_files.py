@@ -11,10 +11,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
 from scipy.spatial.transform import Rotation
+
+from medseg_monai.data.pydicom_versions import write_dicom
 
 __all__ = ["STORED_AXES", "Place", "SeriesKind", "check_oblique", "place_volume", "write_nifti", "write_series"]
 
@@ -144,21 +146,16 @@ def write_series(
     storage, intercept = (CTImageStorage, _INTERCEPT) if kind.modality == "CT" else (MRImageStorage, 0)
     up, back, left = place.directions.T
     for index, values in enumerate(image):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = storage
-        meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[series, str(index)])
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = folder / name(index + 1)
-        written = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-        written.update(_attributes(place, kind, shape=values.shape))
+        written = _attributes(place, kind, shape=values.shape)
         written.PatientID = written.PatientName = patient
         written.StudyInstanceUID, written.SeriesInstanceUID, written.FrameOfReferenceUID = study, series, frame
-        written.SOPClassUID, written.SOPInstanceUID = storage, meta.MediaStorageSOPInstanceUID
+        written.SOPClassUID = storage
+        written.SOPInstanceUID = generate_uid(entropy_srcs=[series, str(index)])
         written.InstanceNumber = index + 1
         written.ImageOrientationPatient = _decimals([*left, *back])
         written.ImagePositionPatient = _decimals(place.origin + index * place.spacing[0] * up)
         written.PixelData = (values.astype(np.int32) - intercept).astype("<u2").tobytes()
-        written.save_as(path, enforce_file_format=True)
+        write_dicom(written, folder / name(index + 1))
 
 
 def _attributes(place: Place, kind: SeriesKind, *, shape: tuple[int, ...]) -> Dataset:

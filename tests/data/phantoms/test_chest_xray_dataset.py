@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from pydicom.pixels import apply_voi_lut
-from pydicom.sr.codedict import codes
 
+from medseg_monai.data import LUNGS
 from medseg_monai.data.datalist import load_datalist
 from medseg_monai.data.phantoms import (
     MANUFACTURERS,
@@ -19,6 +18,7 @@ from medseg_monai.data.phantoms import (
 )
 from medseg_monai.data.phantoms.chest_xray import WHITE
 from medseg_monai.data.phantoms.chest_xray_dataset import OPACITY_CYCLE
+from medseg_monai.data.pydicom_versions import apply_voi_lut
 
 SIZE = (66, 80)
 SEED = 4
@@ -126,7 +126,7 @@ def test_a_dicom_phantom_is_a_dx_image_with_its_own_study_and_size(dicoms, drawn
 def test_a_dicom_seg_can_refer_to_a_dicom_phantom(dicoms, drawn, tmp_path):
     for file, phantom in zip(dicoms.values(), drawn, strict=False):
         lungs = hd.seg.SegmentDescription(
-            1, "lungs", codes.SCT.AnatomicalStructure, codes.SCT.Lung, hd.seg.SegmentAlgorithmTypeValues.MANUAL
+            1, "lungs", LUNGS[0].category, LUNGS[0].type, hd.seg.SegmentAlgorithmTypeValues.MANUAL
         )
         segmentation = hd.seg.Segmentation(
             [file],

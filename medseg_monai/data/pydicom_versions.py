@@ -1,0 +1,72 @@
+"""What pydicom 2 and pydicom 3 do in different ways: lookup tables, decoders, and writing a complete file.
+
+pydicom 2 goes with NumPy 1, which some hospitals' environments are bound to; masks and files are the same with both.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pydicom.config
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file_meta
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+try:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+except ImportError:  # pydicom 2 has the tables elsewhere, where pydicom 3 warns and pydicom 4 will have nothing
+    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut  # type: ignore[no-redef]
+
+    _HAS_DECODERS = False
+else:
+    _HAS_DECODERS = True
+
+__all__ = ["apply_modality_lut", "apply_voi_lut", "missing_decoder", "write_dicom"]
+
+_UNKNOWN = "a decoder that pydicom does not have"
+
+
+def missing_decoder(syntax: UID) -> str:
+    """Say what has to be installed to decode pixels of a transfer syntax, empty if nothing."""
+    return _missing_of_decoder(syntax) if _HAS_DECODERS else _missing_of_handlers(syntax)
+
+
+def _missing_of_decoder(syntax: UID) -> str:
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return _UNKNOWN
+    if decoder.is_available:
+        return ""
+    return " or ".join(text.split(" requires ")[-1] for text in decoder.missing_dependencies)
+
+
+def _missing_of_handlers(syntax: UID) -> str:
+    """The answer of pydicom 2, whose ``pixel_array`` tries a list of handlers."""
+    handlers = [handler for handler in pydicom.config.pixel_data_handlers if handler.supports_transfer_syntax(syntax)]
+    if not handlers:
+        return _UNKNOWN
+    if any(handler.is_available() for handler in handlers):
+        return ""
+    needed = [
+        [name for module, (_, name) in handler.DEPENDENCIES.items() if module != "numpy"] or [handler.HANDLER_NAME]
+        for handler in handlers
+    ]
+    return " or ".join(" and ".join(names) for names in needed)
+
+
+def write_dicom(attributes: Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a complete DICOM file (PS3.10), explicit VR little endian.
+
+    Args:
+        attributes: what the file holds, with ``SOPClassUID`` and ``SOPInstanceUID``.
+        path: the file to write or replace.
+    """
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # pydicom replaces it by the true one
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = attributes.SOPClassUID, attributes.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    validate_file_meta(meta)
+    # pydicom 2 writes by this argument, pydicom 3 by the transfer syntax
+    written = FileDataset(str(path), attributes, preamble=bytes(128), file_meta=meta, is_implicit_VR=False)
+    written.save_as(path)
