@@ -76,7 +76,8 @@ def test_every_package_is_installed_in_the_version_of_the_constraints():
 def test_the_label_target_installs_what_make_label_installs():
     named = re.compile(r"(?:requirements|constraints)[\w-]*\.txt")
     label = [instruction.text for name in ("build", "build-label") for instruction in stages()[name]]
-    assert set(named.findall(" ".join(label))) == set(named.findall((ROOT / "Makefile").read_text()))
+    installing = (ROOT / "Makefile").read_text().partition("$(LABEL_STAMP):")[2].partition("\ttouch")[0]
+    assert set(named.findall(" ".join(label))) == set(named.findall(installing)) != set()
 
 
 def sources() -> list[str]:
