@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.apps.debian import environment_of, unpacked
+from tests.apps.processes import end, free_port
 
 __all__ = ["Orthanc", "start_orthanc"]
 
@@ -52,21 +52,14 @@ class Orthanc:
 
     def stop(self) -> None:
         """End the program; what it holds stays in its folder."""
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def start_orthanc(folder: Path) -> Orthanc:
     """Start an empty Orthanc that keeps its files in ``folder``; Debian's packages are unpacked before."""
     root = unpacked("orthanc", "orthanc-dicomweb")
     (plugin,) = Path(root / "usr/lib/orthanc").glob("libOrthancDicomWeb.so*")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
         "Name": "medseg-monai tests",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 
 from medseg_monai.data.phantoms import write_chest_xray_phantoms
+from tests.apps.processes import end, free_port
 
 CXR, LOBES = "lung_cxr_rescrnet", "lung_lobe_ct_ctsunet"
 SCAN_SHAPE = (36, 30, 20)
@@ -71,6 +71,16 @@ class Server:
         except HTTPError as error:
             return Answer(error.code, error.read())
 
+    def finished(self, task: str, seconds: float = 900) -> dict[str, Any]:
+        """What ``task`` (``/train/``, ``/batch/infer``) says of itself when it runs no more."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            told: dict[str, Any] = self.ask("GET", task).json
+            if told["status"] not in ("SUBMITTED", "RUNNING"):
+                return told
+            time.sleep(0.5)
+        pytest.fail(f"{task} does not end")
+
     def infer(self, bundle: str, image: str, output: str = "image", **params: Any) -> Answer:
         return self.ask("POST", f"/infer/{bundle}?image={image}&output={output}", params=json.dumps(params))
 
@@ -88,9 +98,7 @@ def _form(fields: dict[str, str | Path]) -> tuple[bytes, str]:
 
 
 def start_server(work_dir: Path, studies: Path | str, **settings: Any) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = {"studies": str(studies), "work_dir": str(work_dir), "port": port, **settings}
     log = work_dir.with_suffix(".log")
     work_dir.with_suffix(".tmp").mkdir()
@@ -120,12 +128,7 @@ def start_server(work_dir: Path, studies: Path | str, **settings: Any) -> Server
 
 
 def stop_server(server: Server) -> None:
-    server.process.terminate()
-    try:
-        server.process.wait(30)
-    except subprocess.TimeoutExpired:
-        server.process.kill()
-        server.process.wait()
+    end(server.process)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,22 +31,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory, chest_xrays: Path, lobe_mod
     stop_server(server)
 
 
-def finished(server: Server) -> dict[str, Any]:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        task: dict[str, Any] = server.ask("GET", "/batch/infer").json
-        if task["status"] not in ("SUBMITTED", "RUNNING"):
-            return task
-        time.sleep(0.5)
-    pytest.fail("the batch does not end")
-
-
 @pytest.mark.parametrize("params", [None, {"label_tag": "first_draft", "multi_gpu": True, "device": "cuda"}])
 def test_every_image_gets_its_mask_whatever_devices_there_are(filled: Server, params: dict[str, Any] | None):
     path = f"/batch/infer/{CXR}"
     answer = filled.ask("POST", path) if params is None else filled.ask_json("POST", path, params)
     assert answer.status == 200
-    task = finished(filled)
+    task = filled.finished("/batch/infer")
     assert task["status"] == "DONE", list(task["details"])
     labels = filled.studies / "labels" / ((params or {}).get("label_tag") or "original")
     # neither the broken image nor the scan, which is none for this bundle, keeps the others from theirs
@@ -60,7 +49,7 @@ def test_every_image_gets_its_mask_whatever_devices_there_are(filled: Server, pa
 
 def test_a_3d_bundle_goes_through_the_scans(filled: Server):
     assert filled.ask_json("POST", f"/batch/infer/{LOBES}", {"label_tag": "lobes"}).status == 200
-    task = finished(filled)
+    task = filled.finished("/batch/infer")
     assert task["status"] == "DONE", list(task["details"])
     (label,) = (filled.studies / "labels" / "lobes").iterdir()
     assert label.name == "scan.nii.gz"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,13 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, chest_xrays: Path, weights
 def train(server: Server, **request: Any) -> dict[str, Any]:
     answer = server.ask_json("POST", f"/train/{CXR}", request)
     assert answer.status == 200, answer.body
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        task: dict[str, Any] = server.ask("GET", "/train/").json
-        if task["status"] not in ("SUBMITTED", "RUNNING"):
-            return task
-        time.sleep(1)
-    pytest.fail("the training does not end")
+    return server.finished("/train/")
 
 
 def stats(server: Server) -> dict[str, Any]:

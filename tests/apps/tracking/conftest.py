@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.apps.debian import environment_of, unpacked
+from tests.apps.processes import end, free_port
 from tests.docker.files import ROOT, environment, health_command, services, stages
 
 PASSWORDS = {"POSTGRES_PASSWORD": "p@ss/word:1", "ORTHANC_PASSWORD": "right, and long"}
@@ -53,12 +53,6 @@ class Started:
         return subprocess.run(self.health, env=environment, capture_output=True, check=False).returncode == 0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def replaced(words: Sequence[str], changes: Mapping[str, str]) -> list[str]:
     """Words of a command with what differs outside of a container; each change has to be there to be made."""
     text = "\0".join(words)
@@ -89,17 +83,8 @@ def start(
         if started.is_well():
             return started
         time.sleep(0.3)
-    stop(started)
+    end(started.process)
     pytest.fail(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def stop(started: Started, how: signal.Signals = signal.SIGTERM) -> None:
-    started.process.send_signal(how)
-    try:
-        started.process.wait(30)
-    except subprocess.TimeoutExpired:
-        started.process.kill()
-        started.process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +125,7 @@ def postgres() -> Iterator[Started]:
             connection.close()
             yield running
         finally:
-            stop(running, signal.SIGINT)  # it would wait for its clients otherwise
+            end(running.process, signal.SIGINT)  # it would wait for its clients otherwise
 
 
 def _postgres_programs(folder: Path) -> Path:
@@ -174,7 +159,7 @@ def mlflow_server(postgres: Started, tmp_path_factory: pytest.TempPathFactory) -
         health=[sys.executable, *replaced(health_command(service)[1:], {":5000/": f":{port}/"})],
     )
     yield running
-    stop(running)
+    end(running.process)
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +195,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         health=[sys.executable, *replaced(health_command(service)[1:], {":8042/": f":{port}/"})],
     )
     yield running
-    stop(running)
+    end(running.process)
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +228,7 @@ def label_server(
         health=[sys.executable, *replaced(health_command(service)[1:], {":8000/": f":{port}/"})],
     )
     yield running
-    stop(running)
+    end(running.process)
 
 
 def without_mlflow() -> dict[str, str]:
