@@ -13,7 +13,6 @@ from torch.nn import functional
 __all__ = ["TwoStageLoss", "border_labels"]
 
 _LOGITS = ("stage1_lobes", "stage1_border", "stage2_lobes", "stage2_border")
-_BORDER_SMOOTHING = 0.1  # voxels; the value of the authors' settings
 
 
 def border_labels(label: torch.Tensor) -> torch.Tensor:
@@ -49,17 +48,18 @@ class TwoStageLoss(nn.Module):
     """Sum of four generalised Dice losses: lobes and borders, of the whole scan and of the crops of the second stage.
 
     Each is ``GLD = 1 - 2 (sum_l w_l sum_n r_ln p_ln) / (sum_l w_l sum_n (r_ln + p_ln))`` with
-    ``w_l = 1 / (sum_n r_ln)^2``, of the softmax of the lobes with the background, and of the sigmoid of the border.
-    Decisions where the paper is silent:
+    ``w_l = 1 / (sum_n r_ln)^2``, of the softmax of the lobes with the background, and of the border (its sigmoid) with
+    what is none. Decisions where the paper is silent:
 
     - ``n`` runs over the whole batch, for the second stage over all its crops, most of which lack some label. A label
       that the whole batch lacks, whose weight would be infinite, takes no part; voxels falsely given to it count where
       they are missing. (MONAI gives it the largest weight among the others. Most crops lack most lobes, and a second
       stage trained so learns to give none.)
-    - The lobes have no smoothing term: some label is always present. The 0.1 of the authors' settings would outweigh
-      sums that are of the order of ``1 / (voxels of a label)``.
-    - With one channel the weight cancels and the loss is the plain Dice loss, which the authors' settings name for the
-      borders. It is smoothed by 0.1 voxels, so that crops without any border teach too.
+    - There is no smoothing term: some label is always present. The 0.1 of the authors' settings would outweigh sums
+      that are of the order of ``1 / (voxels of a label)``.
+    - The border's sum runs over two labels, border and none, as in Sudre et al. The authors' settings name the plain
+      Dice loss of the border alone. That loss is lowest for a network that knows nothing yet when it calls every voxel
+      border; at a learning rate for short trainings the sigmoid saturates there, and no border is ever learned.
     - The first stage's targets are the nearest voxels of the scan's label, corner voxels on corner voxels, as the
       network's first stage sees the scan; their border is found at that resolution. The second stage's borders are
       found in the whole scan before the crops are cut, so that a crop knows what lies beside it.
@@ -82,11 +82,8 @@ class TwoStageLoss(nn.Module):
         if not 0 <= top_k <= 1:
             raise ValueError(f"top_k must lie in 0 to 1, got {top_k}.")
         self.top_k = top_k
-        self.lobe_loss = _PresentLabelsDiceLoss(
+        self.dice_loss = _PresentLabelsDiceLoss(
             to_onehot_y=True, softmax=True, w_type="square", smooth_nr=0.0, smooth_dr=0.0, batch=True
-        )
-        self.border_loss = GeneralizedDiceLoss(
-            sigmoid=True, w_type="uniform", smooth_nr=_BORDER_SMOOTHING, smooth_dr=_BORDER_SMOOTHING, batch=True
         )
 
     def forward(self, outputs: Mapping[str, torch.Tensor], label: torch.Tensor) -> torch.Tensor:
@@ -120,8 +117,8 @@ class TwoStageLoss(nn.Module):
         }
         total = torch.zeros((), device=truth.device)
         for name in _LOGITS:
-            loss = self.border_loss if name.endswith("border") else self.lobe_loss
-            total = total + loss(logits[name], targets[name])
+            values = _with_complement(logits[name]) if name.endswith("border") else logits[name]
+            total = total + self.dice_loss(values, targets[name])
         if self.top_k > 0:
             for name in ("stage1_lobes", "stage2_lobes"):
                 total = total + _top_k_cross_entropy(logits[name], targets[name], self.top_k)
@@ -131,6 +128,11 @@ class TwoStageLoss(nn.Module):
 def _plain(values: torch.Tensor) -> torch.Tensor:
     result: torch.Tensor = convert_to_tensor(values, track_meta=False).float()
     return result
+
+
+def _with_complement(border: torch.Tensor) -> torch.Tensor:
+    """Logits of no border and of border, whose softmax is the sigmoid of the border's."""
+    return torch.cat([torch.zeros_like(border), border], dim=1)
 
 
 def _nearest(label: torch.Tensor, size: torch.Size) -> torch.Tensor:
