@@ -39,6 +39,24 @@ def test_retraining_starts_from_the_weights_with_their_widths_and_adds_the_cross
     assert parser.get_parsed_content("in_plane_size") == 48
 
 
+def test_the_window_in_hounsfield_units_stays_with_the_weights(scans, lobe_model, tmp_path):
+    stored = torch.load(lobe_model, weights_only=True)
+    recorded = parsed(scans, hu_min=-1000, hu_max=-500).get_parsed_content("settings")
+    stored["settings"].update({key: recorded[key] for key in ("hu_min", "hu_max")})
+    weights = tmp_path / "model.pt"
+    torch.save(stored, weights)
+    for configs, kind, key in (
+        (["train"], "train", "retrain_from"),
+        (["train", "evaluate"], "train", "checkpoint"),
+        (["inference"], "infer", "checkpoint"),
+    ):
+        workflow = build_workflow(
+            BUNDLE, configs, workflow_type=kind, overrides={"dataset_dir": str(scans), key: str(weights)}
+        )
+        workflow.initialize()
+        assert [workflow.parser.get_parsed_content(name) for name in ("hu_min", "hu_max")] == [-1000, -500], configs
+
+
 def test_training_without_it_has_the_generalised_dice_loss_alone(scans):
     parser = parsed(scans, stage1_features=[4] * 14, stage2_features=[4] * 14)
     assert parser.get_parsed_content("loss").top_k == 0.0

@@ -92,28 +92,28 @@ def test_metadata_without_label_names_are_refused(tmp_path: Path):
 
 
 def test_options_come_in_the_type_that_the_bundle_has_for_them():
-    bundle = ServedBundle.read(LOBES)
-    given = {"lung_only": "false", "hu_min": "-1000.0", "restore": "probabilities", "device": "cuda"}
-    changed = check_options(bundle, given)
-    assert changed == {"lung_only": False, "hu_min": -1000, "restore": "probabilities"}
-    assert type(changed["hu_min"]) is int
+    given = {"lung_only": "false", "restore": "probabilities", "device": "cuda"}
+    assert check_options(ServedBundle.read(LOBES), given) == {"lung_only": False, "restore": "probabilities"}
+    changed = check_options(ServedBundle.read(CXR), {"keep_largest": "2.0", "threshold": "1"})
+    assert changed == {"keep_largest": 2, "threshold": 1.0}
+    assert {key: type(value) for key, value in changed.items()} == {"keep_largest": int, "threshold": float}
 
 
 @pytest.mark.parametrize(
-    "option",
+    ("bundle", "option"),
     [
-        {"lung_only": "perhaps"},
-        {"hu_min": 0.5},
-        {"hu_min": "$1"},
-        {"restore": "$__import__('os').getpid()"},
-        {"restore": "@checkpoint"},
-        {"restore": "%train.json"},
-        {"restore": ["labels"]},
+        (LOBES, {"lung_only": "perhaps"}),
+        (CXR, {"keep_largest": 0.5}),
+        (CXR, {"keep_largest": "$1"}),
+        (LOBES, {"restore": "$__import__('os').getpid()"}),
+        (LOBES, {"restore": "@checkpoint"}),
+        (LOBES, {"restore": "%train.json"}),
+        (LOBES, {"restore": ["labels"]}),
     ],
 )
-def test_a_value_of_another_type_or_one_that_monai_would_run_is_refused(option: dict[str, object]):
+def test_a_value_of_another_type_or_one_that_monai_would_run_is_refused(bundle: str, option: dict[str, object]):
     with pytest.raises(ValueError, match=next(iter(option))):
-        check_options(ServedBundle.read(LOBES), option)
+        check_options(ServedBundle.read(bundle), option)
 
 
 def test_an_address_that_others_can_reach_is_refused_unless_they_log_in(
