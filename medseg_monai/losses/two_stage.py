@@ -64,7 +64,7 @@ class TwoStageLoss(nn.Module):
       network's first stage sees the scan; their border is found at that resolution. The second stage's borders are
       found in the whole scan before the crops are cut, so that a crop knows what lies beside it.
     - The top-K cross-entropy is added to each of the four, over the voxels of the whole batch. (The authors' settings
-      add it to the lobes' alone, and so does not help a border that saturated.)
+      add it to the lobes' alone.)
 
     The loss is computed in float32 under mixed precision too, where sums over voxels overflow.
 

@@ -20,9 +20,10 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parsed(scans: Path, **overrides: object) -> object:
+def parsed(scans: Path, configs: tuple[str, ...] = ("train",), **overrides: object) -> object:
+    kind = "infer" if configs == ("inference",) else "train"
     workflow = build_workflow(
-        BUNDLE, ["train"], workflow_type="train", overrides={"dataset_dir": str(scans), **overrides}
+        BUNDLE, list(configs), workflow_type=kind, overrides={"dataset_dir": str(scans), **overrides}
     )
     workflow.initialize()
     return workflow.parser
@@ -45,16 +46,13 @@ def test_the_window_in_hounsfield_units_stays_with_the_weights(scans, lobe_model
     stored["settings"].update({key: recorded[key] for key in ("hu_min", "hu_max")})
     weights = tmp_path / "model.pt"
     torch.save(stored, weights)
-    for configs, kind, key in (
-        (["train"], "train", "retrain_from"),
-        (["train", "evaluate"], "train", "checkpoint"),
-        (["inference"], "infer", "checkpoint"),
+    for configs, key in (
+        (("train",), "retrain_from"),
+        (("train", "evaluate"), "checkpoint"),
+        (("inference",), "checkpoint"),
     ):
-        workflow = build_workflow(
-            BUNDLE, configs, workflow_type=kind, overrides={"dataset_dir": str(scans), key: str(weights)}
-        )
-        workflow.initialize()
-        assert [workflow.parser.get_parsed_content(name) for name in ("hu_min", "hu_max")] == [-1000, -500], configs
+        parser = parsed(scans, configs, **{key: str(weights)})
+        assert [parser.get_parsed_content(name) for name in ("hu_min", "hu_max")] == [-1000, -500], configs
 
 
 def test_training_without_it_has_the_generalised_dice_loss_alone(scans):
