@@ -57,10 +57,17 @@ def test_the_window_in_hounsfield_units_stays_with_the_weights(scans, lobe_model
 
 def test_training_without_it_has_the_generalised_dice_loss_alone(scans):
     parser = parsed(scans, stage1_features=[4] * 14, stage2_features=[4] * 14)
-    assert parser.get_parsed_content("loss").top_k == 0.0
+    loss = parser.get_parsed_content("loss")
+    assert (loss.top_k, loss.dice_loss.w_type) == (0.0, "square")
     optimizer = parser.get_parsed_content("optimizer")
     assert isinstance(optimizer, torch.optim.SGD)
     assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (1e-5, 0.9)
+
+
+def test_a_short_training_weighs_all_labels_alike(scans):
+    parser = parsed(scans, ("train", "train_from_scratch"), stage1_features=[4] * 14, stage2_features=[4] * 14)
+    loss = parser.get_parsed_content("loss")
+    assert (loss.top_k, loss.dice_loss.w_type) == (1.0, "uniform")
 
 
 def test_weights_that_fit_only_in_part_are_refused(scans, lobe_model):

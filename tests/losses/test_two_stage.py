@@ -63,13 +63,13 @@ def targets(truth: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def gld(probability: np.ndarray, truth: np.ndarray) -> float:
+def gld(probability: np.ndarray, truth: np.ndarray, *, power: int = 2) -> float:
     """Xie et al., Section III-E, as it is written; the labels in the first axis, the voxels of the batch behind it."""
-    weight = 1 / truth.sum(axis=1) ** 2
+    weight = 1 / truth.sum(axis=1) ** power
     return 1 - 2 * (weight @ (truth * probability).sum(axis=1)) / (weight @ (truth + probability).sum(axis=1))
 
 
-def terms_by_hand(logits: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, float]:
+def terms_by_hand(logits: dict[str, torch.Tensor], truth: torch.Tensor, *, power: int = 2) -> dict[str, float]:
     result = {}
     for name, target in targets(truth).items():
         values = logits[name].detach().double().movedim(1, 0).flatten(1).numpy()
@@ -77,7 +77,7 @@ def terms_by_hand(logits: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[
             values = np.concatenate([np.zeros_like(values), values])  # the softmax with 0 is the sigmoid
         probability = np.exp(values) / np.exp(values).sum(axis=0)
         masks = np.stack([target.ravel() == kind for kind in range(len(values))])
-        result[name] = gld(probability, masks.astype(float))
+        result[name] = gld(probability, masks.astype(float), power=power)
     return result
 
 
@@ -123,6 +123,13 @@ def test_the_loss_is_the_sum_of_the_four_terms_of_the_formula():
     logits, truth = outputs(), label()
     terms = terms_by_hand(logits, truth)
     assert TwoStageLoss()(logits, truth).item() == pytest.approx(sum(terms.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("w_type", "power"), [("square", 2), ("simple", 1), ("uniform", 0)])
+def test_a_label_weighs_by_the_chosen_power_of_its_number_of_voxels(w_type, power):
+    logits, truth = outputs(), label()
+    terms = terms_by_hand(logits, truth, power=power)
+    assert TwoStageLoss(w_type=w_type)(logits, truth).item() == pytest.approx(sum(terms.values()), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["stage1_lobes", "stage1_border", "stage2_lobes", "stage2_border"])
@@ -283,7 +290,7 @@ def test_outputs_that_do_not_belong_together_are_refused(name, values, message):
         TwoStageLoss()({**outputs(), name: values}, label())
 
 
-def test_a_wrong_label_and_a_wrong_share_are_refused():
+def test_a_wrong_label_a_wrong_share_and_unknown_weights_are_refused():
     with pytest.raises(ValueError, match=r"label has shape \(2, 12, 16, 20\); give \[B, 1, D, H, W\]"):
         TwoStageLoss()(outputs(), label()[:, 0])
     with pytest.raises(ValueError, match="label has values 0 to 6; the network has 0 to 5"):
@@ -291,3 +298,5 @@ def test_a_wrong_label_and_a_wrong_share_are_refused():
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"top_k must lie in 0 to 1, got {share}"):
             TwoStageLoss(top_k=share)
+    with pytest.raises(ValueError, match="squared"):
+        TwoStageLoss(w_type="squared")
