@@ -62,7 +62,7 @@ class TwoStageLoss(nn.Module):
       border; at a learning rate for short trainings the sigmoid saturates there, and no border is ever learned.
     - The first stage's targets are the nearest voxels of the scan's label, corner voxels on corner voxels, as the
       network's first stage sees the scan; their border is found at that resolution. The second stage's borders are
-      found in the whole scan before the crops are cut, so that a crop knows what lies beside it.
+      those of the whole scan, so that a crop knows what lies beside it.
     - The top-K cross-entropy is added to each of the four, over the voxels of the whole batch. (The authors' settings
       add it to the lobes' alone.)
 
@@ -117,7 +117,7 @@ class TwoStageLoss(nn.Module):
             "stage1_lobes": coarse,
             "stage1_border": border_labels(coarse),
             "stage2_lobes": _crops(truth, starts, size),
-            "stage2_border": _crops(border_labels(truth), starts, size),
+            "stage2_border": _border_crops(truth, starts, size),
         }
         total = torch.zeros((), device=truth.device)
         for name in _LOGITS:
@@ -157,9 +157,24 @@ def _crops(volume: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torc
     return torch.stack(boxes)
 
 
+def _border_crops(label: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The crops of :func:`border_labels`, found from a crop and the voxels around it, not in the whole scan."""
+    boxes = []
+    for scan, places in enumerate(starts.tolist()):
+        for corner in places:
+            before = [min(place, 1) for place in corner]  # no voxel lies before the scan's first
+            z, y, x = (slice(at - lead, at + side + 1) for at, lead, side in zip(corner, before, size, strict=True))
+            border = border_labels(label[scan : scan + 1, :, z, y, x])
+            z, y, x = (slice(lead, lead + side) for lead, side in zip(before, size, strict=True))
+            boxes.append(border[0, :, z, y, x])
+    return torch.stack(boxes)
+
+
 def _top_k_cross_entropy(logits: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
     """Mean of the largest cross-entropies, of at least one voxel."""
     losses = functional.cross_entropy(logits, target[:, 0].long(), reduction="none").flatten()
+    if share == 1:
+        return losses.mean()  # without sorting them
     return losses.topk(max(1, round(share * losses.numel()))).values.mean()
 
 
