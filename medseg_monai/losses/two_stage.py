@@ -159,15 +159,9 @@ def _crops(volume: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torc
 
 def _border_crops(label: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """The crops of :func:`border_labels`, found from a crop and the voxels around it, not in the whole scan."""
-    boxes = []
-    for scan, places in enumerate(starts.tolist()):
-        for corner in places:
-            before = [min(place, 1) for place in corner]  # no voxel lies before the scan's first
-            z, y, x = (slice(at - lead, at + side + 1) for at, lead, side in zip(corner, before, size, strict=True))
-            border = border_labels(label[scan : scan + 1, :, z, y, x])
-            z, y, x = (slice(lead, lead + side) for lead, side in zip(before, size, strict=True))
-            boxes.append(border[0, :, z, y, x])
-    return torch.stack(boxes)
+    padded = functional.pad(label, [1] * 6, mode="replicate")  # repeated voxels make no border at the scan's edge
+    around = _crops(padded, starts, torch.Size(edge + 2 for edge in size))
+    return border_labels(around)[:, :, 1:-1, 1:-1, 1:-1]
 
 
 def _top_k_cross_entropy(logits: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
