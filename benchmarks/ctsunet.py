@@ -88,23 +88,29 @@ class Stopwatch:
         self.windows += math.prod(tiles)
 
 
-def load_network(checkpoint: Path | None) -> tuple[CTSUNet, int]:
-    """A network in eval mode and the in-plane size that it was trained with; without a file full width, random."""
-    torch.manual_seed(0)
-    if checkpoint is None:
-        return CTSUNet().eval(), 256
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    settings = dict(content["settings"])
-    size = settings.pop("in_plane_size", 256)
-    network = CTSUNet(**settings)
-    network.load_state_dict(content["model"])
-    return network.eval(), size
-
-
-def read_scan(path: Path, in_plane_size: int, region: Sequence[int] | None) -> torch.Tensor:
-    """A scan as the bundle's network gets it, ``[1, 1, D, H, W]``; of a region, the middle."""
+def inference_parser(checkpoint: Path | None) -> ConfigParser:
+    """The bundle's ``inference.json`` on a CPU, with the settings that the checkpoint's weights were trained with."""
     parser = ConfigParser(merged_config(BUNDLE, ["inference"]))
-    parser["in_plane_size"] = in_plane_size
+    parser["device"] = "cpu"
+    parser["fast"] = False
+    parser["checkpoint"] = str(checkpoint or "")
+    return parser
+
+
+def load_network(checkpoint: Path | None) -> CTSUNet:
+    """A plain network in eval mode; without a file full width, random."""
+    torch.manual_seed(0)
+    network = inference_parser(checkpoint).get_parsed_content("network_def" if checkpoint is None else "network")
+    return network.eval()
+
+
+def read_scan(
+    path: Path, checkpoint: Path | None, in_plane_size: int | None, region: Sequence[int] | None
+) -> torch.Tensor:
+    """A scan as the bundle's network gets it, ``[1, 1, D, H, W]``; of a region, the middle."""
+    parser = inference_parser(checkpoint)
+    if in_plane_size is not None:
+        parser["in_plane_size"] = in_plane_size
     scan = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"].as_tensor()
     edges = list(scan.shape[1:])
     if region is not None:
@@ -197,7 +203,7 @@ def measure_memory(
         path, weights = Path(folder) / "scan.nii", checkpoint
         if weights is None:
             weights = Path(folder) / "model.pt"
-            torch.save({"model": load_network(None)[0].state_dict(), "settings": {}}, weights)
+            torch.save({"model": load_network(None).state_dict(), "settings": {}}, weights)
         pool.submit(write_synthetic, path, size).result()
         overrides = {"device": "cpu", "lung_only": lung_only, "max_window_voxels": max_window_voxels}
         return {"scan": list(size)} | pool.submit(predict_case, str(path), str(weights), overrides, threads).result()
@@ -313,13 +319,13 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     if "attention" in options.what:
         document["attention"] = measure_attention(sorted(options.map_edges), *options.channels, options.threads)
     if "timing" in options.what:
-        network, in_plane_size = load_network(options.checkpoint)
+        network = load_network(options.checkpoint)
         with tempfile.TemporaryDirectory() as folder:
             path = options.scan
             if path is None:
                 path = Path(folder) / "scan.nii"
                 write_synthetic(path, options.synthetic)
-            scan = read_scan(path, options.in_plane_size or in_plane_size, options.region)
+            scan = read_scan(path, options.checkpoint, options.in_plane_size, options.region)
         document["network_input"] = list(scan.shape[2:])
         document["timing"] = measure_timing(network, scan, options.steps, options.lung_only)
     return document

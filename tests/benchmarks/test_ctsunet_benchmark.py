@@ -35,7 +35,8 @@ def ctsunet_benchmark():
 def checkpoint(tmp_path):
     torch.manual_seed(0)
     file = tmp_path / "model.pt"
-    torch.save({"model": CTSUNet(**SETTINGS).state_dict(), "settings": {"in_plane_size": 64, **SETTINGS}}, file)
+    settings = {"in_plane_size": 64, "hu_min": -1000, "hu_max": -500, **SETTINGS}
+    torch.save({"model": CTSUNet(**SETTINGS).state_dict(), "settings": settings}, file)
     return file
 
 
@@ -64,10 +65,20 @@ def test_a_region_is_the_middle_of_the_networks_input(ctsunet_benchmark, tmp_pat
     values = np.zeros((64, 64, 48), np.int16) - 1200
     values[32:34, 32:34, 24:26] = 400
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "scan.nii")
-    scan = ctsunet_benchmark.read_scan(tmp_path / "scan.nii", 64, (32, 40, 64))
+    scan = ctsunet_benchmark.read_scan(tmp_path / "scan.nii", None, 64, (32, 40, 64))
     assert scan.shape == (1, 1, 32, 32, 64)
     assert scan.nonzero()[:, 2:].min(dim=0).values.tolist() == [16, 16, 32]
     assert scan.max() == 1
+
+
+def test_a_scan_is_read_in_the_size_and_window_that_the_weights_were_trained_with(
+    ctsunet_benchmark, checkpoint, tmp_path
+):
+    values = np.full((128, 128, 64), -750, np.int16)
+    nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 2.0, 1.0])), tmp_path / "scan.nii")
+    scan = ctsunet_benchmark.read_scan(tmp_path / "scan.nii", checkpoint, None, None)
+    assert scan.shape == (1, 1, 64, 64, 64)
+    assert scan.unique().tolist() == pytest.approx([0.5])
 
 
 def test_lobes_are_compared_one_by_one(ctsunet_benchmark):
