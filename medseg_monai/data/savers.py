@@ -226,6 +226,9 @@ class SaveLobeTabled(CaseSaver):
         infection_dir: folder with an infection mask (0 and 1, in the grid of the scan) for each case, named as the scan
             is, such as ``case.nii.gz``; without it there is no severity score.
         image_key: the input image.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
     """
 
     def __init__(
@@ -239,6 +242,8 @@ class SaveLobeTabled(CaseSaver):
         image_key: str = "image",
     ) -> None:
         super().__init__(keys, output_dir, image_key)
+        if infection_dir is not None and not Path(infection_dir).is_dir():
+            raise FileNotFoundError(f"{infection_dir}: no such folder of infection masks.")
         self.names = tuple(names)
         self.load = LoadImage(reader=reader, ensure_channel_first=True, dtype=np.float32)
         self.infection_dir = infection_dir

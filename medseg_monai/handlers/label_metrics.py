@@ -16,6 +16,7 @@ from monai.metrics import compute_hausdorff_distance
 from scipy.ndimage import find_objects
 
 from medseg_monai.metrics import count_voxels, metrics_from_counts
+from medseg_monai.transforms import same_grid
 
 from .case_metrics import CaseTable
 
@@ -27,7 +28,6 @@ _COUNT_METRICS = ("dice", "iou", "precision", "recall")
 _METRICS = (*_COUNT_METRICS, "hd95")
 _DEFAULT_METRICS = ("dice", "iou", "hd95")
 _MOST_LABELS = 255
-_GRID_TOLERANCE = 0.5  # of a voxel's shortest side, at the corners
 
 
 class LabelMetrics(CaseTable):
@@ -173,14 +173,5 @@ def _check_grids(item: Mapping[str, Any], file: Path) -> None:
         )
     if not isinstance(label, MetaTensor):
         raise ValueError(f"{file}: its label has no affine, so its spacing is unknown; load it with LoadImaged.")
-    if isinstance(prediction, MetaTensor) and _shift(prediction, label) > _GRID_TOLERANCE * min(_spacing(label)):
+    if isinstance(prediction, MetaTensor) and not same_grid(prediction, label):
         raise ValueError(f"{file}: its label lies elsewhere than the prediction; give a label map on the image's grid.")
-
-
-def _shift(first: MetaTensor, second: MetaTensor) -> float:
-    """Largest distance (mm) between the corners of two images of one size."""
-    last = torch.tensor(second.shape[1:], dtype=torch.float64) - 1
-    corners = torch.cartesian_prod(*(torch.stack([torch.zeros_like(side), side]) for side in last)).T
-    difference = (first.affine - second.affine).double().cpu()
-    moved = difference[:-1, : len(corners)] @ corners + difference[:-1, -1:]
-    return float(moved.norm(dim=0).max())

@@ -7,6 +7,7 @@ from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .in_plane import PadToMultipled, ResizeInPlaned
 from .resize import AntialiasedResized
+from .same_grid import MatchGridd, same_grid
 from .same_size import EnsureSameSized
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "DilateMaskd",
     "EnsureBinaryd",
     "EnsureSameSized",
+    "MatchGridd",
     "PadToMultipled",
     "RandHSVJitterd",
     "ReassignFragmentsd",
     "ResizeInPlaned",
     "brightest_point",
     "reassign_fragments",
+    "same_grid",
 ]

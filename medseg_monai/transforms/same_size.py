@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
-__all__ = ["EnsureSameSized"]
+__all__ = ["EnsureSameSized", "file_name"]
 
 
 class EnsureSameSized(MapTransform):
@@ -42,12 +42,13 @@ class EnsureSameSized(MapTransform):
         for key in present[1:]:
             if data[key].shape[1:] != first.shape[1:]:
                 raise ValueError(
-                    f"{_name(data[key], key)}: size {tuple(data[key].shape[1:])} (rows first), but its image "
-                    f"{_name(first, present[0])} has {tuple(first.shape[1:])}; replace the file that is wrong."
+                    f"{file_name(data[key], key)}: size {tuple(data[key].shape[1:])} (rows first), but its image "
+                    f"{file_name(first, present[0])} has {tuple(first.shape[1:])}; replace the file that is wrong."
                 )
         return dict(data)
 
 
-def _name(image: torch.Tensor, key: Hashable) -> str:
+def file_name(image: torch.Tensor, key: Hashable) -> str:
+    """What to call an image in a message: its file, or the key of one that knows none."""
     meta = getattr(image, "meta", {})
     return str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, key))

@@ -217,6 +217,11 @@ def test_an_infection_mask_adds_percentages_and_scores(tmp_path, scan, hu):
     assert table["all_lobes"]["severity_score"] == 4
 
 
+def test_a_folder_of_infection_masks_that_is_not_there_is_refused_before_any_case(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        SaveLobeTabled("pred", tmp_path, names=NAMES, reader=VolumeReader(), infection_dir=tmp_path / "nowhere")
+
+
 def test_an_infection_mask_that_is_missing_doubled_or_elsewhere_is_refused(tmp_path, scan, labels):
     masks = tmp_path / "masks"
     masks.mkdir()

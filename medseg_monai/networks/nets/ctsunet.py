@@ -180,7 +180,8 @@ class CTSUNet(nn.Module):
             the first voxel of each crop that stage 2 predicts.
 
         Raises:
-            ValueError: a size that does not fit (names the size to pad to); train mode without label.
+            ValueError: a size that does not fit (names the size to pad to); train mode without label, or with one that
+                the network does not have.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             self._check_size(x.shape[2], x.shape[3], x.shape[4])
@@ -318,6 +319,11 @@ class CTSUNet(nn.Module):
     def _training_outputs(self, x: torch.Tensor, label: torch.Tensor | None) -> dict[str, torch.Tensor]:
         if label is None:
             raise ValueError("CTSUNet in train mode needs the label, to choose patches by the errors of stage 1.")
+        if float(label.max()) >= self.out_channels or float(label.min()) < 0:
+            raise ValueError(
+                f"label has values {float(label.min()):g} to {float(label.max()):g}; "
+                f"the network has 0 to {self.out_channels - 1}."
+            )
         lobes, border = self.first_stage(x)
         context = self.context(x, lobes, border)
         if not self.end_to_end:
