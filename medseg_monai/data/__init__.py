@@ -10,7 +10,7 @@ from .dicom_seg import (
     write_dicom_seg,
     write_radiograph_seg,
 )
-from .inputs import find_images, find_radiographs, find_volumes
+from .inputs import find_images, find_radiographs, find_volumes, name_radiograph
 from .radiographs import RadiographReader
 from .readers import RasterReader
 from .savers import CaseSaver, SaveDicomSegd, SaveLabelMapd, SaveLobeTabled, SaveRadiographSegd
@@ -41,6 +41,7 @@ __all__ = [
     "find_volumes",
     "load_datalist",
     "load_sections",
+    "name_radiograph",
     "split_by_patient",
     "write_datalist",
     "write_dicom_seg",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from monai.data.folder_layout import default_name_formatter
 from monai.data.utils import is_supported_format
+from monai.transforms import Transform
 
 from .datalist import Item, shorten
 from .dicom import check_geometry, find_series, list_series
@@ -16,7 +19,7 @@ from .radiographs import RADIOGRAPH_MODALITIES, is_dicom_file, read_modality
 from .readers import RASTER_SUFFIXES
 from .volumes import VOLUME_SUFFIXES
 
-__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes"]
+__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes", "name_radiograph", "radiograph_name"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
     found: dict[Path, None] = {}
     for path in (Path(os.path.abspath(entry)) for entry in given):
         found.update(dict.fromkeys(_radiographs_in(path) if path.is_dir() else [_radiograph(path)]))
-    _refuse_equal_names(found, lambda file: file.stem)
+    _refuse_equal_names(found, radiograph_name)
     return [{"image": str(file)} for file in found]
 
 
@@ -131,6 +134,33 @@ def case_name(path: str | os.PathLike[str]) -> str:
     """
     name = Path(path).name
     return next((name[: -len(s) - 1] for s in VOLUME_SUFFIXES if name.lower().endswith("." + s)), name)
+
+
+def radiograph_name(path: str | os.PathLike[str]) -> str:
+    """The name of a radiograph's results: its file's without the ending of an image or ``.dcm``.
+
+    An archive names DICOM files by their UIDs, without an ending; the last number of one is none.
+
+    Args:
+        path: ``item["image"]`` of :func:`find_radiographs`.
+    """
+    name = Path(path)
+    return name.stem if name.suffix.lower().lstrip(".") in (*RASTER_SUFFIXES, "dcm") else name.name
+
+
+def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
+    """Name a mask by :func:`radiograph_name`; the ``output_name_formatter`` of MONAI's ``SaveImage``.
+
+    Args:
+        meta: of the mask, with the file it is of.
+        saver: the transform that asks.
+
+    Returns:
+        ``subject`` and ``idx``, as MONAI wants them.
+    """
+    parts = default_name_formatter(dict(meta), saver)
+    # MONAI takes the last ending off, whatever it is
+    return {**parts, "subject": f"{radiograph_name(parts['subject'])}.png"}
 
 
 def _existing(path: Path) -> Path:

@@ -22,7 +22,7 @@ from medseg_monai.files import atomic_path
 from medseg_monai.report import lobe_table, write_lobe_csv, write_lobe_json
 
 from .dicom_seg import Segment, write_dicom_seg, write_radiograph_seg
-from .inputs import case_name
+from .inputs import case_name, radiograph_name
 from .volumes import dicom_files
 
 __all__ = ["CaseSaver", "SaveDicomSegd", "SaveLabelMapd", "SaveLobeTabled", "SaveRadiographSegd", "SavedCase"]
@@ -35,8 +35,8 @@ class SavedCase:
     """A label map in the grid of its input, and the input.
 
     Attributes:
-        name: stem of the files to write: of a volume :func:`medseg_monai.data.inputs.case_name`, of an image the file's
-            name without its ending, as MONAI's ``SaveImaged`` takes it.
+        name: stem of the files to write: of a volume :func:`medseg_monai.data.inputs.case_name`, of a radiograph
+            :func:`medseg_monai.data.inputs.radiograph_name`.
         source: path of the input.
         labels: uint8 ``[X, Y, Z]``, of an image ``[H, W]``.
         affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
@@ -303,7 +303,7 @@ def _to_case(pred: torch.Tensor, image: torch.Tensor, spatial_dims: int) -> Save
     labels = values.to(torch.uint8)
     if not torch.equal(labels.to(values.dtype), values):
         raise ValueError(f"{source}: expected whole labels from 0 to 255; apply AsDiscreted first.")
-    name = case_name(source) if spatial_dims == 3 else Path(source).stem
+    name = case_name(source) if spatial_dims == 3 else radiograph_name(source)
     return SavedCase(name, source, labels.numpy(), affine, meta)
 
 

@@ -104,6 +104,14 @@ def test_a_dicom_radiograph_gets_a_png_and_a_segmentation_in_its_matrix(cxr_bund
     np.testing.assert_array_equal(segmentation.pixel_array.squeeze() > 0, mask)
 
 
+def test_dicom_files_named_by_uid_get_a_mask_each_under_the_whole_name(cxr_bundle, tmp_path):
+    for uid in ("1.2.840.1.1", "1.2.840.1.2"):
+        write_radiograph(tmp_path / "images" / uid, scene().astype(np.uint16) * 16)
+    infer(cxr_bundle, tmp_path / "images", tmp_path / "masks")
+    written = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert written == [f"1.2.840.1.{number}{ending}" for number in (1, 2) for ending in (".png", ".seg.dcm")]
+
+
 def test_without_dicom_seg_only_the_png_is_written(cxr_bundle, tmp_path):
     write_radiograph(tmp_path / "images" / "chest.dcm", scene().astype(np.uint16) * 16)
     infer(cxr_bundle, tmp_path / "images", tmp_path / "masks", dicom_seg=False)

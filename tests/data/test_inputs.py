@@ -11,7 +11,7 @@ from monai.transforms import LoadImaged
 from PIL import Image
 
 from medseg_monai.data import RadiographReader, VolumeReader, find_images, find_radiographs, find_volumes
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.inputs import case_name, radiograph_name
 
 from .dicom_files import tags, write_series
 from .radiograph_files import asymmetric, write_radiograph
@@ -299,10 +299,9 @@ def test_a_damaged_dicom_file_stays_a_case_so_that_reading_it_says_what_is_wrong
         RadiographReader().get_data((Path(items[3]["image"]),))
 
 
-@pytest.mark.parametrize("second", ["d.png", "more/d.dcm", "1.2.3.5"])
+@pytest.mark.parametrize("second", ["d.png", "more/d.dcm"])
 def test_two_radiographs_whose_predictions_would_have_one_name_are_refused(chests, second):
-    # of a UID the last number counts as ending, here and in the name that MONAI gives the mask
-    first = write_radiograph(chests / ("1.2.3.4" if second == "1.2.3.5" else "d.dcm"), asymmetric(5, 7))
+    first = write_radiograph(chests / "d.dcm", asymmetric(5, 7))
     write_radiograph(chests / second, asymmetric(5, 7))
     with pytest.raises(ValueError, match="both predictions would be named") as error:
         find_radiographs([chests, chests / second])
@@ -313,3 +312,19 @@ def test_two_radiographs_whose_predictions_would_have_one_name_are_refused(chest
 def test_a_radiograph_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.dcm: no such file or folder"):
         find_radiographs(tmp_path / "gone.dcm")
+
+
+def test_radiographs_named_by_uid_without_ending_keep_their_whole_names(tmp_path):
+    for uid in ("1.2.840.1.1", "1.2.840.1.2"):
+        write_radiograph(tmp_path / uid, np.zeros((8, 9), np.uint16))
+    items = find_radiographs(tmp_path)
+    assert names(items) == ["1.2.840.1.1", "1.2.840.1.2"]
+    assert [radiograph_name(item["image"]) for item in items] == ["1.2.840.1.1", "1.2.840.1.2"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a.b.PNG", "a.b"), ("chest.dcm", "chest"), ("x.tiff", "x"), ("IM0001", "IM0001"), ("1.2.3", "1.2.3")],
+)
+def test_the_ending_of_an_image_is_no_part_of_a_name_and_nothing_else_is_an_ending(file, name):
+    assert radiograph_name(f"/folder.d/{file}") == name
