@@ -240,6 +240,10 @@ def _experiment(args: argparse.Namespace) -> int:
 
     if (args.train is None) != (args.test is None):
         raise ValueError(f"Give --train and --test together, or neither for every pair and '{MIXED}'.")
+    names = [entry.partition("=")[0] for entry in args.data]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"--data {twice[0]}: given twice; put its images into one folder.")
     output_dir = Path(args.output_dir).absolute()
     result = run_cross_manufacturer(
         args.bundle,
@@ -384,7 +388,9 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--config", action="append", metavar="NAME", help="overlay of the bundle, or a file")
     experiment.add_argument("--seed", type=int, default=0, help="seed of the split and of the trainings")
     experiment.add_argument("--resume", action="store_true", help="go on with the experiment in --output-dir")
-    experiment.add_argument("-o", "--output-dir", required=True, metavar="DIR", help="folder for everything")
+    experiment.add_argument(
+        "-o", "--output-dir", required=True, metavar="DIR", help="folder of the runs; masks made for them: DIR_derived"
+    )
     serving = verb("serve", _serve, "Serve bundles to annotators with MONAI Label (see docs/label.md).")
     serving.add_argument("studies", metavar="STUDIES", help="folder of images, or the address of a DICOMweb server")
     serving.add_argument("--bundles", nargs="+", metavar="BUNDLE", help="default: all that have weights")

@@ -2,9 +2,10 @@
 
 from .cross_manufacturer import (
     MIXED,
+    PAPER_SCORES,
     ExperimentResult,
     cross_manufacturer_datalist,
     run_cross_manufacturer,
 )
 
-__all__ = ["MIXED", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]
+__all__ = ["MIXED", "PAPER_SCORES", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,26 +14,56 @@ from typing import Any
 
 import numpy as np
 
-from medseg_monai.bundle import evaluate, find_bundle, train
+from medseg_monai.bundle import check_overrides, evaluate, find_bundle, train
 from medseg_monai.data import Datalist, Item, split_by_patient, write_datalist
 from medseg_monai.files import atomic_path
 from medseg_monai.handlers import CHECKPOINT_NAME
 from medseg_monai.report import format_table, installed_versions
 
-__all__ = ["MIXED", "PAPER_DICE", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]
+__all__ = ["MIXED", "PAPER_SCORES", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]
 
 MIXED = "mixed"
 """Name of all data sets together, as ``train`` and ``test``."""
 
-PAPER_DICE: dict[tuple[str, str], float] = {
-    ("montgomery", "shenzhen"): 0.9154,
-    ("shenzhen", "montgomery"): 0.9227,
-    (MIXED, MIXED): 0.9667,
+PAPER_SCORES: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+    ("montgomery", "shenzhen"): {
+        "U-Net": (0.8556, 0.8568),
+        "Res-U-Net": (0.6642, 0.6653),
+        "BCDU-Net": (0.9088, 0.9089),
+        "Incep-Res-U-Net": (0.8896, 0.8918),
+        "R2U-Net": (0.9122, 0.9141),
+        "Att-R2U-Net": (0.9069, 0.9097),
+        "DEFU-Net": (0.9154, 0.9158),
+    },
+    ("shenzhen", "montgomery"): {
+        "U-Net": (0.7706, 0.7739),
+        "Res-U-Net": (0.8162, 0.8191),
+        "BCDU-Net": (0.7671, 0.9082),
+        "Incep-Res-U-Net": (0.8984, 0.9022),
+        "R2U-Net": (0.8659, 0.8713),
+        "Att-R2U-Net": (0.8659, 0.8713),
+        "DEFU-Net": (0.9227, 0.9231),
+    },
+    (MIXED, MIXED): {
+        "U-Net": (0.9190, 0.9194),
+        "Res-U-Net": (0.9602, 0.9605),
+        "BCDU-Net": (0.9658, 0.9658),
+        "Incep-Res-U-Net": (0.9616, 0.9620),
+        "R2U-Net": (0.9647, 0.9648),
+        "Att-R2U-Net": (0.9644, 0.9645),
+        "DEFU-Net": (0.9667, 0.9667),
+    },
 }
-"""DEFU-Net's Dice in its paper: Table IV, and Table III for the mixture of both data sets."""
+"""Dice and F1 of DEFU-Net's paper: Table IV, and Table III for the mixture of Montgomery and Shenzhen."""
 
+_PAPER_MIXTURE = {"montgomery", "shenzhen"}
+_PAPER_NETWORK = "DEFU-Net"
+_OWN_KEYS = ("seed", "datalist", "output_dir", "checkpoint")  # that the experiment sets itself
 _MIXED_FRACTIONS = {"training": 528 / 704, "validation": 76 / 704, "test": 100 / 704}  # DEFU-Net's paper, III-A
 _VALIDATION_FRACTION = 76 / 604  # the same share of what is not tested; the paper names none for Table IV
+_RUN = "run.json"
+_MEANING = "Dice and IoU are means over the test images; the paper's column is DEFU-Net's Dice."
+_PAPER_MEANING = "The paper's Dice / F1 (Table IV; the mixture: Table III):"
 _HEADER = ["train", "test", "training", "validation", "test cases", "epochs", "Dice", "IoU", "pooled Dice", "paper"]
 
 
@@ -61,7 +92,7 @@ class ExperimentResult:
                 run["per_case"]["dice"]["mean"],
                 run["per_case"]["iou"]["mean"],
                 run["pooled"]["dice"],
-                "" if run["paper_dice"] is None else f"{run['paper_dice']:.4f}",
+                f"{run['paper'][_PAPER_NETWORK][0]:.4f}" if run["paper"] else "",
             ]
             for run in self.runs
         ]
@@ -75,11 +106,22 @@ class ExperimentResult:
         return f"{format_table(_HEADER, self.rows())}\n{self.output_dir / 'table.md'}"
 
     def as_markdown(self) -> str:
-        """The result as a table for a page."""
-        rows = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows()]
-        lines = [_HEADER, ["---"] * len(_HEADER), *rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{table}\n\nDice and IoU are means over the test images; the paper's column is DEFU-Net's Dice.\n"
+        """The result for a page, and below it the paper's table."""
+        ours = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows()]
+        text = f"{_markdown(_HEADER, ours)}\n\n{_MEANING}\n"
+        compared = [run for run in self.runs if run["paper"]]
+        if compared:
+            networks = list(compared[0]["paper"])
+            theirs = [
+                [run["train"], run["test"], *("{:.4f} / {:.4f}".format(*run["paper"][name]) for name in networks)]
+                for run in compared
+            ]
+            text += f"\n{_PAPER_MEANING}\n\n{_markdown(['train', 'test', *networks], theirs)}\n"
+        return text
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
 
 
 def cross_manufacturer_datalist(data: Mapping[str, Sequence[Item]], pair: tuple[str, str], *, seed: int) -> Datalist:
@@ -121,7 +163,7 @@ def run_cross_manufacturer(
     proportions of the paper (528, 76 and 100 of 704). The images of the test set decide nothing.
 
     ``output_dir`` gets for each pair a folder ``<train>_to_<test>`` with data list, training and evaluation, and at the
-    end ``results.json`` and ``table.md``.
+    end ``results.json`` and ``table.md`` of all pairs that are complete there, those of earlier calls too.
 
     Args:
         bundle: name or path of a bundle whose evaluation states ``dice`` and ``iou``.
@@ -129,20 +171,23 @@ def run_cross_manufacturer(
         output_dir: new or empty folder; with ``resume`` one that an interrupted experiment left.
         pairs: names of training and test data; by default all ordered pairs, then the mixture.
         configs: ``train`` and overlays.
-        overrides: flat keys of the bundle and their values.
+        overrides: flat keys of the bundle and their values, but for what the experiment sets itself.
         seed: of the split and of the trainings.
-        resume: keep the runs that are complete and go on with the one that was interrupted.
+        resume: keep the runs that are complete, go on with the one that was interrupted, and add further pairs.
 
     Returns:
-        the table, with the paper's Dice where it has one.
+        the table, with the paper's figures where it has some.
 
     Raises:
-        ValueError: an unknown name, a pair that trains on what it tests, fewer than two data sets, a folder that is not
-            empty, or one to resume that was begun with other settings.
+        ValueError: an unknown name, a pair that trains on what it tests, fewer than two data sets, an override that is
+            unknown or the experiment's own, a folder that is not empty, or one to resume that was begun with other
+            settings or other images.
     """
     names = list(data)
-    chosen = [*permutations(names, 2), (MIXED, MIXED)] if pairs is None else list(pairs)
+    pairs_in_order = [*permutations(names, 2), (MIXED, MIXED)]
+    chosen = pairs_in_order if pairs is None else list(pairs)
     _check(names, chosen)
+    _check_keys(bundle, configs, overrides or {})
     root = Path(output_dir).absolute()
     if root.is_dir() and any(root.iterdir()) and not resume:
         raise ValueError(f"{root}: not empty; go on with --resume, or give another --output-dir.")
@@ -151,13 +196,16 @@ def run_cross_manufacturer(
         "seed": seed,
         "configs": list(configs),
         "overrides": dict(overrides or {}),
+        "data": {name: _fingerprint(data[name]) for name in names},
     }
     _remember(settings, root)
-    runs = []
     for pair in chosen:
-        folder = root / f"{pair[0]}_to_{pair[1]}"
         datalist = cross_manufacturer_datalist(data, pair, seed=seed)
-        runs.append(_run(bundle, datalist, pair, folder, configs, {**(overrides or {}), "seed": seed}))
+        _run(bundle, datalist, pair, _folder(root, pair), configs, {**(overrides or {}), "seed": seed})
+    finished = [_folder(root, pair) / _RUN for pair in pairs_in_order]
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in finished if file.is_file()]
+    for run in runs:
+        run["paper"] = _paper_scores((run["train"], run["test"]), names)
     result = ExperimentResult(output_dir=root, runs=runs, settings={**settings, "versions": installed_versions()})
     with atomic_path(root / "results.json") as temporary:
         temporary.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -175,6 +223,28 @@ def _check(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
                 raise ValueError(f"{name}: no such data set; there are {', '.join([*names, MIXED])}.")
         if (pair[0] == pair[1]) != (MIXED in pair):
             raise ValueError(f"{pair[0]} to {pair[1]}: train on one and test on another, or '{MIXED}' for both.")
+
+
+def _check_keys(bundle: str | os.PathLike[str], configs: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    own = [key for key in overrides if key in _OWN_KEYS]
+    if own:
+        raise ValueError(f"{', '.join(own)}: set by the experiment itself (the seed by --seed); leave it out.")
+    check_overrides(bundle, configs, overrides)
+
+
+def _fingerprint(items: Sequence[Item]) -> dict[str, Any]:
+    """What tells a data set from another of its name: the number of its images, and the hash of their names."""
+    names = sorted(f"{item['patient']} {Path(item['image']).name}" for item in items)
+    return {"images": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+
+
+def _folder(root: Path, pair: tuple[str, str]) -> Path:
+    return root / f"{pair[0]}_to_{pair[1]}"
+
+
+def _paper_scores(pair: tuple[str, str], names: Sequence[str]) -> dict[str, tuple[float, float]] | None:
+    """The paper's figures of a pair, if the mixture is its own."""
+    return None if MIXED in pair and set(names) != _PAPER_MIXTURE else PAPER_SCORES.get(pair)
 
 
 def _remember(settings: dict[str, Any], root: Path) -> None:
@@ -195,12 +265,11 @@ def _run(
     folder: Path,
     configs: Sequence[str],
     overrides: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Train and test one pair; what an earlier call completed is read."""
-    finished = folder / "run.json"
+) -> None:
+    """Train and test one pair, unless an earlier call completed it."""
+    finished = folder / _RUN
     if finished.is_file():
-        done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return done
+        return
     path = folder / "datalist.json"
     write_datalist(datalist, path)
     values = {**overrides, "datalist": str(path), "output_dir": str(folder / "training")}
@@ -218,11 +287,9 @@ def _run(
         "per_case": summary["per_case"],
         "pooled": summary["pooled"],
         "dice_by_source": _dice_by_source(Path(summary["output_dir"]) / "cases.csv", datalist["test"]),
-        "paper_dice": PAPER_DICE.get(pair),
     }
     with atomic_path(finished) as temporary:
         temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    return run
 
 
 def _dice_by_source(cases: Path, items: Sequence[Item]) -> dict[str, float]:

@@ -55,7 +55,8 @@ class MatchGridd(MapTransform):
             if not isinstance(d[key], MetaTensor):
                 raise TypeError(f"'{key}' has no affine, so its place is unknown; load it with LoadImaged.")
         first = d[keys[0]]
-        turn = Orientation("".join(aff2axcodes(first.affine.cpu().numpy(), _WORLD)), labels=_WORLD)
+        axes = aff2axcodes(first.affine.cpu().numpy(), _WORLD)  # type: ignore[attr-defined]
+        turn = Orientation("".join(axes), labels=_WORLD)
         for key in keys[1:]:
             d[key] = turn(d[key])
         d = self.ensure_same_size(d)

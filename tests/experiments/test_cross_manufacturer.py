@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medseg_monai.bundle import BundleError
 from medseg_monai.data import Item, load_datalist
 from medseg_monai.data.phantoms import write_chest_xray_phantoms
 from medseg_monai.experiments import MIXED, run_cross_manufacturer
@@ -60,12 +62,26 @@ def test_no_patient_of_the_mixture_is_in_two_sections_and_equal_numbers_are_two_
 
 
 def test_the_table_states_our_dice_beside_the_papers(finished: Path):
-    table = (finished / "table.md").read_text()
+    table = (finished / "table.md").read_text().partition("The paper's Dice / F1")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"][2:]
     for row, run, paper in zip(rows, runs(finished), ("0.9154", "0.9667"), strict=True):
         assert row[:2] == [run["train"], run["test"]]
         assert row[6] == f"{run['per_case']['dice']['mean']:.4f}"
         assert row[-1] == paper
+
+
+def test_the_papers_table_stands_below_ours_with_every_network_of_it(finished: Path):
+    lines = [line for line in (finished / "table.md").read_text().splitlines() if "/" in line and line[:1] == "|"]
+    assert [len(line.strip("|").split("|")) for line in lines] == [9, 9]
+    assert lines[0].startswith("| montgomery | shenzhen | 0.8556 / 0.8568 |")
+    assert lines[1].endswith("| 0.9667 / 0.9667 |")
+
+
+def test_another_mixture_is_not_compared_with_the_papers(data: dict[str, list[Item]], tmp_path: Path):
+    other = {"montgomery": data["montgomery"], "jsrt": data["shenzhen"]}
+    run_cross_manufacturer(BUNDLE, other, tmp_path / "new", pairs=[(MIXED, MIXED)], overrides=QUICK)
+    assert runs(tmp_path / "new")[0]["paper"] is None
+    assert "0.9667" not in (tmp_path / "new" / "table.md").read_text()
 
 
 def test_the_mixtures_dice_is_told_for_each_manufacturer_too(finished: Path):
@@ -86,6 +102,31 @@ def test_resuming_trains_nothing_that_is_complete(finished: Path, data: dict[str
     )
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("model.pt")} == before
     assert len(result.runs) == 2
+
+
+def test_a_further_pair_joins_the_table_of_the_first(finished: Path, data: dict[str, list[Item]], tmp_path: Path):
+    shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "mixed_to_mixed")
+    settings = {"overrides": QUICK, "seed": 3, "resume": True}
+    result = run_cross_manufacturer(BUNDLE, data, tmp_path / "copy", pairs=[(MIXED, MIXED)], **settings)
+    assert [(run["train"], run["test"]) for run in result.runs] == [PAIR, (MIXED, MIXED)]
+    assert (tmp_path / "copy" / "table.md").read_text() == (finished / "table.md").read_text()
+
+
+def test_resuming_with_other_images_is_refused(finished: Path, data: dict[str, list[Item]]):
+    fewer = {**data, "shenzhen": data["shenzhen"][:-1]}
+    with pytest.raises(ValueError, match="begun with another data"):
+        run_cross_manufacturer(BUNDLE, fewer, finished, pairs=[PAIR], overrides=QUICK, seed=3, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [({"max_epoch": 1}, "did you mean max_epochs"), ({"seed": 5}, "seed: set by the experiment itself")],
+)
+def test_a_wrong_key_is_refused_before_the_folder_is_begun(data, tmp_path, override, message):
+    with pytest.raises((ValueError, BundleError), match=message):
+        run_cross_manufacturer(BUNDLE, data, tmp_path / "new", overrides=override)
+    assert not (tmp_path / "new").exists()
 
 
 def test_resuming_with_another_seed_is_refused(finished: Path, data: dict[str, list[Item]]):
