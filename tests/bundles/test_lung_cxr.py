@@ -218,3 +218,51 @@ def test_the_model_of_another_size_and_preprocessing_is_used_as_it_was_trained(c
     default.parser.parse(reset=True)
     names = [type(t).__name__ for t in default.parser.get_parsed_content("preprocessing").transforms]
     assert ("HistogramNormalized" in names) == (cxr_bundle.name == "lung_cxr_rescrnet")
+
+
+RECIPES = {
+    "lung_cxr_defunet": {
+        "image_size": [512, 512],
+        "batch_size": 2,
+        "max_epochs": 175,
+        "learning_rate": 1e-5,
+        "plateau_factor": 0.2,
+        "plateau_patience": 5,
+        "stop_patience": 5,
+        "features": [64, 128, 256, 512],
+        "dilation": 3,
+    },
+    "lung_cxr_rescrnet": {
+        "image_size": [300, 340],
+        "batch_size": 8,
+        "max_epochs": 300,
+        "num_blocks": 4,
+        "num_lstm_blocks": 0,
+        "equalize": True,
+        "contour_weights": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_is_by_default_as_in_the_paper(name):
+    config = merged_config(find_bundle(name), ["train"])
+    assert {key: config[key] for key in RECIPES[name]} == RECIPES[name]
+    assert config["optimizer"]["_target_"] == "torch.optim.Adam"
+
+
+def test_what_augmentation_leaves_vacant_is_filled_by_reflection():
+    affine = merged_config(find_bundle("lung_cxr_rescrnet"), ["train"])["train"]["random_transforms"][0]
+    assert (affine["_target_"], affine["padding_mode"]) == ("RandAffined", "reflection")
+
+
+def test_imported_weights_whose_first_channel_is_the_lung_are_used_by_a_key(tmp_path):
+    bundle = find_bundle("lung_cxr_rescrnet")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(scene()).save(tmp_path / "images" / "chest.png")
+    masks = {}
+    for channel in (0, 1):
+        infer(bundle, tmp_path / "images", tmp_path / f"masks{channel}", lung_channel=channel)
+        masks[channel] = np.asarray(Image.open(tmp_path / f"masks{channel}" / "chest.png")) > 0
+    np.testing.assert_array_equal(masks[0], ~masks[1])
+    assert dice(masks[1], scene() > 100) > 0.98
