@@ -132,8 +132,7 @@ def case_name(path: str | os.PathLike[str]) -> str:
     Args:
         path: ``item["image"]`` of :func:`find_volumes`.
     """
-    name = Path(path).name
-    return next((name[: -len(s) - 1] for s in VOLUME_SUFFIXES if name.lower().endswith("." + s)), name)
+    return _without_ending(path, VOLUME_SUFFIXES)
 
 
 def radiograph_name(path: str | os.PathLike[str]) -> str:
@@ -144,8 +143,7 @@ def radiograph_name(path: str | os.PathLike[str]) -> str:
     Args:
         path: ``item["image"]`` of :func:`find_radiographs`.
     """
-    name = Path(path)
-    return name.stem if name.suffix.lower().lstrip(".") in (*RASTER_SUFFIXES, "dcm") else name.name
+    return _without_ending(path, (*RASTER_SUFFIXES, "dcm"))
 
 
 def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
@@ -161,6 +159,12 @@ def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]
     parts = default_name_formatter(dict(meta), saver)
     # MONAI takes the last ending off, whatever it is
     return {**parts, "subject": f"{radiograph_name(parts['subject'])}.png"}
+
+
+def _without_ending(path: str | os.PathLike[str], endings: Iterable[str]) -> str:
+    name = Path(path).name
+    told = (ending for ending in endings if name.lower().endswith(f".{ending}") and len(name) > len(ending) + 1)
+    return next((name[: -len(ending) - 1] for ending in told), name)
 
 
 def _existing(path: Path) -> Path:

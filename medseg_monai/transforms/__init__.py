@@ -7,10 +7,11 @@ from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .in_plane import PadToMultipled, ResizeInPlaned
 from .resize import AntialiasedResized
-from .same_grid import MatchGridd, same_grid
+from .same_grid import Affine, MatchGridd, grid_distance, same_grid
 from .same_size import EnsureSameSized
 
 __all__ = [
+    "Affine",
     "AntialiasedResized",
     "CropAroundBrightestd",
     "DilateMaskd",
@@ -22,6 +23,7 @@ __all__ = [
     "ReassignFragmentsd",
     "ResizeInPlaned",
     "brightest_point",
+    "grid_distance",
     "reassign_fragments",
     "same_grid",
 ]

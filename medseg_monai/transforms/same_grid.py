@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from itertools import product
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform, Orientation
 from nibabel.orientations import aff2axcodes
+from numpy.typing import NDArray
 
 from .same_size import EnsureSameSized, file_name
 
-__all__ = ["MatchGridd", "same_grid"]
+__all__ = ["Affine", "MatchGridd", "grid_distance", "same_grid"]
+
+Affine = NDArray[np.float64]
 
 _TOLERANCE = 0.5  # of a voxel's shortest side, at the corners
 _WORLD = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -79,9 +83,19 @@ def same_grid(first: MetaTensor, second: MetaTensor) -> bool:
     Returns:
         whether their corners are less than half a voxel's shortest side apart.
     """
-    last = torch.tensor(second.shape[1:], dtype=torch.float64) - 1
-    corners = torch.cartesian_prod(*(torch.stack([torch.zeros_like(side), side]) for side in last)).T
-    difference = (first.affine - second.affine).double().cpu()
-    moved = difference[:-1, : len(corners)] @ corners + difference[:-1, -1:]
-    shortest = min(affine_to_spacing(second.affine, r=second.ndim - 1).tolist())
-    return float(moved.norm(dim=0).max()) <= _TOLERANCE * shortest
+    here, there = (image.affine.double().cpu().numpy() for image in (first, second))
+    return grid_distance(there, here, tuple(second.shape[1:])) <= _TOLERANCE
+
+
+def grid_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
+    """Distance between two grids of one shape: that of their corners, at most, as a share of the smallest spacing.
+
+    Args:
+        first: ``[4, 4]``, from voxel indices to mm; its spacing is the unit.
+        second: the same of the other grid.
+        shape: of both, without channels.
+    """
+    corners = np.array(list(product(*((0, length - 1) for length in shape))), float)
+    difference = first - second
+    distances = np.linalg.norm(corners @ difference[:-1, : len(shape)].T + difference[:-1, -1], axis=1)
+    return float(distances.max() / np.linalg.norm(first[:-1, : len(shape)], axis=0).min())

@@ -1,10 +1,9 @@
-"""What readers of volumes share: comparing grids, masks on tissue, label files, the paper's split."""
+"""What readers of volumes share: how near grids must lie, masks on tissue, label files, the paper's split."""
 
 from __future__ import annotations
 
 import gzip
 import os
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,17 @@ from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, split_by_patient
 from medseg_monai.files import atomic_path
+from medseg_monai.transforms import Affine
 
 from ._common import Mask, hold_out
 
 __all__ = [
     "MAX_SHARE_IN_AIR",
     "SAME_PLACE",
-    "Affine",
-    "apart",
     "save_label_volume",
     "share_in_air",
     "split_five_to_one",
 ]
-
-Affine = NDArray[np.float64]
 
 # corners of two grids may be apart by this share of the smallest spacing
 SAME_PLACE = 0.1
@@ -40,19 +36,6 @@ AIR = -200.0
 MAX_SHARE_IN_AIR = 0.02
 
 TEST_FRACTION = 1 / 6
-
-
-def apart(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
-    """Distance between two grids of one shape: that of their corners, at most, as a share of the smallest spacing.
-
-    Args:
-        first: ``[4, 4]``, from voxel indices to mm; its spacing is the unit.
-        second: the same of the other grid.
-        shape: X, Y, Z.
-    """
-    corners = np.array([(*corner, 1) for corner in product(*((0, length - 1) for length in shape))], float)
-    distances = np.linalg.norm(((first - second) @ corners.T)[:3], axis=0)
-    return float(distances.max() / np.linalg.norm(first[:3, :3], axis=0).min())
 
 
 def share_in_air(hounsfield: NDArray[Any], mask: Mask) -> float:

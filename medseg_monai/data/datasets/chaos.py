@@ -15,9 +15,10 @@ from PIL import Image
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
 from medseg_monai.data.dicom import SeriesGeometry, check_geometry, find_series, read_series
+from medseg_monai.transforms import grid_distance
 
 from ._common import Mask, Problems, files, locate, progress
-from ._volumes import MAX_SHARE_IN_AIR, SAME_PLACE, apart, save_label_volume, share_in_air, split_five_to_one
+from ._volumes import MAX_SHARE_IN_AIR, SAME_PLACE, save_label_volume, share_in_air, split_five_to_one
 
 __all__ = ["MODALITIES", "ORGANS", "read_chaos"]
 
@@ -174,7 +175,7 @@ def _masks(scan: _Scan, *, dicom: str) -> tuple[SeriesGeometry, list[Path]]:
     geometry = _geometry(scan.images, dicom)
     named = geometry if scan.named == scan.images else _geometry(scan.named, dicom)
     if named is not geometry and (
-        named.shape != geometry.shape or apart(geometry.affine, named.affine, geometry.shape) > SAME_PLACE
+        named.shape != geometry.shape or grid_distance(geometry.affine, named.affine, geometry.shape) > SAME_PLACE
     ):
         raise ValueError(f"drawn on {scan.named.name}, whose grid is not that of {scan.images.name}")
     return geometry, _in_space(files(scan.masks, suffixes=(".png",)), named.files)

@@ -16,13 +16,12 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
+from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Mask, Problems, locate, pair, progress
 from ._volumes import (
     MAX_SHARE_IN_AIR,
     SAME_PLACE,
-    Affine,
-    apart,
     save_label_volume,
     share_in_air,
     split_five_to_one,
@@ -160,7 +159,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
     if not readings:
         raise ValueError(f"is {_by(labels.shape)} voxels, its volume {_by(scan.shape)}")
     on_tissue = [reading for reading, share in readings.items() if share <= MAX_SHARE_IN_AIR]
-    in_place = turned.shape == scan.shape and apart(scan.affine, affine, scan.shape) <= SAME_PLACE
+    in_place = turned.shape == scan.shape and grid_distance(scan.affine, affine, scan.shape) <= SAME_PLACE
     if in_place and "turned" in on_tissue:
         return turned, scan.affine
     if not on_tissue:

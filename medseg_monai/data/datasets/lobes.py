@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
 from medseg_monai.data.dicom import check_geometry, find_series
+from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Problems, locate, pair, progress
-from ._volumes import SAME_PLACE, Affine, apart, save_label_volume
+from ._volumes import SAME_PLACE, save_label_volume
 
 __all__ = ["LABEL_MAPS", "VOLUME_SUFFIXES", "read_lobes"]
 
@@ -59,7 +60,7 @@ class _Grid:
         """Say how the other grid differs, nothing if it does not."""
         if self.shape != other.shape:
             return f"is {_by(self.shape)} voxels, its image {_by(other.shape)} (axes R, A, S)"
-        share = apart(self.affine, other.affine, self.shape)
+        share = grid_distance(self.affine, other.affine, self.shape)
         if share > SAME_PLACE:
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0).min()
             return f"lies up to {share * spacing:.3g} mm beside its image"
