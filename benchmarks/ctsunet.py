@@ -28,12 +28,12 @@ from monai.bundle import ConfigParser
 from scipy import ndimage
 
 from medseg_monai.bundle import Predictor, merged_config
-from medseg_monai.data.phantoms.thorax import draw_thorax
 from medseg_monai.inferers import TwoStageInferer
 from medseg_monai.networks.blocks.criss_cross import CrissCrossAttention3d
-from medseg_monai.networks.blocks.cunet_inference import fold_batch_norms
 from medseg_monai.networks.blocks.valid_windows import legal_output, tile_starts
+from medseg_monai.networks.fast.cunet import fold_batch_norms
 from medseg_monai.networks.nets import CTSUNet
+from medseg_monai.phantoms.thorax import draw_thorax
 
 BUNDLE = "lung_lobe_ct_ctsunet"
 PARTS = ("timing", "memory", "attention")
@@ -53,8 +53,8 @@ def folded_form(network: CTSUNet) -> CTSUNet:
 STEPS: dict[str, tuple[str, Callable[[CTSUNet], CTSUNet], int | None]] = {
     "released": ("released way: plain, windows of 132", lambda network: network, 132),
     "folded": ("+ folded batch norms, channels last", folded_form, 132),
-    "form": ("+ slice by slice, Winograd (inference form)", CTSUNet.inference_form, 132),
-    "fast": ("+ large windows: the fast path", CTSUNet.inference_form, None),
+    "form": ("+ slice by slice, Winograd (inference form)", CTSUNet.fast_form, 132),
+    "fast": ("+ large windows: the fast path", CTSUNet.fast_form, None),
 }
 
 

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medseg_monai.networks import NETWORKS
 from medseg_monai.networks.blocks import SeparableAtrousConv2d
 from medseg_monai.networks.blocks.separable_atrous import PointwiseConv2d
-from medseg_monai.networks.fast import optimize_for_inference
+from medseg_monai.networks.fast import make_fast
 
 BASELINE = "BasicUNet"
 TEXTBOOK = "-textbook"  # what follows the name of a network whose own fast layers are replaced by torch's
@@ -132,8 +132,8 @@ def compile_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def fast_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """What ``medseg predict`` uses, :func:`medseg_monai.networks.fast.optimize_for_inference`."""
-    fast = optimize_for_inference(network)
+    """What ``medseg predict`` uses, :func:`medseg_monai.networks.fast.make_fast`."""
+    fast = make_fast(network)
     return lambda: fast(x)
 
 
@@ -144,8 +144,8 @@ def frozen_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def frozen_onednn_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.optimize_for_inference``."""
-    packed = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(network)))
+    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.make_fast``."""
+    packed = torch.jit.make_fast(torch.jit.freeze(torch.jit.script(network)))
     return lambda: packed(x)
 
 

@@ -58,7 +58,7 @@ def _absolute(path: str | None) -> str | None:
 
 def _weights(checkpoint: str | None) -> str | None:
     """Absolute path of weights, which are fetched first if MLflow's registry has them."""
-    from medseg_monai.bundle.registry import fetch_weights, is_registered
+    from medseg_monai.bundle.model_registry import fetch_weights, is_registered
 
     if checkpoint is not None and is_registered(checkpoint):
         return str(fetch_weights(checkpoint))
@@ -98,7 +98,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     from medseg_monai.data import write_datalist
-    from medseg_monai.data.datasets import DATASETS
+    from medseg_monai.datasets import DATASETS
 
     if args.dataset not in DATASETS:
         raise ValueError(f"{args.dataset}: no such data set; there are {', '.join(DATASETS.names)}.")
@@ -224,7 +224,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import_weights(args: argparse.Namespace) -> int:
-    from medseg_monai.networks.import_weights import import_weights
+    from medseg_monai.networks.weights.authors import import_weights
 
     report = import_weights(args.network, args.file, out=args.output)
     lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
@@ -261,7 +261,7 @@ def _experiment(args: argparse.Namespace) -> int:
 
 def _labelled_items(entry: str, output_dir: Path, seed: int) -> tuple[str, list[dict[str, Any]]]:
     """All items of a data set that ``NAME=FOLDER`` names."""
-    from medseg_monai.data.datasets import DATASETS
+    from medseg_monai.datasets import DATASETS
 
     name, _, folder = entry.partition("=")
     if name not in DATASETS or not folder:

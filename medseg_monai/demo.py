@@ -13,8 +13,8 @@ import torch
 
 from medseg_monai.bundle import Predictor, evaluate, predict_cases, train
 from medseg_monai.data import RasterReader, find_images, load_datalist
-from medseg_monai.data.phantoms import PHANTOMS
 from medseg_monai.metrics import count_voxels, metrics_from_counts
+from medseg_monai.phantoms import PHANTOMS
 from medseg_monai.report import RunReport, format_table
 from medseg_monai.visualize import save_overlay
 

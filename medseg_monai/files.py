@@ -1,14 +1,18 @@
-"""Files written whole or not at all; the lowest room, which every other may know."""
+"""Files written whole or not at all, and their hashes; the lowest room, which every other may know."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "file_sha256", "write_csv", "write_json"]
 
 
 @contextmanager
@@ -22,6 +26,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The path to write to, with the suffix of ``path``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(Path(folder, "a.txt")) as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     Path(folder, "a.txt").read_text()
+        'whole'
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +44,75 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = True) -> None:
+    """Write JSON, indented, all or nothing.
+
+    Args:
+        path: the file to write or replace.
+        content: what :func:`json.dumps` takes.
+        allow_nan: ``False`` refuses numbers that are not finite, for which JSON has no word.
+
+    Raises:
+        ValueError: a number that is not finite, where it is not allowed.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder, "a.json"), {"cases": 2})
+        ...     json.loads(Path(folder, "a.json").read_text())
+        {'cases': 2}
+    """
+    text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    r"""Write a table as CSV with a head, all or nothing.
+
+    Args:
+        path: the file to write or replace.
+        rows: values by the names of their columns; an absent value or ``None`` becomes an empty field, and what has no
+            column is left out.
+        columns: the columns, in their order.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(Path(folder, "a.csv"), [{"case": "x", "dice": 0.5}], ["case", "dice"])
+        ...     Path(folder, "a.csv").read_text()
+        'case,dice\nx,0.5\n'
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(columns), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a").write_bytes(b"")
+        ...     file_sha256(Path(folder, "a"))[:8]
+        'e3b0c442'
+    """
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush_to_disc(path: Path) -> None:

@@ -1,7 +1,8 @@
 """The one runner of all bundles."""
 
-from .batch import predict_cases
-from .fine_tuning import trained_settings
+from medseg_monai.files import file_sha256
+
+from .distributed import end_process_group, start_process_group
 from .loader import (
     BundleError,
     build_workflow,
@@ -13,12 +14,13 @@ from .loader import (
     list_bundles,
     merged_config,
     read_metadata,
+    refuse_replaced,
 )
+from .predict_cases import predict_cases
 from .predictor import Prediction, Predictor
-from .processes import end_process_group, start_process_group
 from .pruning import LevelResult, PruningResult, choose_level, prune
 from .training import TrainingResult, evaluate, train
-from .weights import file_sha256, load_network, read_state_dict
+from .weights import load_initial_weights, load_network
 
 __all__ = [
     "BundleError",
@@ -38,13 +40,13 @@ __all__ = [
     "find_bundle",
     "flat_keys",
     "list_bundles",
+    "load_initial_weights",
     "load_network",
     "merged_config",
     "predict_cases",
     "prune",
     "read_metadata",
-    "read_state_dict",
+    "refuse_replaced",
     "start_process_group",
     "train",
-    "trained_settings",
 ]

@@ -14,9 +14,8 @@ from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 from monai.utils import optional_import
 from torch import nn
 
-from medseg_monai.files import atomic_path
-from medseg_monai.handlers import read_settings
-from medseg_monai.networks.state_dict import file_sha256
+from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.networks.weights import ModelFile
 
 from .loader import build_workflow, example_input_shape
 from .weights import load_network
@@ -125,14 +124,14 @@ def export_network(
     overrides = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
     parser = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides).parser
     parser.parse(reset=True)
-    weights = Path(parser.get_parsed_content("checkpoint"))
-    network = load_network(parser.get_parsed_content("network_def"), weights, "cpu", fast=False)
+    model = ModelFile(parser.get_parsed_content("checkpoint"))
+    network = load_network(parser.get_parsed_content("network_def"), model, "cpu", fast=False)
     metadata = dict(parser.config["_meta_"])
     example = torch.rand(example_input_shape(metadata), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(example)
     with atomic_path(output) as temporary:
-        chosen.write(network, example, temporary, {**metadata, "trained_with": read_settings(weights)})
+        chosen.write(network, example, temporary, {**metadata, "trained_with": model.settings})
         difference = _relative_difference(chosen.run(temporary, example), expected)
         if difference > TOLERANCE:
             raise RuntimeError(
@@ -143,7 +142,7 @@ def export_network(
         "bundle": metadata["name"],
         "format": export_format,
         "file": str(output),
-        "checkpoint": str(weights),
+        "checkpoint": str(model.path),
         "sha256": file_sha256(output),
         "input_shape": list(example.shape),
         "max_difference": difference,

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import _get_fake_spatial_shape
@@ -23,6 +23,7 @@ __all__ = [
     "list_bundles",
     "merged_config",
     "read_metadata",
+    "refuse_replaced",
 ]
 
 
@@ -127,8 +128,13 @@ def _is_flat(value: Any) -> bool:
     return True
 
 
+#: keys of earlier versions, and what has taken their place
+REPLACED = {
+    "retrain_from": "set initial_weights (medseg train --checkpoint FILE); the paper's recipe is --config retrain"
+}
+
 #: flat in form, but the workflow's own steps
-_STEPS = ("imports", "initialize", "run", "finalize", "network")
+_STEPS = ("imports", "initialize", "run", "finalize", "model_file", "initial_network", "network")
 
 
 def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: merged content of config files.
     """
-    return {key: value for key, value in config.items() if key not in _STEPS and _is_flat(value)}
+    return {key: value for key, value in config.items() if key not in (*_STEPS, *REPLACED) and _is_flat(value)}
 
 
 def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], overrides: Mapping[str, Any]) -> None:
@@ -158,9 +164,23 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
         nested = key.replace("::", "#")
         if nested in flat or ("#" in nested and nested in parser):
             continue
+        if key in REPLACED:
+            refuse_replaced(key)
         near = difflib.get_close_matches(key, flat, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(flat))}."
         raise BundleError(f"{key}: {find_bundle(bundle).name} ({', '.join(configs)}) has no such key; {hint}")
+
+
+def refuse_replaced(key: str) -> NoReturn:
+    """Refuse a key that a bundle no longer has, for configs that would otherwise leave it unnoticed.
+
+    Args:
+        key: name of the key.
+
+    Raises:
+        BundleError: always; names what has taken its place.
+    """
+    raise BundleError(f"{key}: is no longer a key of this bundle; {REPLACED[key]}.")
 
 
 def build_workflow(

@@ -15,20 +15,18 @@ from typing import Any, Self
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
-from monai.transforms import Compose, SaveImaged
+from monai.transforms import Compose
 from torch import nn
 
 from medseg_monai.data.datalist import Item
-from medseg_monai.data.savers import CaseSaver
-from medseg_monai.handlers import read_settings
-from medseg_monai.networks.fast import optimize_for_inference
+from medseg_monai.data.results.earlier import split_savers
+from medseg_monai.networks.fast import make_fast
+from medseg_monai.networks.weights import ModelFile
 
 from .loader import build_workflow
-from .weights import file_sha256
 
 __all__ = ["Prediction", "Predictor"]
 
-_SAVERS = (SaveImaged, CaseSaver)
 _PHASES = ("reading", "network", "postprocessing")
 _NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_workers")  # these change no prediction
 
@@ -75,11 +73,11 @@ class Predictor:
         settings: the overrides that a prediction depends on.
         network: the network in the form that predicts.
         network_def: the same network with the same weights as its own class, in eval mode.
-        model_sha256: SHA-256 of the file of weights.
+        model_file: the file of weights with its settings.
 
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit.
-        RuntimeError: MONAI's round any error of the config's parts, such as a ``dataset_dir`` without an input.
+        RuntimeError: MONAI's, around any error of the config's parts, such as a ``dataset_dir`` without an input.
     """
 
     def __init__(
@@ -98,17 +96,25 @@ class Predictor:
         parser.parse(reset=True)
         # before the network is loaded, so that a wrong path is told at once
         self.cases: list[Item] = parser.get_parsed_content("dataset#data") if "dataset_dir" in values else []
-        self.checkpoint = Path(parser.get_parsed_content("checkpoint"))
         self.network: nn.Module = parser.get_parsed_content("network")
         self.network_def: nn.Module = parser.get_parsed_content("network_def")  # the weights were loaded into it
-        self.model_sha256 = file_sha256(self.checkpoint)
+        self.model_file = _model_file(parser)
         self.device = torch.device(parser.get_parsed_content("device"))
         self.amp = bool(parser.get_parsed_content("amp"))
         self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
-        transforms = parser.get_parsed_content("postprocessing").transforms
-        self.postprocessing = Compose([t for t in transforms if not isinstance(t, _SAVERS)])
-        self.savers = [t for t in transforms if isinstance(t, _SAVERS)]
+        steps, self.savers = split_savers(parser.get_parsed_content("postprocessing").transforms)
+        self.postprocessing = Compose(steps)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of weights."""
+        return Path(self.model_file.path or "")
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the file of weights."""
+        return self.model_file.sha256
 
     @property
     def network_facts(self) -> dict[str, Any]:
@@ -121,7 +127,7 @@ class Predictor:
         facts = {"name": type(network).__name__, "parameters": sum(values.numel() for values in network.parameters())}
         if hasattr(network, "supervision_level"):
             facts["supervision_level"] = network.supervision_level
-        pruning = read_settings(self.checkpoint).get("pruning")
+        pruning = self.model_file.settings.get("pruning")
         if isinstance(pruning, Mapping) and pruning.get("level") != pruning.get("from_level"):
             facts["pruned_from_level"] = pruning["from_level"]
         return facts
@@ -138,7 +144,7 @@ class Predictor:
         """
         other = copy.copy(self)
         other.network_def = network
-        other.network = network if self.network is self.network_def else optimize_for_inference(network)
+        other.network = network if self.network is self.network_def else make_fast(network)
         return other
 
     def __call__(self, case: Mapping[str, Any]) -> Prediction:
@@ -196,19 +202,18 @@ class Predictor:
         Raises:
             OSError: the folder cannot be written.
         """
-        written = []
-        for transform in self.savers:
-            if isinstance(transform, CaseSaver):
-                transform.output_dir = str(output_dir)
-                written += transform.save(prediction.data)
-                continue
-            transform.saver.folder_layout.output_dir = str(output_dir)
-            data = transform(dict(prediction.data))
-            written += [Path(data[key].meta["saved_to"]) for key in transform.key_iterator(data)]
-        return written
+        return [path for saver in self.savers for path in saver.save(prediction.data, output_dir)]
 
     def _peak_memory(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB on Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _model_file(parser: ConfigParser) -> ModelFile:
+    """The bundle's model file; bundles made before :class:`ModelFile` name only its path."""
+    if "model_file" in parser:
+        model: ModelFile = parser.get_parsed_content("model_file")
+        return model
+    return ModelFile(parser.get_parsed_content("checkpoint"))

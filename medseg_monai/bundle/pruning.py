@@ -18,16 +18,14 @@ from tqdm import tqdm
 
 from medseg_monai.data import Item, load_datalist
 from medseg_monai.data.datalist import shorten
-from medseg_monai.files import atomic_path
-from medseg_monai.handlers import read_settings
+from medseg_monai.files import atomic_path, file_sha256
 from medseg_monai.metrics import count_voxels, metrics_from_counts
-from medseg_monai.networks.state_dict import save_atomically
+from medseg_monai.networks.weights import ModelFile, write_model
 from medseg_monai.report import format_table, installed_versions
-from medseg_monai.transforms import EnsureSameSized
+from medseg_monai.transforms import CheckSameSized
 
 from .loader import BundleError, build_workflow, find_bundle
 from .predictor import Predictor
-from .weights import file_sha256
 
 __all__ = ["LevelResult", "PruningResult", "choose_level", "measure_levels", "prune"]
 
@@ -162,7 +160,7 @@ def prune(
         **_circumstances(predictor),
     }
     record = json.loads(json.dumps(record, default=str))  # a file of weights holds plain values only
-    settings = {**read_settings(full), "pruning": record}
+    settings = {**ModelFile(full).settings, "pruning": record}
     if kept is not None:
         full = _keep(target, kept, full)
     _write(predictor.network_def, chosen, settings, target)
@@ -199,7 +197,7 @@ def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelRes
             label = _read_as_image(predictor, item["label"])
             for index, one in enumerate(predictors):
                 prediction = one({"image": item["image"]})
-                EnsureSameSized(["pred", "label"])({"pred": prediction.mask, "label": label})
+                CheckSameSized(["pred", "label"])({"pred": prediction.mask, "label": label})
                 seconds[index] += prediction.phases["network"], sum(prediction.phases.values())
                 counts = count_voxels(prediction.mask.cpu(), label)
                 scores[index, case] = list(metrics_from_counts(counts, ["dice", "iou"]).values())
@@ -258,7 +256,7 @@ def _kept_beside(model: Path) -> Path:
 
 
 def _is_pruned(model: Path) -> bool:
-    return model.is_file() and "pruning" in read_settings(model)
+    return model.is_file() and "pruning" in ModelFile(model).settings
 
 
 def _full_model(deployed: Path) -> Path:
@@ -266,7 +264,7 @@ def _full_model(deployed: Path) -> Path:
     kept = _kept_beside(deployed)
     if not _is_pruned(deployed):
         return deployed if deployed.is_file() or not kept.is_file() else kept
-    if kept.is_file() and file_sha256(kept) == read_settings(deployed)["pruning"]["source_sha256"]:
+    if kept.is_file() and file_sha256(kept) == ModelFile(deployed).settings["pruning"]["source_sha256"]:
         return kept
     raise BundleError(
         f"{deployed}: pruned already, and {kept.name} beside it is not the model it was pruned from: "
@@ -339,4 +337,4 @@ def _write(network: nn.Module, level: int, settings: dict[str, Any], target: Pat
     state = pruned.state_dict()
     settings["features"] = list(pruned.infer_arguments(state)["features"])
     settings.pop("supervision_level", None)  # the deepest head that is left
-    save_atomically({"model": state, "settings": settings}, target)
+    write_model(target, state, settings)

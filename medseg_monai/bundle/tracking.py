@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_monai import __version__
-from medseg_monai.networks.state_dict import file_sha256
+from medseg_monai.files import file_sha256
 
 __all__ = ["default_tracking_uri", "run_parameters", "tracking_settings"]
 
@@ -45,7 +45,7 @@ def run_parameters(root: Path, version: str, config: Mapping[str, Any], datalist
     Args:
         root: folder of the bundle.
         version: the bundle's version.
-        config: merged config with the overrides applied.
+        config: merged config with the overrides applied, and what its settings came to.
         datalist: the data list, whose SHA-256 is recorded.
 
     Returns:

@@ -18,10 +18,9 @@ from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_json
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, TrainingState
 
-from .fine_tuning import start_from
 from .loader import (
     BundleError,
     build_workflow,
@@ -80,8 +79,8 @@ def train(
         bundle: name or path.
         configs: ``train`` and overlays.
         overrides: flat keys and their values. A resumed training takes those it was started with, and these on top.
-        checkpoint: weights to start from, with the settings that these were trained with where ``overrides`` name no
-            others; by default the training starts at random.
+        checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that these were trained
+            with where ``overrides`` name no others; by default the training starts at random.
         resume: go on after the last completed epoch of ``output_dir``, in the same MLflow run.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, else a SQLite database in ``output_dir``.
@@ -110,8 +109,7 @@ def train(
     elif (output_dir / CHECKPOINT_NAME).exists():
         raise BundleError(f"{output_dir}: holds a training already; go on with --resume, or give another --output-dir.")
     elif checkpoint is not None:
-        configs, settings_of_weights = start_from(root, configs, checkpoint, output_dir)
-        values = {**settings_of_weights, **values}
+        values["initial_weights"] = _existing_weights(checkpoint)
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
@@ -127,6 +125,13 @@ def train(
     workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
     with _without_tracking_variable():
         return _run_training(workflow, run, output_dir)
+
+
+def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:
+    path = Path(checkpoint).absolute()
+    if not path.is_file():
+        raise BundleError(f"{path}: no weights to start from; name the model.pt of a training.")
+    return str(path)
 
 
 def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Path) -> TrainingResult:
@@ -202,9 +207,7 @@ def _read_run(output_dir: Path) -> dict[str, Any]:
 
 
 def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output_dir / RUN_NAME) as temporary:
-        temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_json(output_dir / RUN_NAME, run)
 
 
 def _remember_run(trainer: Any, tracker: RunTracker, run: dict[str, Any], output_dir: Path) -> None:
@@ -233,7 +236,12 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         experiment_name=run["experiment_name"],
         run_name=run["run_name"],
         run_id=run.get("run_id"),
-        parameters=run_parameters(root, metadata["version"], config, Path(parser.get_parsed_content("datalist"))),
+        parameters=run_parameters(
+            root,
+            metadata["version"],
+            {**config, **parser.get_parsed_content("settings")},
+            Path(parser.get_parsed_content("datalist")),
+        ),
         config_file=output_dir / "config.json",
         input_shape=example_input_shape(metadata),
         registered_model_name=run["registered_model_name"],

@@ -1,45 +1,24 @@
-"""Weights of a bundle: loaded whole or refused."""
+"""Weights of a bundle's network: loaded whole or refused."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from medseg_monai.networks.fast import optimize_for_inference
-from medseg_monai.networks.state_dict import as_state_dict, check_fits, file_sha256, read_tensors
+from medseg_monai.networks.fast import make_fast
+from medseg_monai.networks.weights import ModelFile
+from medseg_monai.networks.weights.state_dict import check_fits
 
 from .loader import BundleError
 
-__all__ = ["file_sha256", "load_network", "read_state_dict"]
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read the state dict of a model file.
-
-    Args:
-        path: ``{"model": state dict, …}``, as ``medseg train`` and MONAI write it, or a plain state dict.
-
-    Raises:
-        BundleError: the file is missing, or holds something else.
-    """
-    if not Path(path).is_file():
-        raise BundleError(
-            f"{path}: no weights here; train the bundle, or give a file: checkpoint=FILE or medseg's --checkpoint FILE."
-        )
-    try:
-        content = read_tensors(path)
-        return as_state_dict(content.get("model", content) if isinstance(content, Mapping) else content, path)
-    except ValueError as error:
-        raise BundleError(str(error)) from error
+__all__ = ["load_initial_weights", "load_network"]
 
 
 def load_network(
     network_def: nn.Module,
-    checkpoint: str | os.PathLike[str],
+    checkpoint: ModelFile | str | os.PathLike[str],
     device: torch.device | str,
     *,
     fast: bool = True,
@@ -48,7 +27,7 @@ def load_network(
 
     Args:
         network_def: network as its bundle defines it; changed in place.
-        checkpoint: file that :func:`read_state_dict` reads.
+        checkpoint: the weights.
         device: where to put the network.
         fast: use the fastest form that stays exact to 1e-4 (see :mod:`medseg_monai.networks.fast`).
 
@@ -57,12 +36,54 @@ def load_network(
 
     Raises:
         BundleError: the file is missing or unreadable, or fits the network only in part.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.bundle import load_network
+        >>> from medseg_monai.networks.weights import write_model
+        >>> network = torch.nn.Conv2d(1, 1, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/model.pt", network.state_dict())
+        ...     load_network(network, f"{folder}/model.pt", "cpu", fast=False).training
+        False
     """
-    state = read_state_dict(checkpoint)
+    model = checkpoint if isinstance(checkpoint, ModelFile) else ModelFile(checkpoint)
+    if not model.exists:
+        raise BundleError(
+            f"{model.path}: no weights here; train the bundle, or give a file: checkpoint=FILE or medseg's "
+            "--checkpoint FILE."
+        )
+    _load(network_def, model)
+    network = network_def.to(device).eval()
+    return make_fast(network) if fast else network
+
+
+def load_initial_weights(network_def: nn.Module, model: ModelFile) -> nn.Module:
+    """Load the weights that a training starts from, if there are any.
+
+    Args:
+        network_def: network as its bundle defines it; changed in place.
+        model: the weights; one without a path leaves the network as it is.
+
+    Returns:
+        the network, in the mode that it had.
+
+    Raises:
+        BundleError: the file is missing or unreadable, or fits the network only in part.
+    """
+    if model.path is None:
+        return network_def
+    if not model.exists:
+        raise BundleError(f"{model.path}: no weights to start from; name the model.pt of a training.")
+    _load(network_def, model)
+    return network_def
+
+
+def _load(network: nn.Module, model: ModelFile) -> None:
     try:
-        check_fits(state, network_def.state_dict(), network=type(network_def).__name__, source=checkpoint)
+        state = model.state_dict()
+        check_fits(state, network.state_dict(), network=type(network).__name__, source=str(model.path))
     except ValueError as error:
         raise BundleError(str(error)) from error
-    network_def.load_state_dict(state)
-    network = network_def.to(device).eval()
-    return optimize_for_inference(network) if fast else network
+    network.load_state_dict(state)

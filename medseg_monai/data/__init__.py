@@ -1,37 +1,29 @@
-"""From files to cases: data lists, inputs, readers and writers."""
+"""From files to cases and back: data lists, inputs, readers and the results of predictions."""
+
+from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
-from .dicom_seg import (
-    ABDOMINAL_ORGANS,
-    LUNG_LOBES,
-    LUNGS,
-    Segment,
-    find_organ,
-    write_dicom_seg,
-    write_radiograph_seg,
-)
-from .inputs import find_images, find_radiographs, find_volumes, name_radiograph
-from .radiographs import RadiographReader
-from .readers import RasterReader
-from .savers import CaseSaver, SaveDicomSegd, SaveLabelMapd, SaveLobeTabled, SaveRadiographSegd
+from .dicom import write_dicom_seg, write_radiograph_seg
+from .inputs import find_images, find_radiographs, find_volumes
+from .readers import RadiographReader, RasterReader, VolumeReader
+from .results import DicomSegWriter, LobeTableWriter, NIfTIWriter, PNGWriter, RasterMaskWriter, SaveResultsd
+from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, Segment, find_organ
 from .splits import combine
-from .volumes import VolumeReader
-from .writers import RasterMaskWriter
 
 __all__ = [
     "ABDOMINAL_ORGANS",
     "LUNGS",
     "LUNG_LOBES",
-    "CaseSaver",
     "Datalist",
+    "DicomSegWriter",
     "Item",
+    "LobeTableWriter",
+    "NIfTIWriter",
+    "PNGWriter",
     "RadiographReader",
     "RasterMaskWriter",
     "RasterReader",
-    "SaveDicomSegd",
-    "SaveLabelMapd",
-    "SaveLobeTabled",
-    "SaveRadiographSegd",
+    "SaveResultsd",
     "Segment",
     "VolumeReader",
     "combine",
@@ -41,9 +33,16 @@ __all__ = [
     "find_volumes",
     "load_datalist",
     "load_sections",
-    "name_radiograph",
     "split_by_patient",
     "write_datalist",
     "write_dicom_seg",
     "write_radiograph_seg",
 ]
+
+__getattr__ = moved(
+    __name__,
+    {
+        name: f"medseg_monai.data.results.earlier.{name}"
+        for name in ("SaveDicomSegd", "SaveLabelMapd", "SaveLobeTabled", "SaveRadiographSegd", "name_radiograph")
+    },
+)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_json
 
 __all__ = [
     "Datalist",
@@ -60,8 +60,7 @@ def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) ->
         key: [_with_paths(item, relative) for item in value] if _is_section(value) else value
         for key, value in datalist.items()
     }
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    write_json(target, written)
 
 
 def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:

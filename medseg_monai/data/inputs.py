@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from monai.data.folder_layout import default_name_formatter
 from monai.data.utils import is_supported_format
-from monai.transforms import Transform
+from PIL import Image
 
 from .datalist import Item, shorten
-from .dicom import check_geometry, find_series, list_series
-from .radiographs import RADIOGRAPH_MODALITIES, is_dicom_file, read_modality
-from .readers import RASTER_SUFFIXES
-from .volumes import VOLUME_SUFFIXES
+from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
+from .dicom.files import DICOM_SUFFIX
+from .readers.radiograph import RADIOGRAPH_MODALITIES
+from .readers.raster import RASTER_SUFFIXES
+from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes", "name_radiograph", "radiograph_name"]
+__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         path = Path(entry)
         for file in _images_in(path) if path.is_dir() else [_existing(path)]:
             found[Path(os.path.abspath(file))] = None  # without "..", so that a file named twice is seen to be one
-    _refuse_equal_names(found, lambda file: file.stem)
+    _refuse_equal_names(found)
     return [{"image": str(file)} for file in found]
 
 
@@ -74,7 +74,7 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
     found: dict[Path, None] = {}
     for path in (Path(os.path.abspath(entry)) for entry in given):
         found.update(dict.fromkeys(_radiographs_in(path) if path.is_dir() else [_radiograph(path)]))
-    _refuse_equal_names(found, radiograph_name)
+    _refuse_equal_names(found)
     return [{"image": str(file)} for file in found]
 
 
@@ -120,51 +120,32 @@ def find_volumes(
     if missing:
         there = shorten(str(path) for path in given)
         raise FileNotFoundError(f"{there}: no DICOM series {shorten(missing)}.")
-    _refuse_equal_names(found, case_name)
+    _refuse_equal_names(found)
     return [{"image": str(path)} for path in found]
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
-    """The name of a volume's results: of a file without its suffix, of a folder or a series in one the last part.
+    """The name of a case's results: of a file without the ending of an image, of a folder or a series the last part.
 
-    MONAI's ``create_file_basename`` would take the last number of a UID for a suffix.
-
-    Args:
-        path: ``item["image"]`` of :func:`find_volumes`.
-    """
-    return _without_ending(path, VOLUME_SUFFIXES)
-
-
-def radiograph_name(path: str | os.PathLike[str]) -> str:
-    """The name of a radiograph's results: its file's without the ending of an image or ``.dcm``.
-
-    An archive names DICOM files by their UIDs, without an ending; the last number of one is none.
+    An archive names DICOM files and series by their UIDs, without an ending; the last number of one is not an ending.
 
     Args:
-        path: ``item["image"]`` of :func:`find_radiographs`.
+        path: ``item["image"]`` of a data list.
+
+    Example:
+        >>> [case_name(path) for path in ("a/chest.png", "a/scan.nii.gz", "a/1.2.840.1", "a/series")]
+        ['chest', 'scan', '1.2.840.1', 'series']
     """
-    return _without_ending(path, (*RASTER_SUFFIXES, "dcm"))
-
-
-def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
-    """Name a mask by :func:`radiograph_name`; the ``output_name_formatter`` of MONAI's ``SaveImage``.
-
-    Args:
-        meta: of the mask, with the file it is of.
-        saver: the transform that asks.
-
-    Returns:
-        ``subject`` and ``idx``, as MONAI wants them.
-    """
-    parts = default_name_formatter(dict(meta), saver)
-    # MONAI takes the last ending off, whatever it is
-    return {**parts, "subject": f"{radiograph_name(parts['subject'])}.png"}
-
-
-def _without_ending(path: str | os.PathLike[str], endings: Iterable[str]) -> str:
     name = Path(path).name
-    told = (ending for ending in endings if name.lower().endswith(f".{ending}") and len(name) > len(ending) + 1)
-    return next((name[: -len(ending) - 1] for ending in told), name)
+    told = (ending for ending in _endings() if name.lower().endswith(ending) and len(name) > len(ending))
+    return next((name[: -len(ending)] for ending in told), name)
+
+
+@cache
+def _endings() -> tuple[str, ...]:
+    """Endings of all images that can be read, the longest first."""
+    ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, DICOM_SUFFIX))
+    return tuple(sorted({*ours, *Image.registered_extensions()}, key=lambda ending: (-len(ending), ending)))
 
 
 def _existing(path: Path) -> Path:
@@ -250,10 +231,10 @@ def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Pa
     return volumes
 
 
-def _refuse_equal_names(paths: Iterable[Path], name: Callable[[Path], str]) -> None:
+def _refuse_equal_names(paths: Iterable[Path]) -> None:
     by_name = defaultdict(list)
     for path in paths:
-        by_name[name(path)].append(path)
+        by_name[case_name(path)].append(path)
     for stem, same in by_name.items():
         if len(same) > 1:
             raise ValueError(

@@ -56,7 +56,7 @@ def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None 
     Args:
         datalists: sections of items with absolute paths, such as those of
             :func:`medseg_monai.data.load_sections` or of the readers in
-            :mod:`medseg_monai.data.datasets`.
+            :mod:`medseg_monai.datasets`.
         split: ``"defu"``, ``"jms"``, ``"v7"`` or ``None``.
         seed: another seed gives another split.
 

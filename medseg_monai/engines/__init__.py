@@ -1,5 +1,5 @@
 """Training steps that a plain supervised step cannot say."""
 
-from .two_stage import prepare_two_stage_batch
+from .ctsunet import prepare_two_stage_batch
 
 __all__ = ["prepare_two_stage_batch"]

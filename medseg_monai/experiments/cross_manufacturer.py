@@ -16,7 +16,7 @@ import numpy as np
 
 from medseg_monai.bundle import check_overrides, evaluate, find_bundle, train
 from medseg_monai.data import Datalist, Item, split_by_patient, write_datalist
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, write_json
 from medseg_monai.handlers import CHECKPOINT_NAME
 from medseg_monai.report import format_table, installed_versions
 
@@ -207,8 +207,7 @@ def run_cross_manufacturer(
     for run in runs:
         run["paper"] = _paper_scores((run["train"], run["test"]), names)
     result = ExperimentResult(output_dir=root, runs=runs, settings={**settings, "versions": installed_versions()})
-    with atomic_path(root / "results.json") as temporary:
-        temporary.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(root / "results.json", result.as_dict())
     with atomic_path(root / "table.md") as temporary:
         temporary.write_text(result.as_markdown(), encoding="utf-8")
     return result
@@ -251,8 +250,7 @@ def _remember(settings: dict[str, Any], root: Path) -> None:
     """Write what the runs of a folder have in common, or compare it with what is written there."""
     path = root / "settings.json"
     if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(path, settings)
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
         changed = [key for key in settings if before.get(key) != settings[key]]
         raise ValueError(f"{path}: begun with another {', '.join(changed)}; give the same, or another --output-dir.")
@@ -288,8 +286,7 @@ def _run(
         "pooled": summary["pooled"],
         "dice_by_source": _dice_by_source(Path(summary["output_dir"]) / "cases.csv", datalist["test"]),
     }
-    with atomic_path(finished) as temporary:
-        temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_json(finished, run)
 
 
 def _dice_by_source(cases: Path, items: Sequence[Item]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Ignite handlers that MONAI lacks: exact seeding and resuming, result tables, overlays, MLflow extras."""
 
+from medseg_monai.deprecation import moved
+
 from .case_metrics import CaseMetrics
 from .coverage_schedule import CoverageSchedule
 from .early_stop import EarlyStop
@@ -7,7 +9,7 @@ from .epoch_seed import EpochSeed
 from .label_metrics import LabelMetrics
 from .overlay_saver import OverlaySaver
 from .run_tracker import RunTracker
-from .training_state import CHECKPOINT_NAME, MODEL_NAME, TrainingState, read_settings, trained_with
+from .training_state import CHECKPOINT_NAME, MODEL_NAME, TrainingState
 
 __all__ = [
     "CHECKPOINT_NAME",
@@ -20,6 +22,6 @@ __all__ = [
     "OverlaySaver",
     "RunTracker",
     "TrainingState",
-    "read_settings",
-    "trained_with",
 ]
+
+__getattr__ = moved(__name__, {"trained_with": "medseg_monai.networks.weights.model_file.trained_with"})

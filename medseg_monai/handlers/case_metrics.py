@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
     METRICS,
     count_scores,
@@ -94,17 +92,9 @@ class CaseTable(ABC):
             engine: evaluator.
         """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_path(self.output_dir / "cases.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, fieldnames=columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.output_dir / "cases.csv", self.rows, columns)
         summary = self.summarize()
-        with atomic_path(self.output_dir / "summary.json") as temporary:
-            temporary.write_text(json.dumps(_json_ready(summary), indent=2) + "\n", encoding="utf-8")
+        write_json(self.output_dir / "summary.json", _json_ready(summary))
         for name, statistics in summary["per_case"].items():
             engine.state.metrics[f"test_{name}"] = statistics["mean"]
 

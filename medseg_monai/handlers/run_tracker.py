@@ -19,7 +19,8 @@ from mlflow.telemetry import set_telemetry_client
 from monai.handlers import MLFlowHandler
 from torch import nn
 
-from medseg_monai.networks.state_dict import file_sha256, read_tensors
+from medseg_monai.files import file_sha256
+from medseg_monai.networks.weights.state_dict import read_tensors
 
 from .training_state import MODEL_NAME
 

@@ -14,11 +14,12 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
-from medseg_monai.networks.state_dict import check_fits, read_tensors, save_atomically
+from medseg_monai.networks.weights import write_model
+from medseg_monai.networks.weights.state_dict import check_fits, read_tensors, save_atomically
 
 from .early_stop import EarlyStop
 
-__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState", "read_settings", "trained_with"]
+__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState"]
 
 #: everything that a resumed training needs; overwritten each epoch
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -28,48 +29,13 @@ MODEL_NAME = "model.pt"
 logger = logging.getLogger(__name__)
 
 
-def read_settings(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a model was trained with.
-
-    Args:
-        checkpoint: a ``model.pt`` as :class:`TrainingState` or ``medseg import-weights`` writes it.
-
-    Returns:
-        names and values; none for a file that records none.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it is no file of weights.
-    """
-    content = read_tensors(checkpoint, mmap=True)  # only the few bytes of the settings are looked at
-    settings = content.get("settings") if isinstance(content, Mapping) else None
-    return dict(settings) if isinstance(settings, Mapping) else {}
-
-
-def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
-    """The value of a setting that a model was trained with, for the configs of ``inference.json``.
-
-    Args:
-        checkpoint: a ``model.pt`` as :class:`TrainingState` or ``medseg import-weights`` writes it.
-        key: name of the setting, e.g. ``"image_size"``.
-        default: what holds when the file is absent, or names no such setting.
-
-    Returns:
-        the recorded value or ``default``.
-
-    Raises:
-        ValueError: the file is no file of weights.
-    """
-    return read_settings(checkpoint).get(key, default) if Path(checkpoint).is_file() else default
-
-
 class TrainingState:
     """Save the state of a training after each epoch, keep the best model, and restore the state when asked to.
 
     ``checkpoint.pt`` holds network, optimizer, learning rate scheduler, the scale of mixed precision, the trainer's
-    counters, the best metric and the wait of early stopping. With :class:`~medseg_monai.handlers.EpochSeed` no random
-    state has to be kept.
-    ``model.pt`` holds ``{"model": state dict, "settings": …}``.
+    counters, the best metric, the wait of early stopping and the settings. With
+    :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
+    ``model.pt`` is what :func:`medseg_monai.networks.weights.write_model` writes.
 
     In a distributed training every process restores the state and the first one saves it.
 
@@ -165,9 +131,7 @@ class TrainingState:
         epoch = engine.state.epoch
         if self._improved(epoch):
             self.best_epoch = epoch
-            save_atomically(
-                {"model": self.network.state_dict(), "settings": self.settings}, self.output_dir / MODEL_NAME
-            )
+            write_model(self.output_dir / MODEL_NAME, self.network.state_dict(), self.settings)
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -178,6 +142,7 @@ class TrainingState:
             "iteration": engine.state.iteration,
             "best_metric": self.best_metric,
             "best_epoch": self.best_epoch,
+            "settings": self.settings,
         }
         save_atomically(state, self.output_dir / CHECKPOINT_NAME)
 

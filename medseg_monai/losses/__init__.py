@@ -1,8 +1,8 @@
 """Losses that MONAI lacks."""
 
+from .ctsunet import TwoStageLoss, border_labels
 from .hybrid import HybridLoss
 from .tanimoto import TanimotoLoss, contour_weights, contour_window, tanimoto_coefficient
-from .two_stage import TwoStageLoss, border_labels
 
 __all__ = [
     "HybridLoss",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_csv, write_json
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
@@ -107,15 +106,7 @@ class RunReport:
 
     def write(self) -> None:
         """Write ``report.json`` and ``report.csv``, each all or nothing."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.output_dir / "report.json") as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-        with (
-            atomic_path(self.output_dir / "report.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            columns = [name for name in CaseReport.__dataclass_fields__ if name != "phases"]
-            writer = csv.DictWriter(stream, fieldnames=columns, extrasaction="ignore")
-            writer.writeheader()
-            for case in self.cases:
-                writer.writerow({**asdict(case), "outputs": os.pathsep.join(case.outputs)})
+        write_json(self.output_dir / "report.json", self.as_dict())
+        columns = [name for name in CaseReport.__dataclass_fields__ if name != "phases"]
+        rows = [{**asdict(case), "outputs": os.pathsep.join(case.outputs)} for case in self.cases]
+        write_csv(self.output_dir / "report.csv", rows, columns)

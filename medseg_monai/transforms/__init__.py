@@ -1,6 +1,8 @@
 """Transforms that MONAI lacks, as MONAI dictionary transforms."""
 
-from .binary import EnsureBinaryd
+from medseg_monai.deprecation import moved
+
+from .binary import CheckBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
@@ -8,15 +10,15 @@ from .fragments import ReassignFragmentsd, reassign_fragments
 from .in_plane import PadToMultipled, ResizeInPlaned
 from .resize import AntialiasedResized
 from .same_grid import Affine, MatchGridd, grid_distance, same_grid
-from .same_size import EnsureSameSized
+from .same_size import CheckSameSized
 
 __all__ = [
     "Affine",
     "AntialiasedResized",
+    "CheckBinaryd",
+    "CheckSameSized",
     "CropAroundBrightestd",
     "DilateMaskd",
-    "EnsureBinaryd",
-    "EnsureSameSized",
     "MatchGridd",
     "PadToMultipled",
     "RandHSVJitterd",
@@ -27,3 +29,11 @@ __all__ = [
     "reassign_fragments",
     "same_grid",
 ]
+
+__getattr__ = moved(
+    __name__,
+    {
+        "EnsureBinaryd": "medseg_monai.transforms.CheckBinaryd",
+        "EnsureSameSized": "medseg_monai.transforms.CheckSameSized",
+    },
+)

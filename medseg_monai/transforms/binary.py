@@ -9,10 +9,10 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
-__all__ = ["EnsureBinaryd"]
+__all__ = ["CheckBinaryd"]
 
 
-class EnsureBinaryd(MapTransform):
+class CheckBinaryd(MapTransform):
     """Refuse a mask with other values than 0 and 1; to be placed right behind loading.
 
     A loss of one structure would take label 2, such as a tumour beside its organ, for twice the structure.

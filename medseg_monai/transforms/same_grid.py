@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, Orientation
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 
-from .same_size import EnsureSameSized, file_name
+from .same_size import CheckSameSized, file_name
 
 __all__ = ["Affine", "MatchGridd", "grid_distance", "same_grid"]
 
@@ -38,7 +38,7 @@ class MatchGridd(MapTransform):
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.ensure_same_size = EnsureSameSized(keys, allow_missing_keys)
+        self.ensure_same_size = CheckSameSized(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Turn and compare.

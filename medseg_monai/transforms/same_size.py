@@ -9,10 +9,10 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
-__all__ = ["EnsureSameSized", "file_name"]
+__all__ = ["CheckSameSized", "file_name"]
 
 
-class EnsureSameSized(MapTransform):
+class CheckSameSized(MapTransform):
     """Refuse an item whose images differ in spatial size; to be placed right behind loading.
 
     Resizing follows in most pipelines, and would make a mask of another size fit without a word.

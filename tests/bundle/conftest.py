@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg_monai.data.phantoms import PHANTOMS
+from medseg_monai.phantoms import PHANTOMS
 
 BUNDLE = "retinal_vessel_fundus_cenet"
 SMALL = {"image_size": [192, 192], "patch_size": [192, 192], "batch_size": 2, "val_interval": 1}

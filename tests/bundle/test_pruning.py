@@ -16,7 +16,7 @@ from PIL import Image
 
 from medseg_monai.bundle import LevelResult, Predictor, choose_level, predict_cases, prune, pruning
 from medseg_monai.data import write_datalist
-from medseg_monai.networks.fast import InferenceForm
+from medseg_monai.networks.fast.form import FastForm
 from medseg_monai.networks.nets import ANUNet
 
 from .small_anunet import FEATURES, PLAIN, SETTINGS, make_bundle, make_network, write_volume
@@ -288,7 +288,7 @@ def test_cases_that_tell_nothing_are_refused_by_name(bundle, volumes, tmp_path, 
 def test_an_exchanged_network_predicts_in_the_form_of_the_bundles_own(bundle, network, volumes, masks, fast):
     predictor = Predictor(bundle, overrides={**PLAIN, "fast": fast})
     other = predictor.with_network(network.pruned(2))
-    assert isinstance(other.network, InferenceForm) == isinstance(predictor.network, InferenceForm) == fast
+    assert isinstance(other.network, FastForm) == isinstance(predictor.network, FastForm) == fast
     mask = other({"image": str(volumes[0])}).mask[0].numpy()
     assert np.mean(mask == np.asarray(nib.load(masks[2][0]).dataobj)) > 0.999
     mask = predictor({"image": str(volumes[0])}).mask[0].numpy()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from medseg_monai.bundle import BundleError, file_sha256, load_network, read_state_dict
+from medseg_monai.bundle import BundleError, file_sha256, load_network
+from medseg_monai.networks.weights import ModelFile
 
 
 class Net(nn.Module):
@@ -107,7 +108,7 @@ def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
 def test_a_network_with_a_part_called_model_is_read_as_it_is(tmp_path):
     state = nn.ModuleDict({"model": nn.Linear(2, 1)}).state_dict()
     torch.save(state, tmp_path / "model.pt")
-    assert read_state_dict(tmp_path / "model.pt").keys() == {"model.weight", "model.bias"}
+    assert ModelFile(tmp_path / "model.pt").state_dict().keys() == {"model.weight", "model.bias"}
 
 
 def test_the_sha256_is_that_of_the_file(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from medseg_monai.bundle import find_bundle, list_bundles
-from medseg_monai.data.phantoms import phantom_writer
+from medseg_monai.phantoms import phantom_writer
 
 from .tiny import PHANTOM_SIZE, TRAINING
 

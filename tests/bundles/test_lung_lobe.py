@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from medseg_monai.bundle import find_bundle
-from medseg_monai.data.phantoms import write_thorax_phantoms
 from medseg_monai.errors import explain, is_users_mistake
+from medseg_monai.phantoms import write_thorax_phantoms
 
 from .conftest import make_workflow
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medseg_monai.cli import main
 from medseg_monai.data import Item
-from medseg_monai.data.datasets import DATASETS
+from medseg_monai.datasets import DATASETS
 from medseg_monai.experiments import MIXED, cross_manufacturer_datalist
 from tests.data.radiograph_files import write_radiograph
 

@@ -11,7 +11,7 @@ from monai.transforms import LoadImaged
 from PIL import Image
 
 from medseg_monai.data import RadiographReader, VolumeReader, find_images, find_radiographs, find_volumes
-from medseg_monai.data.inputs import case_name, radiograph_name
+from medseg_monai.data.inputs import case_name
 
 from .dicom_files import tags, write_series
 from .radiograph_files import asymmetric, write_radiograph
@@ -319,7 +319,7 @@ def test_radiographs_named_by_uid_without_ending_keep_their_whole_names(tmp_path
         write_radiograph(tmp_path / uid, np.zeros((8, 9), np.uint16))
     items = find_radiographs(tmp_path)
     assert names(items) == ["1.2.840.1.1", "1.2.840.1.2"]
-    assert [radiograph_name(item["image"]) for item in items] == ["1.2.840.1.1", "1.2.840.1.2"]
+    assert [case_name(item["image"]) for item in items] == ["1.2.840.1.1", "1.2.840.1.2"]
 
 
 @pytest.mark.parametrize(
@@ -327,4 +327,4 @@ def test_radiographs_named_by_uid_without_ending_keep_their_whole_names(tmp_path
     [("a.b.PNG", "a.b"), ("chest.dcm", "chest"), ("x.tiff", "x"), ("IM0001", "IM0001"), ("1.2.3", "1.2.3")],
 )
 def test_the_ending_of_an_image_is_no_part_of_a_name_and_nothing_else_is_an_ending(file, name):
-    assert radiograph_name(f"/folder.d/{file}") == name
+    assert case_name(f"/folder.d/{file}") == name

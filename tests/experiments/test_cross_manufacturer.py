@@ -11,8 +11,8 @@ import pytest
 
 from medseg_monai.bundle import BundleError
 from medseg_monai.data import Item, load_datalist
-from medseg_monai.data.phantoms import write_chest_xray_phantoms
 from medseg_monai.experiments import MIXED, run_cross_manufacturer
+from medseg_monai.phantoms import write_chest_xray_phantoms
 
 BUNDLE = "lung_cxr_rescrnet"
 QUICK: dict[str, Any] = {"image_size": [24, 32], "filters": 4, "num_blocks": 1, "max_epochs": 1, "batch_size": 2}

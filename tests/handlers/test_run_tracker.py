@@ -16,8 +16,8 @@ from ignite.engine import Events
 from mlflow.entities import Run
 from monai.handlers import from_engine
 
+from medseg_monai.files import file_sha256
 from medseg_monai.handlers import MODEL_NAME, RunTracker
-from medseg_monai.networks.state_dict import file_sha256
 
 from .toy import HEIGHT, WIDTH, TinyNet, Toy, make_toy
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TrainingState, read_settings, trained_with
+from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TrainingState
 from medseg_monai.handlers import training_state as module
+from medseg_monai.networks.weights import ModelFile
 
 from .toy import HEIGHT, WIDTH, Metric, Toy, make_toy
 
@@ -247,24 +248,7 @@ def test_the_wrapper_of_a_distributed_network_is_taken_off(tmp_path):
     assert TrainingState(tmp_path, wrapped, toy.optimizer, toy.lr_scheduler).network is toy.network
 
 
-def test_a_setting_is_the_recorded_one_where_the_model_has_it_and_else_the_default(tmp_path):
+def test_the_settings_stand_beside_the_model_and_in_the_checkpoint(tmp_path):
     run(make_toy(tmp_path, max_epochs=1))
-    assert trained_with(tmp_path / MODEL_NAME, "image_size", [448, 448]) == [HEIGHT, WIDTH]
-    assert trained_with(tmp_path / MODEL_NAME, "channel_order", "RGB") == "RGB"
-    assert read_settings(tmp_path / MODEL_NAME) == {"image_size": [HEIGHT, WIDTH]}
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_plain_state_dict_records_no_settings(zipped, tmp_path):
-    torch.save({"w": torch.ones(2)}, tmp_path / "plain.pt", _use_new_zipfile_serialization=zipped)
-    assert trained_with(tmp_path / "plain.pt", "image_size", [448, 448]) == [448, 448]
-
-
-def test_a_setting_of_a_file_that_is_not_there_is_the_default(tmp_path):
-    assert trained_with(tmp_path / "gone.pt", "image_size", [448, 448]) == [448, 448]
-
-
-def test_the_settings_of_a_damaged_file_are_not_guessed(tmp_path):
-    (tmp_path / "model.pt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"model\.pt: cannot be read as weights"):
-        trained_with(tmp_path / "model.pt", "image_size", [448, 448])
+    for name in (MODEL_NAME, CHECKPOINT_NAME):
+        assert ModelFile(tmp_path / name).settings == {"image_size": [HEIGHT, WIDTH]}

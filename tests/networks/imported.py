@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from medseg_monai.networks import NETWORKS
-from medseg_monai.networks.import_weights import ImportReport, import_weights
+from medseg_monai.networks.weights.authors import ImportReport, import_weights
 
 from .keras_file import Layers
 from .reference import reference_file

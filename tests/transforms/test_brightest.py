@@ -9,7 +9,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureTyped, Invertd, LoadImaged
 
-from medseg_monai.data.readers import RasterReader
+from medseg_monai.data.readers.raster import RasterReader
 from medseg_monai.transforms import CropAroundBrightestd, brightest_point
 
 DISCS = Path(os.environ.get("MEDSEG_DATA", "../shared/data")) / "optic_disc"

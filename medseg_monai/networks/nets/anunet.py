@@ -14,7 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from medseg_monai.networks.blocks.attention_gate import AttentionGate
-from medseg_monai.networks.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["ANUNet", "ANUNetNode"]
 

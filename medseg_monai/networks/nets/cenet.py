@@ -11,8 +11,8 @@ from monai.networks.nets import resnet34
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
-from medseg_monai.networks.pretrained import load_resnet34_encoder
-from medseg_monai.networks.state_dict import kernel_sizes
+from medseg_monai.networks.weights.resnet34 import load_resnet34_encoder
+from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["CENet", "CENetDecoderBlock"]
 
@@ -88,8 +88,8 @@ class CENet(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output (1 for a sigmoid, 12 for the 11 retinal layers and background).
         pretrained: ``False`` starts from random weights; ``True`` takes torchvision's ImageNet weights of ResNet-34
-            from the cache or downloads them (see :mod:`medseg_monai.networks.pretrained`); a path reads a state dict
-            of ResNet-34 with torchvision's names. Needs ``in_channels=3``.
+            from the cache or downloads them (see :mod:`medseg_monai.networks.weights.resnet34`); a path reads a state
+            dict of ResNet-34 with torchvision's names. Needs ``in_channels=3``.
         dense_atrous: ``False`` leaves the DAC block out (Table VI, "Backbone + RMP").
         atrous: ``False`` keeps the DAC block with dilation 1 everywhere (Table VI, "DAC w/o atrous").
         multi_kernel_pooling: ``False`` leaves the RMP block out (Table VI, "Backbone + DAC").

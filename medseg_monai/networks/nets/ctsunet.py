@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from medseg_monai.networks.blocks.cunet import CUNet
-from medseg_monai.networks.blocks.cunet_inference import CUNetInference, fold_batch_norms
 from medseg_monai.networks.blocks.hard_patches import hard_patches, squared_error
 from medseg_monai.networks.blocks.valid_windows import (
     MARGIN,
@@ -21,7 +20,8 @@ from medseg_monai.networks.blocks.valid_windows import (
     legal_output,
     tile_starts,
 )
-from medseg_monai.networks.state_dict import kernel_sizes
+from medseg_monai.networks.fast.cunet import FastCUNet, fold_batch_norms
+from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["STAGE1_FEATURES", "STAGE2_FEATURES", "STAGE2_RELEASED_FEATURES", "CTSUNet"]
 
@@ -341,11 +341,11 @@ class CTSUNet(nn.Module):
             "starts": starts,
         }
 
-    def inference_form(self) -> CTSUNet:
+    def fast_form(self) -> CTSUNet:
         """A copy for prediction: the same logits to rounding and the same methods, several times faster.
 
         Stage 1 gets its batch norms folded and its weights laid out channels last; stage 2 becomes
-        :class:`CUNetInference`, whose windows may be as large as a lung.
+        :class:`FastCUNet`, whose windows may be as large as a lung.
 
         Returns:
             a network in eval mode that records no gradients and does not follow later changes of this one.
@@ -420,7 +420,7 @@ class CTSUNet(nn.Module):
 
 
 class _CTSUNetInference(CTSUNet):
-    """What :meth:`CTSUNet.inference_form` gives."""
+    """What :meth:`CTSUNet.fast_form` gives."""
 
     #: about 100 bytes of memory a voxel at full width
     max_window_voxels = 30_000_000
@@ -429,7 +429,7 @@ class _CTSUNetInference(CTSUNet):
         nn.Module.__init__(self)
         stage1 = fold_batch_norms(network.stage1)
         self.stage1 = stage1.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # the stub lacks it
-        self.stage2 = CUNetInference(network.stage2)  # type: ignore[assignment]  # only this class calls it
+        self.stage2 = FastCUNet(network.stage2)  # type: ignore[assignment]  # only this class calls it
         self.out_channels, self.margin, self.window = network.out_channels, network.margin, network.window
         self.coverage = network.coverage  # a training's handlers name it, although they never run with this form
         self.requires_grad_(False).train(False)
@@ -480,7 +480,7 @@ class _CTSUNetInference(CTSUNet):
         size = [edge + 2 * self.margin for edge in output]
         first = torch.tensor([corner], dtype=context.dtype, device=context.device)
         centers = self._window_centers(context, first, size)
-        windows: CUNetInference = self.stage2  # type: ignore[assignment]  # see the constructor
+        windows: FastCUNet = self.stage2  # type: ignore[assignment]  # see the constructor
         return windows(context, [place - self.margin for place in corner], size, centers)
 
 

@@ -10,8 +10,8 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseRecurrentConvBlock, DilatedInceptionBlock
-from medseg_monai.networks.keras_weights import keras_layers, pytorch_layer
-from medseg_monai.networks.state_dict import kernel_sizes
+from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer
+from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["DEFUNet"]
 
@@ -150,7 +150,7 @@ class DEFUNet(nn.Module):
         """Give the tensors of the authors' Keras network the names and the layout of this class.
 
         Args:
-            state: the whole network's tensors as :func:`~medseg_monai.networks.keras_weights.read_keras_weights` reads
+            state: the whole network's tensors as :func:`~medseg_monai.networks.weights.keras.read_keras_weights` reads
                 them, under Keras' automatic names, in any order.
 
         Returns:

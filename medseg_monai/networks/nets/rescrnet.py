@@ -11,8 +11,8 @@ from torch import nn
 
 from medseg_monai.networks.blocks.conv_lstm import ResidualConvLSTMBlock
 from medseg_monai.networks.blocks.separable_atrous import SLOPE, PointwiseConv2d, ResidualAtrousBlock
-from medseg_monai.networks.keras_weights import keras_layers, pytorch_layer
-from medseg_monai.networks.state_dict import kernel_sizes
+from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer
+from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["ResCRNet"]
 
@@ -173,7 +173,7 @@ class ResCRNet(nn.Module):
         How many blocks there are follows from how many layers there are of each kind.
 
         Args:
-            state: the whole network's tensors as :func:`~medseg_monai.networks.keras_weights.read_keras_weights` reads
+            state: the whole network's tensors as :func:`~medseg_monai.networks.weights.keras.read_keras_weights` reads
                 them, under Keras' automatic names, in any order.
 
         Returns:

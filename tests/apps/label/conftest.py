@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg_monai.data.phantoms import write_chest_xray_phantoms
+from medseg_monai.phantoms import write_chest_xray_phantoms
 from tests.apps.processes import end, free_port
 
 CXR, LOBES = "lung_cxr_rescrnet", "lung_lobe_ct_ctsunet"

@@ -20,8 +20,8 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from medseg_monai.bundle import Predictor
-from medseg_monai.data.phantoms import write_chest_xray_phantoms
 from medseg_monai.networks.nets import ResCRNet
+from medseg_monai.phantoms import write_chest_xray_phantoms
 from tests.apps.orthanc import Orthanc, start_orthanc
 from tests.data.dicom_files import WrittenSeries, tags
 from tests.data.dicom_files import write_series as write_any_series

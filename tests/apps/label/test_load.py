@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medseg_monai.data.phantoms import write_chest_xray_phantoms
+from medseg_monai.phantoms import write_chest_xray_phantoms
 
 from .conftest import CXR, Answer, Server, start_server, stop_server
 from .test_server import wait_for

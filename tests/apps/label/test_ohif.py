@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medseg_monai.data.phantoms import write_chest_xray_phantoms, write_thorax_phantoms
+from medseg_monai.phantoms import write_chest_xray_phantoms, write_thorax_phantoms
 from tests.apps.browser import Browser, open_browser
 from tests.apps.orthanc import start_orthanc
 

@@ -16,7 +16,7 @@ from mlflow.models import Model
 from PIL import Image
 
 from medseg_monai.cli import main
-from medseg_monai.data.phantoms import write_chest_xray_phantoms
+from medseg_monai.phantoms import write_chest_xray_phantoms
 from tests.bundles.tiny import TRAINING
 
 from .conftest import PASSWORDS, Started, without_mlflow

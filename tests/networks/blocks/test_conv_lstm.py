@@ -13,9 +13,8 @@ from torch import nn
 from medseg_monai.networks.blocks import BidirectionalConvLSTM2d, ConvLSTM2d, ResidualConvLSTMBlock
 from medseg_monai.networks.blocks.conv_lstm import _hard_sigmoid
 from medseg_monai.networks.nets import ResCRNet
-
-from ..nets.rescrnet_authors import author_layers, author_shapes
-from ..reference import load_vectors
+from tests.networks.nets.rescrnet_authors import author_layers, author_shapes
+from tests.networks.reference import load_vectors
 
 
 def same_convolution(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -13,9 +13,8 @@ import torch
 
 from medseg_monai.networks.blocks import CrissCrossAttention3d, criss_cross
 from medseg_monai.networks.nets import CTSUNet
-
-from ..nets.ctsunet_authors import attention_state
-from ..reference import load_vectors
+from tests.networks.nets.ctsunet_authors import attention_state
+from tests.networks.reference import load_vectors
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "ctsunet.json"
 STORED = json.loads(DATA.read_text(encoding="utf-8"))["nonlocal"]

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseRecurrentConvBlock
-from medseg_monai.networks.keras_weights import pytorch_layer
-
-from ..nets.defunet_authors import author_layers, recurrent_shapes
-from ..reference import load_vectors
+from medseg_monai.networks.weights.keras import pytorch_layer
+from tests.networks.nets.defunet_authors import author_layers, recurrent_shapes
+from tests.networks.reference import load_vectors
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "defunet.json").read_text(encoding="utf-8"))
 CONVS = ("unit1.conv1", "unit1.conv2", "unit1.conv3", "merge1", "unit2.conv1", "unit2.conv2", "unit2.conv3")

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from medseg_monai.networks.blocks import DilatedInceptionBlock
-from medseg_monai.networks.keras_weights import pytorch_layer
-
-from ..nets.defunet_authors import author_layers, inception_shapes
-from ..reference import load_vectors
+from medseg_monai.networks.weights.keras import pytorch_layer
+from tests.networks.nets.defunet_authors import author_layers, inception_shapes
+from tests.networks.reference import load_vectors
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "defunet.json").read_text(encoding="utf-8"))
 LAYERS = ("branch_a", "branch_b1", "branch_b2", "branch_c", "branch_d1", "branch_d2", "branch_d3")

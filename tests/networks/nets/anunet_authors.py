@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..fill_rule import make_state
+from tests.networks.fill_rule import make_state
 
 __all__ = ["FULL", "QUARTER", "author_shapes", "author_state"]
 

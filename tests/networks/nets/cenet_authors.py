@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..fill_rule import make_state
+from tests.networks.fill_rule import make_state
 
 __all__ = ["author_shapes", "author_state", "decoder_shapes", "resnet34_stage_shapes"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from ..fill_rule import make_state
+from tests.networks.fill_rule import make_state
 
 __all__ = [
     "QUARTER_STAGE1",

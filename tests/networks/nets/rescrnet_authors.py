@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..fill_rule import make_state
-from ..keras_file import Layers
+from tests.networks.fill_rule import make_state
+from tests.networks.keras_file import Layers
 
 __all__ = ["author_layers", "author_shapes"]
 

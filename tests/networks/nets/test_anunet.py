@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from medseg_monai.networks.import_weights import import_weights
 from medseg_monai.networks.nets import ANUNet
 from medseg_monai.networks.nets.anunet import ANUNetNode
+from medseg_monai.networks.weights.authors import import_weights
+from tests.networks.imported import Imported, assert_rule_makes, import_network, recorded
+from tests.networks.reference import load_vectors
 
-from ..imported import Imported, assert_rule_makes, import_network, recorded
-from ..reference import load_vectors
 from .anunet_authors import FULL, author_shapes, author_state
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "anunet.json").read_text(encoding="utf-8"))

@@ -18,10 +18,10 @@ from torch import nn
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
 from medseg_monai.networks.nets import CENet
 from medseg_monai.networks.nets.cenet import CENetDecoderBlock
+from tests.networks.fill_rule import make_state
+from tests.networks.imported import Imported, assert_rule_makes, import_network, recorded
+from tests.networks.reference import load_vectors
 
-from ..fill_rule import make_state
-from ..imported import Imported, assert_rule_makes, import_network, recorded
-from ..reference import load_vectors
 from .cenet_authors import author_shapes, author_state, decoder_shapes
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "cenet.json").read_text(encoding="utf-8"))

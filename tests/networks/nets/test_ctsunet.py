@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medseg_monai.handlers import trained_with
 from medseg_monai.networks.blocks import CrissCrossAttention3d, CUNet
 from medseg_monai.networks.blocks.hard_patches import squared_error
-from medseg_monai.networks.import_weights import ImportReport, import_weights
 from medseg_monai.networks.nets import CTSUNet
 from medseg_monai.networks.nets.ctsunet import STAGE2_RELEASED_FEATURES
+from medseg_monai.networks.weights import ModelFile
+from medseg_monai.networks.weights.authors import ImportReport, import_weights
+from tests.networks.imported import assert_rule_makes
+from tests.networks.reference import load_vectors
 
-from ..imported import assert_rule_makes
-from ..reference import load_vectors
 from .ctsunet_authors import (
     QUARTER_STAGE1,
     QUARTER_STAGE2,
@@ -220,7 +220,7 @@ def test_a_bundle_reads_beside_the_weights_what_it_has_to_build(report):
     assert torch.load(written, weights_only=True)["settings"] == expected
     assert json.loads(json.dumps(report.summary()))["settings"] == expected
     for name, value in expected.items():
-        assert trained_with(written, name, None) == value
+        assert ModelFile(written).setting(name, None) == value
 
 
 def test_the_released_widths_are_read_off_the_checkpoint():

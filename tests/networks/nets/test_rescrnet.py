@@ -18,12 +18,12 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from medseg_monai.networks.import_weights import import_weights
 from medseg_monai.networks.nets import ResCRNet
+from medseg_monai.networks.weights.authors import import_weights
+from tests.networks.imported import Imported, assert_rule_makes, import_network, keras_tensors, recorded
+from tests.networks.keras_file import Layers, automatic_names, write_keras_weights
+from tests.networks.reference import load_vectors
 
-from ..imported import Imported, assert_rule_makes, import_network, keras_tensors, recorded
-from ..keras_file import Layers, automatic_names, write_keras_weights
-from ..reference import load_vectors
 from .rescrnet_authors import author_layers, author_shapes
 
 STORED = json.loads((Path(__file__).resolve().parents[1] / "data" / "rescrnet.json").read_text(encoding="utf-8"))

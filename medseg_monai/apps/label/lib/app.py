@@ -21,9 +21,9 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
-from medseg_monai.data.radiographs import DICOM_SUFFIX
-from medseg_monai.data.readers import RASTER_SUFFIXES
-from medseg_monai.data.volumes import VOLUME_SUFFIXES
+from medseg_monai.data.dicom.files import DICOM_SUFFIX
+from medseg_monai.data.readers.raster import RASTER_SUFFIXES
+from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 
 from .dicomweb import DicomWebStudies
 from .endpoints import answer_with_dicom

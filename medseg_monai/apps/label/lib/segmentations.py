@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import highdicom as hd
 import itk
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.data.utils import is_supported_format
@@ -21,9 +19,10 @@ from pydicom.sr.coding import Code
 
 import medseg_monai
 from medseg_monai.data import RasterMaskWriter, RasterReader, VolumeReader
-from medseg_monai.data.dicom import check_geometry, find_series
-from medseg_monai.data.dicom_seg import Segment, write_dicom_seg, write_radiograph_seg
-from medseg_monai.data.readers import RASTER_SUFFIXES
+from medseg_monai.data.dicom import check_geometry, find_series, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.readers.raster import RASTER_SUFFIXES
+from medseg_monai.data.results.masks import write_label_nifti
+from medseg_monai.data.segments import Segment
 from medseg_monai.errors import explain
 from medseg_monai.files import atomic_path
 
@@ -287,10 +286,7 @@ def write_label(path: str | os.PathLike[str], labels: Labels, grid: DicomGrid) -
         writer.set_data_array(labels, channel_dim=None)
         writer.write(path)
         return
-    image = nib.Nifti1Image(labels, grid.affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), 1))
+    write_label_nifti(path, labels, grid.affine)
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.transforms import LoadImaged
 
 from medseg_monai.bundle import (
     BundleError,
@@ -20,9 +21,7 @@ from medseg_monai.bundle import (
     merged_config,
     read_metadata,
 )
-from medseg_monai.data.dicom_seg import Segment
-from medseg_monai.data.radiographs import RADIOGRAPH_MODALITIES
-from medseg_monai.data.savers import SaveDicomSegd
+from medseg_monai.data import DicomSegWriter, SaveResultsd, Segment
 
 __all__ = ["PALETTE", "ServedBundle", "check_options", "choose_bundles"]
 
@@ -38,9 +37,6 @@ PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),
     (213, 94, 0),
 )
-
-_VOLUME_READER = "medseg_monai.data.VolumeReader"
-_RADIOGRAPH_READER = "medseg_monai.data.RadiographReader"
 
 #: flat keys of a bundle that are the server's business and not the annotator's
 _NO_OPTIONS = ("amp", "dataset_dir", "device", "dicom_seg", "fast", "num_workers", "output_dir", "sw_batch_size")
@@ -108,24 +104,22 @@ class ServedBundle:
                 f"{metadata['name']}: its metadata.json names no labels; set channel_def in "
                 "network_data_format#outputs#pred."
             )
-        segments = _segments(bundle, checkpoint)
+        parser = _inference(bundle, checkpoint)
+        segments, reader = _segments(parser), _reader(parser)
         colours = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
         if len(segments) == len(names):
             names, colours = [one.name for one in segments], [one.colour for one in segments]
-        config = merged_config(bundle, ["inference"])
-        shape = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
         return cls(
             name=metadata["name"],
             root=find_bundle(bundle),
             version=metadata["version"],
             description=metadata["description"],
-            # a 2D network may go through a volume slice by slice
-            dimension=3 if any(part["_target_"] == _VOLUME_READER for part in _parts(config)) else len(shape),
+            dimension=reader.spatial_dims,  # a 2D network may go through a volume slice by slice
             labels={name: value for value, name in enumerate(names, start=1)},
             colours=dict(zip(names, colours, strict=True)),
             softmax=softmax,
-            options=_options(config),
-            modalities=_modalities(config),
+            options=_options(merged_config(bundle, ["inference"])),
+            modalities=tuple(reader.modalities),
             segments=tuple(segments),
         )
 
@@ -220,36 +214,26 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
-    """The parts of a config that name a class."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield config
-        for value in config.values():
-            yield from _parts(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _parts(value)
-
-
-def _modalities(config: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for part in _parts(config):
-        if part["_target_"] == _VOLUME_READER:
-            found[str(part.get("modality", "CT"))] = None
-        elif part["_target_"] == _RADIOGRAPH_READER:
-            found.update(dict.fromkeys(RADIOGRAPH_MODALITIES))
-    return tuple(found)
-
-
-def _segments(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None) -> Sequence[Segment]:
-    """How the bundle's DICOM SEG describes the labels; none if it writes no such file."""
+def _inference(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None) -> ConfigParser:
+    """The bundle's ``inference.json``, whose parts are built when they are asked for."""
     overrides = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
-    workflow = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides)
-    parser: ConfigParser = workflow.parser
+    parser: ConfigParser = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides).parser
     parser.parse(reset=True)
+    return parser
+
+
+def _reader(parser: ConfigParser) -> Any:
+    """The reader of the bundle's images."""
+    transforms = parser.get_parsed_content("preprocessing").transforms
+    load = next(transform for transform in transforms if isinstance(transform, LoadImaged))
+    return load._loader.readers[-1]  # MONAI's own stand before the one that it was given
+
+
+def _segments(parser: ConfigParser) -> Sequence[Segment]:
+    """How the bundle's DICOM SEG describes the labels; none if it writes no such file."""
     try:
         transforms = parser.get_parsed_content("postprocessing").transforms
-    except RuntimeError:  # MONAI's round any error; one bundle asks its weights what it segments, and there are none
+    except RuntimeError:  # MONAI's; one bundle asks its weights what it segments, and there are none
         return []
-    return next((one.segments for one in transforms if isinstance(one, SaveDicomSegd)), [])
+    writers = (writer for step in transforms if isinstance(step, SaveResultsd) for writer in step.writers)
+    return next((writer.segments for writer in writers if isinstance(writer, DicomSegWriter)), [])

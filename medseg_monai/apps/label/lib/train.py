@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import logging
 import time
@@ -10,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException
@@ -18,12 +16,12 @@ from monai.data.utils import is_supported_format
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 
-from medseg_monai.bundle import evaluate, flat_keys, merged_config, train, trained_settings
+from medseg_monai.bundle import evaluate, flat_keys, merged_config, train
 from medseg_monai.data import Datalist, Item, RasterMaskWriter, VolumeReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
-from medseg_monai.data.volumes import VOLUME_SUFFIXES
+from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
+from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.errors import explain
-from medseg_monai.files import atomic_path
 
 from .segmentations import name_values, read_mask
 from .served import ServedBundle
@@ -99,7 +97,8 @@ class BundleTrainTask(TrainTask):
         datalist = folder / "datalist.json"
         write_datalist(self._datalist(datastore, folder, values["val_split"]), datalist)
         base = self.versions.current()
-        shared = {"datalist": str(datalist), **self._settings(base)}
+        device = {"device": f"$torch.device('{self.device}')"} if self.device else {}
+        shared = {"datalist": str(datalist), **device}
         result = train(
             self.bundle.root,
             checkpoint=base.path,
@@ -120,11 +119,6 @@ class BundleTrainTask(TrainTask):
         """What a client may set, as numbers: MONAI would run a text that starts with $."""
         numbers = {key: value for key, value in self.config().items() if isinstance(value, (int, float))}
         return {key: type(value)(request.get(key, value)) for key, value in numbers.items()}
-
-    def _settings(self, base: Model) -> dict[str, Any]:
-        """Settings that the weights were trained with and that the training can take."""
-        settings = trained_settings(self.bundle.root, ["train"], base.path)
-        return {**settings, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
 
     def _dice(self, checkpoint: str, folder: Path, shared: Mapping[str, Any]) -> float:
         summary = evaluate(
@@ -195,10 +189,7 @@ class BundleTrainTask(TrainTask):
         if np.array_equal(values, given):
             return label
         target = path.with_name(f"{path.name}.nii.gz")
-        image = nib.Nifti1Image(values, meta["affine"])
-        image.header.set_xyzt_units("mm")
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(gzip.compress(image.to_bytes(), 1))
+        write_label_nifti(target, values, meta["affine"])
         return target
 
     def _by_name(self, mask: npt.NDArray[Any], info: Mapping[str, Any]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_json
 
 __all__ = ["SHIPPED", "Model", "Versions"]
 
@@ -97,5 +97,4 @@ class Versions:
         return content
 
     def _write(self, content: dict[str, Any]) -> None:
-        with atomic_path(self.folder / _LIST) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / _LIST, content)

@@ -1,0 +1,90 @@
+"""Weights from MLflow's registry: fetched, verified, kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.handlers import MODEL_NAME
+from medseg_monai.handlers.run_tracker import MODEL_SHA256
+
+__all__ = ["fetch_weights", "is_registered"]
+
+_SCHEME = "models:/"
+_ADDRESS = re.compile(r"models:/[^/@]+(/[^/@]+|@[^/@]+)")
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+
+
+def is_registered(checkpoint: Any) -> bool:
+    """Whether a checkpoint is named by its address in MLflow's registry and not by a path.
+
+    Args:
+        checkpoint: path or address.
+    """
+    return str(checkpoint).startswith(_SCHEME)
+
+
+def fetch_weights(address: str) -> Path:
+    """Fetch the ``model.pt`` of a registered model from the MLflow server of ``MLFLOW_TRACKING_URI``.
+
+    It is kept in the user's cache (``XDG_CACHE_HOME``) under its SHA-256, and is not fetched again as long as it lies
+    there unchanged. Nothing is unpickled: who loads the file reads it as any other file of weights.
+
+    Args:
+        address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+
+    Returns:
+        path of the file.
+
+    Raises:
+        ValueError: another form of address, no server is set, no such model, version or alias, a model without our
+            ``model.pt``, or one that is not the file that was registered.
+        OSError: the server cannot be asked, or the file cannot be written.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError(f"{address}: write models:/NAME/VERSION or models:/NAME@ALIAS.")
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ValueError(f"{address}: set MLFLOW_TRACKING_URI to the address of the MLflow server that has the model.")
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = Model.load(_download(address, "MLmodel", folder)).metadata or {}
+        sha256 = str(metadata.get(MODEL_SHA256, ""))
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ValueError(
+                f"{address}: holds no {MODEL_NAME} of 'medseg train'; register a model of this project: "
+                "medseg train --register NAME."
+            )
+        kept = _cache() / f"{sha256}.pt"
+        if kept.is_file() and file_sha256(kept) == sha256:
+            return kept
+        fetched = Path(_download(address, f"extra_files/{MODEL_NAME}", folder))
+        if file_sha256(fetched) != sha256:
+            raise ValueError(
+                f"{address}: its {MODEL_NAME} is not the one that was registered (SHA-256 differs); try again, or "
+                "register the model anew."
+            )
+        with atomic_path(kept) as temporary:
+            temporary.write_bytes(fetched.read_bytes())
+    return kept
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg-monai" / "models"
+
+
+def _download(address: str, file: str, folder: str) -> str:
+    try:
+        path: str = mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/{file}", dst_path=folder)
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        if error.error_code in _ABSENT or error.get_http_status_code() == 404:
+            raise ValueError(f"{address}: not in the registry of MLFLOW_TRACKING_URI: {reason}") from error
+        raise OSError(f"{address}: the registry of MLFLOW_TRACKING_URI does not answer: {reason}") from error
+    return path

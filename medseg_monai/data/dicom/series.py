@@ -1,0 +1,191 @@
+"""DICOM series: the files below a folder that belong together, in whatever files and subfolders they lie."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .files import DamagedFile, DicomSlice, SliceHeader, files_by_folder, read_slice_header
+
+__all__ = [
+    "SAME_POSITION",
+    "DicomSeries",
+    "along_normal",
+    "count_of",
+    "find_series",
+    "slice_axes",
+    "usual_step",
+    "without_localisers",
+]
+
+DoubleArray = npt.NDArray[np.float64]
+
+# files state positions in mm with one to six decimals; slices closer than this are at one place
+SAME_POSITION = 0.01
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """The files of one ``SeriesInstanceUID`` below one folder.
+
+    Attributes:
+        uid: ``SeriesInstanceUID``.
+        description: ``SeriesDescription``, empty if absent.
+        modality: ``Modality``, such as ``CT``.
+        slices: the headers, sorted by file.
+        damaged: files beside those of the series that look like DICOM but cannot be read; one may be a slice of it.
+    """
+
+    uid: str
+    description: str
+    modality: str
+    slices: tuple[DicomSlice, ...]
+    damaged: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, sorted by name."""
+        return tuple(s.file for s in self.slices)
+
+    @property
+    def folder(self) -> Path:
+        """The deepest folder that holds all files."""
+        return Path(os.path.commonpath([file.parent for file in self.files]))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between columns, rows and neighbouring slices as most slices have it; ``nan`` where no file tells."""
+        scan = [s for s in without_localisers(self.slices) if s.position and s.orientation and s.pixel_spacing]
+        if not scan:
+            return (np.nan, np.nan, np.nan)
+        x, y = scan[0].pixel_spacing
+        return (x, y, usual_step(np.diff(np.sort(along_normal(scan)))))
+
+    def describe(self) -> str:
+        """One line to tell series apart: UID, description, modality, number of slices, spacing."""
+        spacing = " x ".join(f"{value:.4g}" for value in self.spacing) + " mm"
+        known = "unknown spacing" if np.isnan(self.spacing).any() else spacing
+        return f"{self.uid} '{self.description}' ({self.modality}), {count_of(len(self.slices), 'slice')}, {known}"
+
+    def name_of(self, file: Path) -> str:
+        """The name of a file for a message: its path below :attr:`folder`, or the whole if it lies elsewhere.
+
+        Args:
+            file: the file.
+        """
+        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
+
+
+def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
+    """Find the DICOM series below a folder, in whatever files and subfolders they lie.
+
+    A DICOM file is told by its content (the letters DICM after 128 bytes) or by its ending ``.dcm``. Left out are:
+    hidden files and folders, ``DICOMDIR``, objects without pixels (reports, contours, presentation states),
+    segmentations and doses. Links to files are followed, links to folders are not.
+
+    An empty file beside DICOM files, a file named ``.dcm`` that is not DICOM, and a file whose header cannot be read
+    are kept as ``damaged`` with the series of the same folder, since each may be a slice that was lost while copying.
+
+    Args:
+        folder: where to search.
+
+    Returns:
+        the series, sorted by UID.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: damaged files in a folder without any series.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     find_series(folder)
+        []
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder.")
+    found: dict[str, list[SliceHeader]] = defaultdict(list)
+    damaged: dict[Path, list[Path]] = defaultdict(list)
+    for files in files_by_folder(root):
+        headers = {file: read_slice_header(file) for file in files}
+        has_dicom = any(headers.values())
+        for file, header in headers.items():
+            if isinstance(header, DamagedFile) or (has_dicom and header is None and file.stat().st_size == 0):
+                damaged[file.parent].append(file)
+            elif header is not None:
+                found[header.series_uid].append(header)
+    series = [_to_series(uid, members, damaged) for uid, members in sorted(found.items())]
+    alone = sorted({file for files in damaged.values() for file in files} - {f for s in series for f in s.damaged})
+    if alone:
+        raise ValueError(f"{alone[0]}: empty, damaged or not DICOM; copy it again or remove it.")
+    return series
+
+
+def _to_series(uid: str, members: list[SliceHeader], damaged: dict[Path, list[Path]]) -> DicomSeries:
+    slices = sorted((member.slice for member in members), key=lambda s: s.file)
+    beside = [file for folder in sorted({s.file.parent for s in slices}) for file in damaged.get(folder, [])]
+    return DicomSeries(uid, members[0].description, members[0].modality, tuple(slices), tuple(beside))
+
+
+def without_localisers(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
+    """The slices that are not localisers.
+
+    Args:
+        slices: headers of a series.
+    """
+    return [s for s in slices if not s.is_localiser]
+
+
+def slice_axes(header: DicomSlice) -> DoubleArray:
+    """Unit vectors along rows, along columns and along their normal, LPS, as rows of ``[3, 3]``.
+
+    Args:
+        header: a slice whose orientation is known.
+    """
+    row, column = np.reshape(header.orientation, (2, 3))
+    return np.stack([row, column, np.cross(row, column)])
+
+
+def along_normal(scan: Sequence[DicomSlice]) -> DoubleArray:
+    """Position of each slice in mm along the normal of the first.
+
+    Args:
+        scan: slices whose position and orientation are known.
+    """
+    positions = np.asarray([s.position for s in scan], dtype=np.float64)
+    distances: DoubleArray = positions @ slice_axes(scan[0])[2]
+    return distances
+
+
+def usual_step(gaps: DoubleArray) -> float:
+    """The usual distance of neighbours: of two middle values the smaller, as gaps of missing slices are larger.
+
+    Args:
+        gaps: distances of neighbours in mm.
+
+    Returns:
+        the distance in mm; ``nan`` if all slices lie at one place.
+    """
+    apart = np.sort(gaps[gaps >= SAME_POSITION])
+    return float(apart[(len(apart) - 1) // 2]) if len(apart) else float("nan")
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, for a message.
+
+    Args:
+        number: how many.
+        noun: what, in the singular.
+
+    Example:
+        >>> count_of(1, "slice"), count_of(2, "slice")
+        ('1 slice', '2 slices')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

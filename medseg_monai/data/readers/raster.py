@@ -1,0 +1,227 @@
+"""Reader of 2D raster images (PNG, TIFF, JPEG, BMP, GIF, WebP): rows first, a fixed number of channels, 0 to 255."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from monai.data import ImageReader
+from monai.data.utils import is_supported_format
+from monai.utils import MetaKeys, ensure_tuple
+from PIL import ExifTags, Image, TiffImagePlugin
+
+__all__ = ["EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
+
+FloatArray = npt.NDArray[np.float32]
+
+RASTER_SUFFIXES = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "gif", "webp")
+"""File name endings that :class:`RasterReader` declares to MONAI, without the dot."""
+
+EXIF_ORIENTATION = "exif_orientation"
+"""Key of the EXIF orientation tag (int, 1 to 8) in the metadata of an image."""
+
+# ITU-R BT.601, as Pillow's own conversion to grey
+_LUMINANCE = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
+
+_GREY_MODES = ("1", "L", "LA", "La")
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV")
+
+# Pillow turns a TIFF upright while it loads it; these turn it back to the matrix that the file stores
+_UNDO_TIFF_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+class RasterReader(ImageReader):
+    """MONAI reader of one 2D raster image as float32 ``[channels, H, W]`` in 0 to 255, rows first.
+
+    MONAI's ``PILReader`` returns whatever the file holds (a palette's indices, four channels, 16-bit values, the first
+    frame of an animation); a trained network needs the same scale and channels from every file. The rules:
+
+    - 8-bit grey, RGB, 1-bit (0 and 255), palette, CMYK, YCbCr and HSV files become grey or RGB values.
+    - Alpha or a transparent colour is dropped where the image is opaque throughout; otherwise the image is laid over
+      black. A transparent key of a 16-bit grey image has no effect.
+    - 16-bit grey is scaled by the depth that the file declares, without rounding: 65535 (in a 12-bit TIFF, 4095)
+      becomes 255. A 12-bit picture stored in a 16-bit file therefore stays dark. Pillow reads
+      16-bit colour with 8 bits.
+    - 32-bit integers must lie in 0..65535 and are scaled as 16-bit; floats must lie in 0..1 and are multiplied by 255.
+      Anything else is refused, since such a file does not say what white is.
+    - Grey becomes three equal channels for ``channels=3``; colour becomes its luminance (ITU-R BT.601) for
+      ``channels=1``, exactly so where the three channels are equal.
+    - The pixel matrix is the one that the file stores. Its EXIF orientation is not applied; it stands in the metadata
+      as ``"exif_orientation"`` (1 by default), so that a mask can repeat it.
+
+    The metadata also holds ``"spatial_shape"`` as ``(H, W)`` and Pillow's ``"format"`` and ``"mode"``. There is no
+    affine, so MONAI takes the identity: distances are in pixels.
+
+    ``read`` only takes the name; the file is opened in ``get_data``. ``LoadImage`` answers an error in ``read`` by
+    trying MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
+
+    Args:
+        channels: 3 or 1.
+        channel_order: order of the three channels, ``"RGB"`` or ``"BGR"``.
+
+    Raises:
+        ValueError: for other ``channels`` or ``channel_order``.
+
+    Attributes:
+        spatial_dims: 2.
+        modalities: DICOM modalities that can be read, none.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from monai.transforms import LoadImage
+        >>> from PIL import Image
+        >>> from medseg_monai.data import RasterReader
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(f"{folder}/photo.png")
+        ...     LoadImage(reader=RasterReader(channels=3), ensure_channel_first=True)(f"{folder}/photo.png").shape
+        torch.Size([3, 20, 30])
+
+        A mask with foreground 255 is read with ``RasterReader(channels=1)`` and ``AsDiscrete(threshold=127.5)``.
+    """
+
+    spatial_dims = 2
+    modalities: tuple[str, ...] = ()
+
+    def __init__(self, channels: int = 3, channel_order: Literal["RGB", "BGR"] = "RGB") -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"RasterReader has 1 or 3 channels, got channels={channels}.")
+        if channel_order not in ("RGB", "BGR"):
+            raise ValueError(f"channel_order must be 'RGB' or 'BGR', got '{channel_order}'.")
+        self.channels = channels
+        self.channel_order = channel_order
+
+    def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
+        """Say whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
+        return bool(is_supported_format(filename, RASTER_SUFFIXES))
+
+    def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
+        """Take the name of the file for :meth:`get_data`; nothing is opened yet (see the class)."""
+        return tuple(Path(name) for name in ensure_tuple(data))
+
+    def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
+        """Decode the file named by :meth:`read`.
+
+        Args:
+            img: exactly one path.
+
+        Returns:
+            float32 ``[channels, H, W]`` in 0 to 255, and the metadata.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for several files, several pages or frames, a file that is truncated or not an image, one beyond
+                Pillow's pixel limit, an empty image, or values whose scale is unknown.
+        """
+        if len(img) != 1:
+            names = ", ".join(str(name) for name in img)
+            raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
+        path = Path(img[0])
+        image, orientation = _open(path)
+        meta = {
+            MetaKeys.SPATIAL_SHAPE: np.asarray((image.height, image.width)),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
+            EXIF_ORIENTATION: orientation,
+            "format": image.format or path.suffix.lstrip(".").upper(),
+            "mode": image.mode,
+        }
+        return self._to_channels(_to_values(image, path)), meta
+
+    def _to_channels(self, values: FloatArray) -> FloatArray:
+        """Bring ``[H, W]`` or ``[H, W, 3]`` to ``[channels, H, W]``."""
+        if values.ndim == 2:
+            return np.repeat(values[None], self.channels, axis=0)
+        if self.channels == 1:
+            red = values[..., 0]
+            is_grey = np.array_equal(red, values[..., 1]) and np.array_equal(red, values[..., 2])
+            return np.ascontiguousarray(red if is_grey else values @ _LUMINANCE)[None]
+        ordered = values if self.channel_order == "RGB" else values[..., ::-1]
+        return np.ascontiguousarray(np.moveaxis(ordered, -1, 0))
+
+
+def _open(path: Path) -> tuple[Image.Image, int]:
+    """Load the file as it is stored; return the image and its EXIF orientation."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file.")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected one image file.")
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if frames == 1:
+                image.load()
+    except PermissionError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise ValueError(f"{path}: truncated or not an image; replace the file.") from error
+    if frames > 1:
+        raise ValueError(f"{path}: {frames} pages or frames; save the one to segment as a file of its own.")
+    if min(image.size) < 1:
+        raise ValueError(f"{path}: an image without pixels ({image.width}x{image.height}).")
+    orientation = orientation if orientation in range(1, 9) else 1
+    return _as_stored(image, orientation), int(orientation)
+
+
+def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
+    """Undo the orientation that Pillow has applied to a TIFF; other formats are loaded as stored."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or orientation not in _UNDO_TIFF_ORIENTATION:
+        return image
+    stored = image.transpose(_UNDO_TIFF_ORIENTATION[orientation])
+    stored.format = image.format
+    return stored
+
+
+def _to_values(image: Image.Image, path: Path) -> FloatArray:
+    """Return grey ``[H, W]`` or RGB ``[H, W, 3]`` float32 values in 0 to 255."""
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in ("I", "F"):
+        return _from_32_bit(image, path)
+    if image.mode not in _GREY_MODES + _COLOUR_MODES:
+        raise ValueError(f"{path}: colour mode '{image.mode}' is not supported; save the image as grey or RGB.")
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    if image.has_transparency_data:
+        return _over_black(image.convert(mode + "A"))
+    return np.asarray(image.convert(mode), dtype=np.float32)
+
+
+def _over_black(image: Image.Image) -> FloatArray:
+    """Lay an ``LA`` or ``RGBA`` image over black; an opaque one keeps its values exactly."""
+    values = np.asarray(image, dtype=np.float32)
+    opacity = values[..., -1:] / np.float32(255)
+    colour = values[..., :-1] * opacity
+    return colour[..., 0] if image.mode == "LA" else colour
+
+
+def _from_16_bit(image: Image.Image) -> FloatArray:
+    """Scale by the declared depth: a TIFF may say 12 bits, or that zero is white (which Pillow ignores)."""
+    tags = getattr(image, "tag_v2", {})
+    white = 2 ** int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]) - 1
+    values = np.asarray(image).astype(np.float32) * np.float32(255) / np.float32(white)
+    zero_is_white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
+    return np.float32(255) - values if zero_is_white else values
+
+
+def _from_32_bit(image: Image.Image, path: Path) -> FloatArray:
+    values = np.asarray(image)
+    white = 65535 if image.mode == "I" else 1
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
+        span = f"{values.min()} to {values.max()}"
+        raise ValueError(f"{path}: 32-bit values {span}, expected 0 to {white}; save the image with 8 or 16 bits.")
+    return values.astype(np.float32) * np.float32(255) / np.float32(white)

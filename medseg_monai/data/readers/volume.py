@@ -1,0 +1,297 @@
+"""Reader of 3D volumes: NIfTI, MetaImage, NRRD and DICOM series, each one scalar value a voxel on a straight grid."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from monai.data import ImageReader, ITKReader, NibabelReader
+from monai.data.utils import is_supported_format
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from medseg_monai.data.datalist import shorten
+from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+
+__all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
+
+_LOGGER = logging.getLogger(__name__)
+
+NIFTI_SUFFIXES = ("nii", "nii.gz")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", "nrrd", "nhdr")
+"""File name endings of volumes, without the dot; a DICOM series is a folder."""
+
+DICOM_FILES = "dicom_files"
+"""Key of the source files of a DICOM series in the metadata; :func:`dicom_files` reads it."""
+
+SERIES_UID = "series_uid"
+"""Key of the SeriesInstanceUID of a DICOM series in the metadata."""
+
+# cosine of the angle between two axes of the grid; over 300 mm a shear of this size moves a voxel by 0.3 mm
+_SHEAR = 1e-3
+
+_UID = re.compile(r"\d+(\.\d+)+")
+
+Array = npt.NDArray[Any]
+Meta = dict[str, Any]
+
+
+def dicom_files(meta: Mapping[str, Any]) -> list[Path]:
+    """The source files of a volume that was read from a DICOM series, in the order of its third axis.
+
+    The metadata holds them as one text, a file a line: MONAI's ``list_data_collate`` refuses a batch of two volumes
+    whose lists of files differ in length.
+
+    Args:
+        meta: metadata of the image, as loaded or after ``decollate_batch``.
+
+    Returns:
+        the files; none if the volume was not a DICOM series.
+    """
+    return [Path(line) for line in str(meta.get(DICOM_FILES, "")).split("\n") if line]
+
+
+class VolumeReader(ImageReader):
+    """MONAI reader of one 3D volume ``[X, Y, Z]`` with a RAS affine, whatever the format.
+
+    ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``; ``.mha``, ``.mhd``, ``.nrrd`` and ``.nhdr`` by its
+    ``ITKReader``; the values and the affine are theirs. A folder stands for the one DICOM series below it, and
+    ``<folder>/<SeriesInstanceUID>`` for one of several; see :func:`medseg_monai.data.dicom.find_series`. CT has
+    Hounsfield units by the rescale tags of each file.
+
+    The metadata is what MONAI's readers give: ``affine``, ``original_affine``, ``spatial_shape``, ``space`` (RAS),
+    ``original_channel_dim`` (none) and the header's own entries. A DICOM series has ``"series_uid"`` and
+    ``"dicom_files"`` (see :func:`dicom_files`), so that a result can refer to its source.
+
+    A trailing axis of length 1 after the third is dropped. A NIfTI file with neither qform nor sform says nothing of
+    its orientation; it is read as ``nibabel`` and thus most tools read it (first axis to the left, origin in the
+    centre) and a warning is logged, since left and right may be exchanged.
+
+    ``read`` only takes the name; the file is opened in ``get_data``. ``LoadImage`` answers an error in ``read`` by
+    trying MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
+
+    Args:
+        modality: DICOM modality that a series must have.
+        series: SeriesInstanceUID to read from a folder with several series.
+        keep_last: keep the last volume for :meth:`take_last`, in the memory that it takes.
+
+    Attributes:
+        spatial_dims: 3.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> from monai.transforms import LoadImage
+        >>> from medseg_monai.data import VolumeReader
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([1, 1, 3, 1])), f"{folder}/scan.nii.gz")
+        ...     LoadImage(reader=VolumeReader(), ensure_channel_first=True)(f"{folder}/scan.nii.gz").shape
+        torch.Size([1, 4, 5, 6])
+    """
+
+    spatial_dims = 3
+
+    def __init__(self, modality: str = "CT", series: str | None = None, keep_last: bool = False) -> None:
+        super().__init__()
+        self.modality = modality
+        self.series = series
+        self.keep_last = keep_last
+        self._last: tuple[Path, Array, Meta] | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """DICOM modalities that can be read."""
+        return (self.modality,)
+
+    def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
+        """Say whether every name ends in one of ``VOLUME_SUFFIXES``, or is that of a folder or of a series in one."""
+        names = [Path(name) for name in ensure_tuple(filename)]
+        return all(is_supported_format(name, VOLUME_SUFFIXES) or name.is_dir() or _is_series(name) for name in names)
+
+    def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
+        """Take the name of the file or folder for :meth:`get_data`; nothing is opened yet (see the class)."""
+        return tuple(Path(name) for name in ensure_tuple(data))
+
+    def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:
+        """Read the volume named by :meth:`read`.
+
+        Args:
+            img: exactly one path.
+
+        Returns:
+            ``[X, Y, Z]``, float32 except for NIfTI, which has the type of the file; and the metadata.
+
+        Raises:
+            FileNotFoundError: if there is no such file, folder or series.
+            ValueError: for several files, another suffix, a file that is truncated or damaged, not one 3D volume,
+                several values a voxel, values that are not finite, a singular, sheared or contradictory affine, and for
+                a folder with several DICOM series or with one that is not a regular grid.
+        """
+        if len(img) != 1:
+            names = ", ".join(str(name) for name in img)
+            raise ValueError(f"{names}: VolumeReader loads one volume per key, got {len(img)}.")
+        path = Path(img[0])
+        data, meta = self._load(path)
+        if self.keep_last:
+            self._last = (path, data, dict(meta))
+        return data, meta
+
+    def take_last(self, path: str | os.PathLike[str]) -> tuple[Array, Meta]:
+        """Hand out a volume as :meth:`get_data` returned it, without reading it again if it was the last one.
+
+        The volume is kept no longer then.
+
+        Args:
+            path: the volume.
+
+        Returns:
+            what :meth:`get_data` returns.
+
+        Raises:
+            FileNotFoundError: see :meth:`get_data`.
+            ValueError: see :meth:`get_data`.
+        """
+        wanted = Path(path)
+        if self._last is None or self._last[0] != wanted:
+            return self._load(wanted)
+        _, data, meta = self._last
+        self._last = None
+        return data, meta
+
+    def _load(self, path: Path) -> tuple[Array, Meta]:
+        if path.is_dir() or _is_series(path):
+            data, meta = self._read_dicom(path)
+        elif not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder.")
+        elif not is_supported_format(path, VOLUME_SUFFIXES):
+            suffixes = ", ".join(VOLUME_SUFFIXES)
+            raise ValueError(f"{path}: not a volume by its name ({suffixes}); of a DICOM series give the folder.")
+        else:
+            data, meta = _read_nifti(path) if is_supported_format(path, NIFTI_SUFFIXES) else _read_itk(path)
+        _refuse_bad_values(path, data)
+        return data, meta
+
+    def _read_dicom(self, path: Path) -> tuple[Array, Meta]:
+        geometry = check_geometry(self._choose(path), modality=self.modality)
+        data, affine = read_series(geometry)
+        return data, {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(data.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            "spacing": np.linalg.norm(affine[:3, :3], axis=0),
+            SERIES_UID: geometry.series.uid,
+            DICOM_FILES: "\n".join(str(file) for file in geometry.files),
+        }
+
+    def _choose(self, path: Path) -> DicomSeries:
+        """The series that a folder, or a name in a folder, stands for."""
+        folder, wanted = (path, self.series) if path.is_dir() else (path.parent, path.name)
+        found = find_series(folder)
+        by_uid = {series.uid: series for series in found}
+        if not found:
+            raise FileNotFoundError(f"{path}: no DICOM series below {folder}.")
+        if wanted is None:
+            if len(found) == 1:
+                return found[0]
+            if path.name not in by_uid:
+                several = list_series(found, modality=self.modality)
+                raise ValueError(f"{folder}: {len(found)} DICOM series, choose one: {several}.")
+            wanted = path.name  # archives name the folder of a series by its UID
+        if wanted not in by_uid:
+            raise FileNotFoundError(f"{folder}: no DICOM series {wanted}; it has {shorten(sorted(by_uid))}.")
+        return by_uid[wanted]
+
+
+def _is_series(path: Path) -> bool:
+    """Whether the path can only be that of a series in a folder: its name is a UID, and there is no such file."""
+    return bool(_UID.fullmatch(path.name)) and not path.exists() and path.parent.is_dir()
+
+
+def _read_nifti(path: Path) -> tuple[Array, Meta]:
+    reader = NibabelReader()
+    with _reading(path):
+        image = nib.load(path)
+    _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3)
+    _refuse_bad_affine(path, image.affine)  # of the file: MONAI's reader replaces one that contradicts the voxel size
+    if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
+        _LOGGER.warning("%s: neither qform nor sform, so left and right are taken by convention; check them.", path)
+    with _reading(path):
+        data, meta = reader.get_data(reader.read(path))
+    if not np.allclose(meta[MetaKeys.AFFINE], image.affine, rtol=0, atol=1e-3):
+        raise ValueError(f"{path}: sform and voxel size (pixdim) contradict each other; restore the original header.")
+    return _three_axes(data, meta)
+
+
+def _read_itk(path: Path) -> tuple[Array, Meta]:
+    import itk  # takes seconds
+
+    reader = ITKReader(pixel_type=itk.F)  # by itself it knows neither 8-bit signed nor 64-bit integers
+    with _reading(path):
+        header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+        header.SetFileName(str(path))
+        header.ReadImageInformation()
+    rank = header.GetNumberOfDimensions()
+    _refuse_bad_shape(path, [header.GetDimensions(i) for i in range(rank)], header.GetNumberOfComponents())
+    axes = [np.asarray(header.GetDirection(i))[:3] * header.GetSpacing(i) for i in range(3)]
+    _refuse_bad_affine(path, np.stack(axes, axis=1))
+    with _reading(path):
+        data, meta = reader.get_data(reader.read(path))
+    return _three_axes(data, meta)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """One line for whatever a library says of a file that it cannot read."""
+    try:
+        yield
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # each library and compression raises its own types
+        raise ValueError(f"{path}: truncated, damaged or incomplete; copy it again.") from error
+
+
+def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
+    """Drop trailing axes of length 1."""
+    volume = data.reshape(data.shape[:3])
+    return volume, {**meta, MetaKeys.SPATIAL_SHAPE: np.asarray(volume.shape), MetaKeys.ORIGINAL_CHANNEL_DIM: np.nan}
+
+
+def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int) -> None:
+    size = " x ".join(str(n) for n in shape)
+    if components != 1:
+        raise ValueError(f"{path}: {components} values a voxel (colour or vectors); save one value a voxel.")
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        raise ValueError(f"{path}: {size} voxels are not a volume; give a 3D image of at least two slices.")
+    if int(np.prod(shape[3:])) != 1:
+        raise ValueError(f"{path}: {size} voxels are several volumes; save the one to segment as a file of its own.")
+
+
+def _refuse_bad_affine(path: Path, affine: npt.NDArray[np.float64]) -> None:
+    """Refuse a grid without extent along an axis, or whose axes are not perpendicular."""
+    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    is_finite = bool(np.isfinite(affine).all()) and bool(lengths.all())
+    if not is_finite or abs(np.linalg.det(axes / lengths)) < 1e-6:
+        raise ValueError(f"{path}: singular affine; restore the geometry from the original image.")
+    cosine = np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3)).max()
+    if cosine > _SHEAR:
+        angle = np.degrees(np.arcsin(cosine))
+        raise ValueError(f"{path}: axes {angle:.3g} degrees off a right angle; resample it to a straight grid first.")
+
+
+def _refuse_bad_values(path: Path, data: Array) -> None:
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: values of type {data.dtype}; save real numbers.")
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        count = int((~np.isfinite(data)).sum())
+        raise ValueError(f"{path}: {count} voxels are not finite numbers; replace them, in CT by -1024 (air).")

@@ -1,0 +1,17 @@
+"""Results of predictions as files: one last step for all bundles, one writer for each kind of file."""
+
+from .lobe_table import LobeTableWriter, lobe_table, severity_score
+from .masks import NIfTIWriter, PNGWriter, RasterMaskWriter
+from .save import SaveResultsd
+from .seg import DicomSegWriter
+
+__all__ = [
+    "DicomSegWriter",
+    "LobeTableWriter",
+    "NIfTIWriter",
+    "PNGWriter",
+    "RasterMaskWriter",
+    "SaveResultsd",
+    "lobe_table",
+    "severity_score",
+]

@@ -1,0 +1,107 @@
+"""A predicted label map with what its input says, in the form that every writer of results takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.utils import ImageMetaKey, MetaKeys
+
+from medseg_monai.data.inputs import case_name
+
+__all__ = ["ResultWriter", "SavedCase", "check_same_grid", "to_case"]
+
+_SAME_AFFINE = 1e-3  # mm; inverse transforms return to the input's grid but for rounding
+
+
+@dataclass(frozen=True, eq=False)
+class SavedCase:
+    """A label map in the grid of its input, and the input.
+
+    Attributes:
+        name: stem of the files to write, see :func:`medseg_monai.data.inputs.case_name`.
+        source: path of the input.
+        labels: uint8 ``[X, Y, Z]``, of an image ``[H, W]``.
+        affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
+        meta: metadata of the input.
+    """
+
+    name: str
+    source: str
+    labels: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
+    meta: Mapping[str, Any]
+
+
+class ResultWriter(Protocol):
+    """Writes one kind of file for a case, each file whole or not at all."""
+
+    def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+        """Write the files of a case.
+
+        Args:
+            case: what was predicted.
+            folder: where to write; it exists.
+
+        Returns:
+            the files written; none if the case has no such result.
+        """
+
+
+def to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
+    """Bring a label map together with its input.
+
+    Args:
+        pred: ``[1, X, Y, Z]``, of an image ``[1, H, W]``, with metadata and whole values from 0 to 255, back in the
+            grid of its input (after ``Invertd``).
+        image: the input, whose metadata tell where the case is from and what its grid was when it was loaded.
+
+    Raises:
+        ValueError: several channels, values that are not labels, or another grid than the input's.
+    """
+    meta: Mapping[str, Any] = image.meta  # type: ignore[attr-defined]
+    source = str(meta[ImageMetaKey.FILENAME_OR_OBJ])
+    shape = tuple(int(side) for side in np.asarray(meta[MetaKeys.SPATIAL_SHAPE]).ravel())
+    if pred.ndim != len(shape) + 1 or pred.shape[0] != 1:
+        axes = "1, X, Y, Z" if len(shape) == 3 else "1, H, W"
+        raise ValueError(f"{source}: expected one label map [{axes}], got {list(pred.shape)}; apply AsDiscreted.")
+    # images have no affine of their own; MONAI gives them the identity
+    affine = np.asarray(meta.get(MetaKeys.ORIGINAL_AFFINE, np.eye(4)), dtype=np.float64).reshape(4, 4)
+    check_same_grid(f"label map of {source}", pred.shape[1:], pred.affine, shape, affine)  # type: ignore[attr-defined]
+    values = torch.as_tensor(pred)[0].cpu()
+    labels = values.to(torch.uint8)
+    if not torch.equal(labels.to(values.dtype), values):
+        raise ValueError(f"{source}: expected whole labels from 0 to 255; apply AsDiscreted first.")
+    return SavedCase(case_name(source), source, labels.numpy(), affine, meta)
+
+
+def check_same_grid(
+    name: str,
+    shape: Sequence[int],
+    affine: npt.ArrayLike,
+    expected_shape: Sequence[int],
+    expected_affine: npt.NDArray[np.float64],
+) -> None:
+    """Refuse an array that does not lie in the grid of a case.
+
+    Args:
+        name: what to call the array in the message.
+        shape: its spatial shape.
+        affine: its affine.
+        expected_shape: that of the case.
+        expected_affine: that of the case.
+
+    Raises:
+        ValueError: another shape, or an affine that differs by more than 0.001 mm.
+    """
+    same_axes = np.allclose(np.asarray(affine, dtype=np.float64), expected_affine, rtol=0, atol=_SAME_AFFINE)
+    if tuple(shape) != tuple(expected_shape) or not same_axes:
+        raise ValueError(
+            f"{name}: {tuple(shape)}, not in the grid of the scan or image with {tuple(expected_shape)}; "
+            "bring it back with Invertd, or resample it to the input."
+        )

@@ -1,0 +1,155 @@
+"""The savers of bundles made before :class:`SaveResultsd`, so that a copy of such a bundle still writes its results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import ImageReader
+from monai.transforms import SaveImaged, Transform
+
+from medseg_monai.data.inputs import case_name
+from medseg_monai.data.readers import VolumeReader
+from medseg_monai.data.segments import Segment
+
+from .lobe_table import LobeTableWriter
+from .masks import NIfTIWriter
+from .save import SaveResultsd
+from .seg import DicomSegWriter
+
+__all__ = [
+    "SaveByMonai",
+    "SaveDicomSegd",
+    "SaveLabelMapd",
+    "SaveLobeTabled",
+    "SaveRadiographSegd",
+    "name_radiograph",
+    "split_savers",
+]
+
+
+class SaveLabelMapd(SaveResultsd):
+    """:class:`SaveResultsd` with a :class:`NIfTIWriter`.
+
+    Args:
+        keys: the label map.
+        output_dir: folder of the files.
+        image_key: the input image.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | os.PathLike[str], image_key: str = "image") -> None:
+        super().__init__(keys, output_dir, [NIfTIWriter()], image_key)
+
+
+class SaveDicomSegd(SaveResultsd):
+    """:class:`SaveResultsd` with a :class:`DicomSegWriter`.
+
+    Args:
+        keys: the label map.
+        output_dir: folder of the files.
+        segments: description of the labels.
+        algorithm_name: name of the algorithm.
+        algorithm_version: its version.
+        image_key: the input image.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str],
+        *,
+        segments: Sequence[Segment],
+        algorithm_name: str,
+        algorithm_version: str,
+        image_key: str = "image",
+    ) -> None:
+        writer = DicomSegWriter(segments, algorithm_name=algorithm_name, algorithm_version=algorithm_version)
+        super().__init__(keys, output_dir, [writer], image_key)
+
+
+class SaveRadiographSegd(SaveDicomSegd):
+    """:class:`SaveDicomSegd` of a radiograph, which it told from a series by its name."""
+
+
+class SaveLobeTabled(SaveResultsd):
+    """:class:`SaveResultsd` with a :class:`LobeTableWriter`.
+
+    Args:
+        keys: the label map.
+        output_dir: folder of the files.
+        names: names of the labels.
+        reader: the reader that loaded the image.
+        infection_dir: folder of infection masks.
+        image_key: the input image.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str],
+        *,
+        names: Sequence[str],
+        reader: ImageReader,
+        infection_dir: str | os.PathLike[str] | None = None,
+        image_key: str = "image",
+    ) -> None:
+        of_volumes = reader if isinstance(reader, VolumeReader) else VolumeReader()
+        super().__init__(keys, output_dir, [LobeTableWriter(names, of_volumes, infection_dir=infection_dir)], image_key)
+
+
+def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
+    """Name a mask as its image; the ``output_name_formatter`` of MONAI's ``SaveImage``.
+
+    Args:
+        meta: of the mask, with the file it is of.
+        saver: the transform that asks.
+    """
+    # MONAI takes the last ending off, whatever it is
+    return {"subject": f"{case_name(str(meta['filename_or_obj']))}.png", "idx": meta.get("patch_index")}
+
+
+class SaveByMonai:
+    """MONAI's ``SaveImaged`` with the face of :class:`SaveResultsd`.
+
+    Args:
+        transform: what writes the files; it must leave their paths in the metadata (``savepath_in_metadict``).
+    """
+
+    def __init__(self, transform: SaveImaged) -> None:
+        self.transform = transform
+
+    def save(self, data: Mapping[Any, Any], output_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+        """Write the files of a case; see :meth:`SaveResultsd.save`.
+
+        Args:
+            data: item with the label map.
+            output_dir: folder to write into instead of the transform's own.
+        """
+        if output_dir is not None:
+            self.transform.saver.folder_layout.output_dir = str(output_dir)
+        written = self.transform(dict(data))
+        return [Path(written[key].meta["saved_to"]) for key in self.transform.key_iterator(written)]
+
+
+def split_savers(transforms: Sequence[Any]) -> tuple[list[Any], list[SaveResultsd | SaveByMonai]]:
+    """Take the steps that write results out of a postprocessing.
+
+    Args:
+        transforms: the steps of the postprocessing.
+
+    Returns:
+        the steps that make the result, and those that write it.
+    """
+    steps: list[Any] = []
+    savers: list[SaveResultsd | SaveByMonai] = []
+    for step in transforms:
+        if isinstance(step, SaveResultsd):
+            savers.append(step)
+        elif isinstance(step, SaveImaged):
+            savers.append(SaveByMonai(step))
+        else:
+            steps.append(step)
+    return steps, savers

@@ -1,0 +1,236 @@
+"""Masks as files: PNG in the image's own size and orientation, NIfTI in the scan's own grid."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import DtypeLike, NdarrayOrTensor
+from monai.data import ImageWriter, NibabelWriter
+from monai.utils import MetaKeys, convert_data_type, get_equivalent_dtype
+from PIL import ExifTags, Image
+
+from medseg_monai.data.readers.raster import EXIF_ORIENTATION
+from medseg_monai.files import atomic_path
+
+from .case import SavedCase
+
+__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti"]
+
+
+class RasterMaskWriter(ImageWriter):
+    """MONAI writer of one 2D label map, ``[1, H, W]`` with rows first, as an 8-bit grey PNG.
+
+    The counterpart of :class:`medseg_monai.data.RasterReader`: the mask has exactly the pixels of the image, in
+    the same order, and carries the same EXIF orientation tag (if it is not 1). Nothing is resampled, clipped or
+    rounded: a map of another size than the image, or with other values than labels, is refused.
+
+    The file appears whole or not at all: it is written under a temporary name in the same folder and then renamed.
+
+    ``SaveImaged`` drives it so (MONAI turns every error of a writer into a ``RuntimeError`` that quotes it)::
+
+        {"_target_": "SaveImaged", "keys": "pred", "writer": "medseg_monai.data.results.masks.RasterMaskWriter",
+         "output_dir": "@output_dir", "output_ext": ".png", "output_postfix": "", "separate_folder": false,
+         "resample": false, "scale": 255, "print_log": false}
+
+    Args:
+        output_dtype: ``uint8``, which ``SaveImaged`` sets for PNG; nothing else exists.
+        scale: grey value of the foreground of a binary map (values 0 and 1), 1 to 255; ``None`` writes the class
+            indices as they are. The name is that of ``SaveImaged``'s option.
+        kwargs: further attributes, as MONAI's base class takes them.
+
+    Raises:
+        ValueError: for another ``output_dtype`` or ``scale``.
+    """
+
+    def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, **kwargs: Any) -> None:
+        super().__init__(output_dtype=output_dtype, scale=scale, **kwargs)
+        if output_dtype is not None and get_equivalent_dtype(output_dtype, np.ndarray) != np.uint8:
+            raise ValueError(f"RasterMaskWriter writes 8-bit PNG: output_dtype must be uint8, got {output_dtype}.")
+        if scale is not None and scale not in range(1, 256):
+            raise ValueError(f"scale is the grey value of the foreground, 1 to 255 or null, got {scale}.")
+        self.foreground_value = scale
+        self.mask: npt.NDArray[np.uint8] | None = None
+        self.orientation = 1
+
+    def set_data_array(self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, **kwargs: Any) -> None:
+        """Take the label map.
+
+        Args:
+            data_array: ``[1, H, W]``, or ``[H, W]`` with ``channel_dim=None``; any numeric type with whole values.
+            channel_dim: where the single channel stands.
+            kwargs: MONAI's other options, which have no meaning here.
+
+        Raises:
+            ValueError: for several channels, another number of dimensions, an empty map, values that are not whole, or
+                values outside 0..255 (with ``scale``: other than 0 and 1).
+        """
+        data = convert_data_type(data_array, np.ndarray)[0]
+        labels = data if channel_dim is None else np.moveaxis(data, channel_dim, 0)
+        if channel_dim is not None and labels.shape[0] == 1:
+            labels = labels[0]
+        if labels.ndim != 2 or labels.size == 0:
+            raise ValueError(f"Expected one label map [1, H, W], got {list(data.shape)}; apply AsDiscreted first.")
+        highest = 255 if self.foreground_value is None else 1
+        lowest_found, highest_found = labels.min(), labels.max()
+        if not (lowest_found >= 0 and highest_found <= highest and (labels == labels.astype(np.uint8)).all()):
+            found = f"{lowest_found} to {highest_found}"
+            raise ValueError(f"Expected whole labels from 0 to {highest}, got {found}; apply AsDiscreted first.")
+        self.mask = labels.astype(np.uint8) * np.uint8(self.foreground_value or 1)
+
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None, **options: Any) -> None:
+        """Take the orientation, and compare the size with that of the image.
+
+        Args:
+            meta_dict: the image's metadata; ``"spatial_shape"`` (H, W) and ``"exif_orientation"`` are read if present.
+            options: MONAI's resampling options; nothing is ever resampled.
+
+        Raises:
+            ValueError: if the label map has not the size of the image.
+        """
+        meta = meta_dict or {}
+        shape = meta.get(MetaKeys.SPATIAL_SHAPE)
+        if shape is not None and self.mask is not None:
+            expected = tuple(int(side) for side in torch.as_tensor(shape).flatten())
+            if self.mask.shape != expected:
+                raise ValueError(f"The mask is {self.mask.shape}, the image {expected}; apply Invertd before saving.")
+        self.orientation = int(meta.get(EXIF_ORIENTATION, 1))
+
+    def write(self, filename: str | os.PathLike[str], verbose: bool = False, **kwargs: Any) -> None:
+        """Write the PNG.
+
+        Args:
+            filename: path with the ending ``.png``; an existing file is replaced.
+            verbose: whether MONAI's logger names the file.
+            kwargs: MONAI's other options, which have no meaning here.
+
+        Raises:
+            ValueError: for another ending, or before :meth:`set_data_array`.
+            OSError: if the file cannot be written; no part of it stays behind, and an older file stays as it was.
+        """
+        super().write(filename, verbose=verbose)
+        path = Path(filename)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: masks are written as PNG; name the file .png.")
+        if self.mask is None:
+            raise ValueError(f"{path}: no label map to write; call set_data_array first.")
+        _save_png(self.mask, self.orientation, path)
+
+
+def _save_png(mask: npt.NDArray[np.uint8], orientation: int, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OSError(f"{path}: cannot be written (no such folder); choose a writable folder with room.")
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[ExifTags.Base.Orientation] = orientation
+    try:
+        with atomic_path(path) as temporary:
+            Image.fromarray(mask).save(temporary, format="PNG", exif=exif)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path}: cannot be written ({reason}); choose a writable folder with room.") from error
+
+
+class PNGWriter:
+    """Write the label map of an image as ``<name>.png``, in the image's own size and orientation.
+
+    Args:
+        scale: grey value of the foreground of a binary map, see :class:`RasterMaskWriter`; ``None`` writes the labels
+            as they are.
+
+    Raises:
+        ValueError: for another ``scale``.
+
+    Example:
+        >>> from medseg_monai.data import PNGWriter
+        >>> writer = PNGWriter(scale=255)
+    """
+
+    def __init__(self, scale: int | None = None) -> None:
+        RasterMaskWriter(scale=scale)
+        self.scale = scale
+
+    def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+        """Write the PNG.
+
+        Args:
+            case: what was predicted, ``[H, W]``.
+            folder: where to write.
+
+        Raises:
+            ValueError: a volume, or labels that are neither 0 nor 1 where ``scale`` is given.
+            OSError: the file cannot be written.
+        """
+        path = folder / f"{case.name}.png"
+        writer = RasterMaskWriter(scale=self.scale)
+        writer.set_data_array(case.labels, channel_dim=None)
+        writer.set_metadata(case.meta)
+        writer.write(path)
+        return [path]
+
+
+class NIfTIWriter:
+    """Write the label map of a volume as ``<name>.nii.gz``: uint8, in the grid of the input, with the input's affine.
+
+    The same label map gives the same bytes.
+
+    Example:
+        >>> from medseg_monai.data import NIfTIWriter
+        >>> writer = NIfTIWriter()
+    """
+
+    def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+        """Write the NIfTI file.
+
+        Args:
+            case: what was predicted, ``[X, Y, Z]``.
+            folder: where to write.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path = folder / f"{case.name}.nii.gz"
+        write_label_nifti(path, case.labels, case.affine)
+        return [path]
+
+
+def write_label_nifti(
+    path: str | os.PathLike[str], labels: npt.NDArray[np.integer[Any]], affine: npt.ArrayLike
+) -> None:
+    """Write a label map as a compressed NIfTI file of uint8, whole or not at all; the same map gives the same bytes.
+
+    Args:
+        path: file to write or replace, named ``.nii.gz``.
+        labels: ``[X, Y, Z]``, whole numbers from 0 to 255.
+        affine: ``[4, 4]`` from voxel indices to mm in RAS.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> from medseg_monai.data.results.masks import write_label_nifti
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_label_nifti(Path(folder, "a.nii.gz"), np.ones((2, 3, 4), np.uint8), np.diag([1, 1, 2, 1]))
+        ...     nib.load(Path(folder, "a.nii.gz")).header.get_zooms()
+        (np.float32(1.0), np.float32(1.0), np.float32(2.0))
+    """
+    image = NibabelWriter.create_backend_obj(
+        np.asarray(labels, dtype=np.uint8), affine=np.asarray(affine, dtype=np.float64), dtype=np.uint8
+    )
+    image.header.set_xyzt_units("mm")
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream,
+    ):
+        image.to_stream(stream)

@@ -1,0 +1,87 @@
+"""The last step of a bundle's postprocessing: what was predicted of a case goes to files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from .case import ResultWriter, to_case
+
+__all__ = ["SaveResultsd"]
+
+
+class SaveResultsd(MapTransform):
+    """Write the results of a case, one writer for each kind of file.
+
+    As a transform it writes and returns the item as it is. :meth:`save` does the same and says what it wrote, so that a
+    runner can keep the step for later and report the files.
+
+    The label map must be back in the input's grid (after ``Invertd``): shape and affine are compared with those that
+    the input had when it was loaded, and nothing is resampled. Each file appears whole or not at all.
+
+    Args:
+        keys: one key, the label map ``[1, X, Y, Z]`` (of images ``[1, H, W]``) with metadata and whole values from 0 to
+            255.
+        output_dir: folder of the files, made when missing.
+        writers: what to write, in this order: :class:`PNGWriter`, :class:`NIfTIWriter`, :class:`DicomSegWriter`,
+            :class:`LobeTableWriter`, or any :class:`~medseg_monai.data.results.case.ResultWriter`.
+        image_key: the input image; its metadata tell where the case is from.
+
+    Raises:
+        ValueError: for several keys, whose files would have the same names.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.data import NIfTIWriter, SaveResultsd
+        >>> meta = {"filename_or_obj": "scan.nii.gz", "spatial_shape": [4, 5, 6]}
+        >>> scan = MetaTensor(torch.zeros(1, 4, 5, 6), meta=meta)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save = SaveResultsd("pred", folder, writers=[NIfTIWriter()])
+        ...     [path.name for path in save.save({"image": scan, "pred": scan > 0})]
+        ['scan.nii.gz']
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str],
+        writers: Sequence[ResultWriter],
+        image_key: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"{type(self).__name__} writes one label map a case, got keys={self.keys}.")
+        self.output_dir = os.fspath(output_dir)
+        self.writers = tuple(writers)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files of a case; see :meth:`save`."""
+        self.save(data)
+        return dict(data)
+
+    def save(self, data: Mapping[Any, Any], output_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+        """Write the files of a case.
+
+        Args:
+            data: item with the label map and the image.
+            output_dir: folder to write into instead of the transform's own.
+
+        Returns:
+            the files written.
+
+        Raises:
+            ValueError: the label map is not in the grid of its input, or has values that are not labels.
+            OSError: a file cannot be written.
+        """
+        case = to_case(data[self.keys[0]], data[self.image_key])
+        folder = Path(self.output_dir if output_dir is None else output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [path for writer in self.writers for path in writer(case, folder)]

@@ -1,0 +1,67 @@
+"""The label map of a DICOM input as a DICOM SEG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from medseg_monai.data.dicom import write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.readers.volume import dicom_files
+from medseg_monai.data.segments import Segment
+
+from .case import SavedCase
+
+__all__ = ["DicomSegWriter"]
+
+
+class DicomSegWriter:
+    """Write the label map of a DICOM series or radiograph as ``<name>.seg.dcm``; another input gets no such file.
+
+    The readers of this package note the DICOM files of an image in its metadata. See
+    :func:`medseg_monai.data.write_dicom_seg` and :func:`medseg_monai.data.write_radiograph_seg`.
+
+    Args:
+        segments: description of label 1, of label 2, and so on, such as ``LUNG_LOBES``.
+        algorithm_name: name of the algorithm.
+        algorithm_version: its version.
+
+    Example:
+        >>> from medseg_monai.data import LUNGS, DicomSegWriter
+        >>> writer = DicomSegWriter(LUNGS, algorithm_name="lung_cxr_rescrnet", algorithm_version="0.1.0")
+        >>> [segment.name for segment in writer.segments]
+        ['lungs']
+    """
+
+    def __init__(self, segments: Sequence[Segment], *, algorithm_name: str, algorithm_version: str) -> None:
+        self.segments = tuple(segments)
+        self.algorithm_name = algorithm_name
+        self.algorithm_version = algorithm_version
+
+    def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+        """Write the DICOM SEG, if the input was DICOM.
+
+        Args:
+            case: what was predicted, of a series ``[X, Y, Z]`` or of a radiograph ``[H, W]``.
+            folder: where to write.
+
+        Raises:
+            ValueError: the source lacks what a SEG needs.
+            OSError: the file cannot be written.
+        """
+        files = dicom_files(case.meta)
+        if not files:
+            return []
+        path = folder / f"{case.name}.seg.dcm"
+        if case.labels.ndim == 2:
+            write = partial(write_radiograph_seg, source_file=files[0])
+        else:
+            write = partial(write_dicom_seg, source_files=files)
+        write(
+            path,
+            case.labels,
+            segments=self.segments,
+            algorithm_name=self.algorithm_name,
+            algorithm_version=self.algorithm_version,
+        )
+        return [path]

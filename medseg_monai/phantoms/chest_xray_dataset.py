@@ -1,0 +1,190 @@
+"""Data sets of chest X-ray phantoms on disk: PNG or DICOM radiographs, masks and the data list that training reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom.valuerep import DSfloat
+
+from medseg_monai.data.datalist import write_datalist
+from medseg_monai.data.dicom.versions import write_dicom
+
+from .chest_xray import MANUFACTURERS, WHITE, ChestXrayPhantom, Manufacturer, draw_chest_xray
+from .dataset import SECTIONS, check_counts
+
+__all__ = ["OPACITY_CYCLE", "RadiographFormat", "write_chest_xray_phantoms"]
+
+RadiographFormat = Literal["png", "dicom"]
+
+OPACITY_CYCLE: tuple[tuple[str, ...], ...] = ((), ("nodules",), ("consolidation",), (), ("effusion",))
+"""Opacities of the phantoms, in turn within each section; an odd number, so that each manufacturer gets each."""
+
+_ALTERNATE = "alternate"
+
+
+def write_chest_xray_phantoms(
+    folder: str | os.PathLike[str],
+    *,
+    counts: Mapping[str, int],
+    size: tuple[int, ...],
+    seed: int,
+    image_format: RadiographFormat = "png",
+    manufacturer: str = _ALTERNATE,
+    opacities: Sequence[Collection[str]] = OPACITY_CYCLE,
+) -> Path:
+    """Write chest X-ray phantoms and their data list.
+
+    ``folder`` gets ``images/phantom_0001.png`` (8-bit grey, bright is dense) or ``images/phantom_0001.dcm`` (a 12-bit
+    DX image), ``labels/phantom_0001.png`` (both lungs, 8 bit, 0 and 255) and ``datalist.json``. Each phantom is a
+    patient of its own.
+
+    The DICOM files differ by manufacturer as real ones do. ``"a"`` stores MONOCHROME1, the inverse of the image, and
+    marks its black border by a PixelPaddingValue; ``"b"`` stores MONOCHROME2. Both have a window (in stored values)
+    that spans the unit's black to white, and the rows and columns of the PNG. The PNG is not windowed: its 0 and 255
+    are the image's 0 and 4095.
+
+    Args:
+        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
+        size: rows and columns ``(H, W)``, each at least 64.
+        seed: the same seed writes the same files; neither format nor manufacturer changes the chests and the labels.
+        image_format: of the images, ``"png"`` or ``"dicom"``; labels are PNG always.
+        manufacturer: a key of :data:`.MANUFACTURERS` for all phantoms, or ``"alternate"`` for each in turn within each
+            section.
+        opacities: of the phantoms, in turn within each section; each an argument ``opacities`` of
+            :func:`.draw_chest_xray`.
+
+    Returns:
+        Path of the data list, items with ``image``, ``label``, ``patient`` and ``source``
+        (``phantom_manufacturer_a`` or ``phantom_manufacturer_b``).
+
+    Raises:
+        ValueError: for an unknown section, format, manufacturer or opacity, a negative count, no phantom at all, or a
+            bad size.
+    """
+    _check(counts=counts, size=size, image_format=image_format, manufacturer=manufacturer, opacities=opacities)
+    root = Path(folder)
+    makers = list(MANUFACTURERS) if manufacturer == _ALTERNATE else [manufacturer]
+    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
+    number = 0
+    for section in SECTIONS:
+        for index in range(counts.get(section, 0)):
+            number += 1
+            unit = MANUFACTURERS[makers[index % len(makers)]]
+            phantom = draw_chest_xray(
+                size=(size[0], size[1]),
+                manufacturer=unit.name,
+                seed=(seed, number),
+                opacities=opacities[index % len(opacities)],
+            )
+            files = _write(phantom, root, unit, patient=f"phantom_{number:04d}", image_format=image_format)
+            datalist[section].append({**files, "source": f"phantom_manufacturer_{unit.name}"})
+    path = root / "datalist.json"
+    write_datalist(datalist, path)
+    return path
+
+
+def _check(
+    *,
+    counts: Mapping[str, int],
+    size: tuple[int, ...],
+    image_format: str,
+    manufacturer: str,
+    opacities: Sequence[Collection[str]],
+) -> None:
+    if image_format not in get_args(RadiographFormat):
+        raise ValueError(
+            f"image_format='{image_format}' is not written: choose from {', '.join(get_args(RadiographFormat))}."
+        )
+    if manufacturer not in (_ALTERNATE, *MANUFACTURERS):
+        raise ValueError(
+            f"manufacturer='{manufacturer}' is unknown: choose from {', '.join((_ALTERNATE, *MANUFACTURERS))}."
+        )
+    check_counts(counts)
+    if len(size) != 2:
+        raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
+    if not opacities:
+        raise ValueError("opacities is empty: give [()] for healthy phantoms.")
+
+
+def _write(
+    phantom: ChestXrayPhantom, root: Path, unit: Manufacturer, *, patient: str, image_format: RadiographFormat
+) -> dict[str, str]:
+    suffix = "dcm" if image_format == "dicom" else "png"
+    files = {"image": root / "images" / f"{patient}.{suffix}", "label": root / "labels" / f"{patient}.png"}
+    for file in files.values():
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if image_format == "dicom":
+        _write_dicom(phantom, files["image"], unit, patient=patient)
+    else:
+        grey = np.rint(phantom.image * (255 / WHITE)).astype(np.uint8)
+        Image.fromarray(grey).save(files["image"])
+    Image.fromarray(phantom.mask.astype(np.uint8) * np.uint8(255)).save(files["label"])
+    return {**{key: str(path) for key, path in files.items()}, "patient": patient}
+
+
+def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, patient: str) -> None:
+    # UIDs follow from the content, so that the same phantom is the same image
+    content = [patient, unit.name, phantom.image.tobytes().hex()]
+    study, series, instance = (generate_uid(entropy_srcs=[*content, name]) for name in ("study", "series", "image"))
+    written = _attributes(phantom, unit)
+    written.PatientID = written.PatientName = patient
+    written.StudyInstanceUID, written.SeriesInstanceUID = study, series
+    written.SOPClassUID, written.SOPInstanceUID = DigitalXRayImageStorageForPresentation, instance
+    written.PixelData = _stored(phantom.image, unit).astype("<u2").tobytes()
+    write_dicom(written, path)
+
+
+def _stored(values: npt.NDArray[np.integer], unit: Manufacturer) -> npt.NDArray[np.integer]:
+    """Image values as the unit's files store them."""
+    return np.asarray(WHITE - values if unit.photometric == "MONOCHROME1" else values)
+
+
+def _attributes(phantom: ChestXrayPhantom, unit: Manufacturer) -> Dataset:
+    """Everything but the patient's name, the identifiers and the pixels."""
+    header = Dataset()
+    header.ImageType, header.Modality = ["ORIGINAL", "PRIMARY"], "DX"
+    header.PresentationIntentType = "FOR PRESENTATION"
+    header.Manufacturer, header.ManufacturerModelName = "medseg-monai phantom", f"manufacturer {unit.name}"
+    header.StudyDate = header.SeriesDate = header.ContentDate = header.AcquisitionDate = "20200101"
+    header.StudyTime = header.SeriesTime = header.ContentTime = header.AcquisitionTime = "120000"
+    header.StudyDescription = header.SeriesDescription = "Chest X-ray phantom"
+    header.PatientBirthDate = header.PatientSex = ""
+    header.AccessionNumber = header.ReferringPhysicianName = header.StudyID = ""
+    header.SeriesNumber, header.InstanceNumber = 1, 1
+    header.BodyPartExamined, header.ViewPosition, header.ImageLaterality = "CHEST", "PA", "U"
+    header.PatientOrientation = ["L", "F"]
+    header.AnatomicRegionSequence, header.AcquisitionContextSequence = [_code()], []
+    header.BurnedInAnnotation, header.LossyImageCompression = "YES", "00"
+    header.KVP, header.DetectorType = "120", "DIRECT"
+    header.ImagerPixelSpacing = [DSfloat(phantom.spacing, auto_format=True)] * 2
+    header.Rows, header.Columns = phantom.image.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, unit.photometric
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
+    inverse = unit.photometric == "MONOCHROME1"
+    header.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    header.PixelIntensityRelationship, header.PixelIntensityRelationshipSign = "LOG", 1 if inverse else -1
+    header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "US"
+    low, high = sorted(_stored(np.array(unit.levels), unit).tolist())
+    # DICOM's linear window takes low to black and high to white when it is one wider than their difference
+    header.WindowCenter, header.WindowWidth = str((low + high + 1) / 2), str(high - low + 1)
+    if unit.border == 0:
+        header.PixelPaddingValue = int(_stored(np.array(unit.border), unit))
+    return header
+
+
+def _code() -> Dataset:
+    """The chest, as a coded anatomic region."""
+    region = Dataset()
+    chest = codes.SCT.Chest
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = chest.value, chest.scheme_designator, "Chest"
+    return region

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg_monai.datasets import DATASETS
+from medseg_monai.datasets._common import foreground
+
+NAMES = (
+    "drive",
+    "drishti_gs",
+    "idrid",
+    "origa",
+    "messidor",
+    "rim_one",
+    "montgomery",
+    "shenzhen",
+    "jsrt",
+    "v7_darwin",
+)
+
+
+def test_every_data_set_is_registered():
+    assert set(DATASETS.names) >= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_folder_is_named(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"gone: no such folder; name the folder of {name} as published"):
+        DATASETS[name](tmp_path / "gone", derived=tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_folder_is_refused_in_one_line_and_nothing_is_written(name, tmp_path):
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.txt").write_text("sun")
+    with pytest.raises((FileNotFoundError, ValueError), match=f"holiday.*{name}") as caught:
+        DATASETS[name](tmp_path / "holiday", derived=tmp_path / "derived")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "derived").exists()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_mask_of_each_image_mode_has_the_same_foreground(mode, tmp_path, disc):
+    image = Image.fromarray(disc.astype(np.uint8) * 255)
+    image = Image.fromarray(disc.astype(np.uint16) * 65535) if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(foreground(tmp_path / "mask.png"), disc)
