@@ -12,9 +12,10 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.files import file_sha256
 from medseg_monai.handlers import MODEL_NAME
 from medseg_monai.handlers.run_tracker import MODEL_SHA256
+from medseg_monai.networks.weights import ModelFile, copy_model, settings_file
 
 __all__ = ["fetch_weights", "is_registered"]
 
@@ -62,7 +63,7 @@ def fetch_weights(address: str) -> Path:
                 "medseg train --register NAME."
             )
         kept = _cache() / f"{sha256}.pt"
-        if kept.is_file() and file_sha256(kept) == sha256:
+        if _is_kept(kept, sha256):
             return kept
         fetched = Path(_download(address, f"extra_files/{MODEL_NAME}", folder))
         if file_sha256(fetched) != sha256:
@@ -70,9 +71,27 @@ def fetch_weights(address: str) -> Path:
                 f"{address}: its {MODEL_NAME} is not the one that was registered (SHA-256 differs); try again, or "
                 "register the model anew."
             )
-        with atomic_path(kept) as temporary:
-            temporary.write_bytes(fetched.read_bytes())
+        _download_settings(address, folder)
+        copy_model(fetched, kept)
     return kept
+
+
+def _is_kept(kept: Path, sha256: str) -> bool:
+    """Whether the weights lie in the cache unchanged and whole: with their settings, inside or beside them."""
+    if not kept.is_file() or file_sha256(kept) != sha256:
+        return False
+    try:
+        return settings_file(kept).is_file() or bool(ModelFile(kept).settings)
+    except ValueError:
+        return False
+
+
+def _download_settings(address: str, folder: str) -> None:
+    """Fetch the settings beside the weights; models registered by earlier versions have them inside."""
+    try:
+        _download(address, f"extra_files/{settings_file(MODEL_NAME).name}", folder)
+    except ValueError:
+        return
 
 
 def _cache() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ from tqdm import tqdm
 
 from medseg_monai.data import Item, load_datalist
 from medseg_monai.data.datalist import shorten
-from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.files import file_sha256
 from medseg_monai.metrics import count_voxels, metrics_from_counts
-from medseg_monai.networks.weights import ModelFile, write_model
+from medseg_monai.networks.weights import ModelFile, copy_model, write_model
 from medseg_monai.report import format_table, installed_versions
 from medseg_monai.transforms import CheckSameSized
 
@@ -291,8 +290,7 @@ def _keep(target: Path, kept: Path, full: Path) -> Path:
     A copy, so that the bundle has a model at every moment.
     """
     if not kept.is_file():
-        with atomic_path(kept) as temporary:
-            shutil.copyfile(target, temporary)
+        copy_model(target, kept)
     return kept if full.resolve() == target.resolve() else full
 
 

@@ -20,7 +20,7 @@ from monai.handlers import MLFlowHandler
 from torch import nn
 
 from medseg_monai.files import file_sha256
-from medseg_monai.networks.weights.state_dict import read_tensors
+from medseg_monai.networks.weights import ModelFile, settings_file
 
 from .training_state import MODEL_NAME
 
@@ -128,14 +128,14 @@ class RunTracker(MLFlowHandler):
 
         It is logged as an exported graph (``torch.export``), which ``mlflow.pytorch.load_model`` reads without
         unpickling and without this package. The batch size is free, the spatial size is that of ``input_shape``.
-        The file itself lies beside it, with the settings that the bundle's preprocessing needs, as
-        ``extra_files/model.pt``, and the model's metadata give its SHA-256.
+        The file itself lies beside it as ``extra_files/model.pt``, with the settings that the bundle's preprocessing
+        needs in ``extra_files/model.json``, and the model's metadata give its SHA-256.
 
         Args:
             network: network to load the weights into.
         """
         model = self.output_dir / MODEL_NAME
-        network.load_state_dict(read_tensors(model)["model"])
+        network.load_state_dict(ModelFile(model).state_dict())
         network = network.cpu().eval()
         example = torch.zeros(2, *self.input_shape[1:])  # the export takes a batch of one for the only size there is
         with torch.no_grad():
@@ -149,7 +149,7 @@ class RunTracker(MLFlowHandler):
                 input_example=example,
                 serialization_format="pt2",
                 pip_requirements=["torch"],
-                extra_files=[str(model)],
+                extra_files=[str(model), str(settings_file(model))],
                 metadata={MODEL_SHA256: file_sha256(model)},
                 registered_model_name=self.registered_model_name,
             )

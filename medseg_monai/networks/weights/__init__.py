@@ -1,5 +1,5 @@
 """Weights: model files and their settings, and the import of what authors published."""
 
-from .model_file import ModelFile, write_model
+from .model_file import ModelFile, copy_model, settings_file, write_model
 
-__all__ = ["ModelFile", "write_model"]
+__all__ = ["ModelFile", "copy_model", "settings_file", "write_model"]

@@ -1,11 +1,18 @@
-"""Model files: weights with the settings that they were trained with, written in one place and read once."""
+"""Model files: weights with the settings that they were trained with, written in one place and read once.
+
+``model.pt`` is a plain state dict, which MONAI and every other tool takes. ``model.json`` beside it holds the settings,
+and the SHA-256 of the weights that they belong to.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +20,20 @@ from typing import Any
 
 import torch
 
-from .state_dict import as_state_dict, read_tensors, save_atomically
+from medseg_monai.files import atomic_path, file_sha256, write_json
 
-__all__ = ["ModelFile", "trained_with", "write_model"]
+from .state_dict import as_state_dict, read_tensors, save_tensors
+
+__all__ = ["ModelFile", "copy_model", "settings_file", "trained_with", "write_model"]
+
+logger = logging.getLogger(__name__)
 
 # text that no config takes for an expression, a reference or a macro, nor a file system for a path
 _WORD = re.compile(r"[A-Za-z0-9][\w+.-]*")
+
+#: among the settings the name of the bundle that the weights are for
+_BUNDLE = "bundle"
+_FORMAT = "medseg-monai model 1"
 
 
 class ModelFile:
@@ -28,12 +43,15 @@ class ModelFile:
     tensors are kept until :meth:`state_dict` hands them out.
 
     Settings are data: whatever the file says, a value of another kind than the asker's default is refused, and so is
-    text that a config could take for code. Which settings count is up to who asks; others are left alone.
+    text that a config could take for code. Which settings count is up to who asks; others are left alone. Weights
+    without settings are taken with the asker's defaults, and the log says so; if these make a network that the weights
+    do not fit, loading them is refused.
 
     Args:
-        path: ``{"model": state dict, "settings": …}``, as ``medseg train`` writes it, a plain state dict, or a
-            training's ``checkpoint.pt``, of which only the settings are used. ``None`` or an empty text stands for no
-            file, which has no settings.
+        path: a state dict with its settings beside it, as :func:`write_model` writes them; a plain state dict; what
+            ``medseg train`` wrote before, ``{"model": state dict, "settings": …}``; or a training's ``checkpoint.pt``,
+            of which only the settings are used. ``None`` or an empty text stands for no file, which has no settings.
+        bundle: name of the bundle whose weights are expected; ``None`` takes any.
 
     Attributes:
         path: the file; ``None`` if there is none.
@@ -49,9 +67,10 @@ class ModelFile:
         ([96, 112], 0.5, ['weight'])
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, *, bundle: str | None = None) -> None:
         self.path = Path(path) if path else None
-        self._state: dict[str, torch.Tensor] | None = None
+        self.bundle = bundle
+        self._state: Any = None
 
     @property
     def exists(self) -> bool:
@@ -65,7 +84,7 @@ class ModelFile:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the file records beside the weights, as it stands there; nothing if there is no file."""
+        """All that is recorded of the weights, as it stands there; nothing if there is no file."""
         return dict(self._read[1]) if self.exists else {}
 
     def setting(self, key: str, default: Any) -> Any:
@@ -80,7 +99,7 @@ class ModelFile:
             the recorded value or ``default``.
 
         Raises:
-            ValueError: the file is not one of weights, or its value is of another kind.
+            ValueError: the file is not one of weights, or of another bundle's, or its value is of another kind.
         """
         settings = self._read[1] if self.exists else {}
         if key not in settings:
@@ -98,7 +117,7 @@ class ModelFile:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or holds something else than weights.
+            ValueError: the file is damaged, or holds something else than weights, or weights of another bundle.
         """
         if not self.exists:
             raise FileNotFoundError(f"{self.path}: no such file with weights.")
@@ -111,16 +130,41 @@ class ModelFile:
     @cached_property
     def _read(self) -> tuple[str, Mapping[str, Any]]:
         """The hash and the settings; the tensors go to ``_state``."""
-        with Path(self.path or "").open("rb") as stream:
+        path = self.path or Path()
+        with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
-            content = read_tensors(stream, source=self.path)
-        settings: Any = None
-        self._state = content
-        if isinstance(content, Mapping):
-            settings = content.get("settings")
-            self._state = content.get("model", content)
-        return sha256, settings if isinstance(settings, Mapping) else {}
+            content = read_tensors(stream, source=path)
+        wraps = isinstance(content, Mapping) and any(isinstance(content.get(key), Mapping) for key in _WRAPPED)
+        self._state = content.get("model", content) if wraps else content
+        settings = content.get("settings", {}) if wraps else _read_settings(path, sha256)
+        settings = settings if isinstance(settings, Mapping) else {}
+        self._check_bundle(settings.get(_BUNDLE))
+        return sha256, settings
+
+    def _check_bundle(self, recorded: Any) -> None:
+        if self.bundle and recorded and recorded != self.bundle:
+            raise ValueError(
+                f"{self.path}: weights of {recorded}, not of {self.bundle}; give this bundle's weights, or take them "
+                f"as they are with weights_of={recorded}."
+            )
+
+
+#: entries by which a file is known that holds more than a state dict
+_WRAPPED = ("model", "network", "settings")
+
+
+def settings_file(path: str | os.PathLike[str]) -> Path:
+    """Where the settings of a model file stand: beside it, with the ending ``.json``.
+
+    Args:
+        path: the model file.
+
+    Example:
+        >>> settings_file("runs/drive/model.pt").as_posix()
+        'runs/drive/model.json'
+    """
+    return Path(path).with_suffix(".json")
 
 
 def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
@@ -140,7 +184,11 @@ def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> 
 def write_model(
     path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write weights with the settings that they were trained with, all or nothing.
+    """Write weights as a plain state dict, and the settings that they were trained with beside them.
+
+    Each file is written all or nothing, and at no moment do weights and settings that do not belong together count as
+    one model: settings name the weights by their hash, and those of the weights that are being replaced are kept until
+    they are gone.
 
     Args:
         path: file to write or to replace; its folder is made.
@@ -149,8 +197,99 @@ def write_model(
 
     Raises:
         OSError: it cannot be written; what ``path`` held before is still there.
+        ValueError: another program's file stands where the settings would go.
     """
-    save_atomically({"model": dict(state), "settings": dict(settings or {})}, path)
+    _refuse_foreign(settings_file(path))
+    with atomic_path(path) as temporary:
+        save_tensors(dict(state), temporary, target=path)
+        current = {"format": _FORMAT, "sha256": file_sha256(temporary), "settings": dict(settings or {})}
+        write_json(settings_file(path), {**current, "previous": _entry_of(Path(path))})
+    write_json(settings_file(path), current)
+
+
+def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy weights with their settings, the weights all or nothing.
+
+    Args:
+        source: the model file.
+        target: file to write or to replace; its folder is made.
+
+    Raises:
+        OSError: one of them cannot be read or written.
+        ValueError: another program's file stands where the settings would go.
+    """
+    _refuse_foreign(settings_file(target))
+    entry = _entry_of(Path(source))
+    current = {"format": _FORMAT, **entry} if entry else None
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+        if current:
+            write_json(settings_file(target), {**current, "previous": _entry_of(Path(target))})
+    if current:
+        write_json(settings_file(target), current)
+    elif _entries(settings_file(target)):
+        settings_file(target).unlink()  # of the weights that were replaced
+
+
+def _refuse_foreign(beside: Path) -> None:
+    """Refuse to replace a file that is not one of settings."""
+    if beside.is_file() and beside.stat().st_size and _is_foreign(beside):
+        raise ValueError(f"{beside}: another program's file; the settings of the weights go there: choose another name.")
+
+
+def _is_foreign(beside: Path) -> bool:
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError:  # be it damaged settings: whose they are cannot be told
+        return True
+    return not isinstance(content, Mapping) or content.get("format") != _FORMAT
+
+
+def _read_settings(path: Path, sha256: str) -> Mapping[str, Any]:
+    """The settings beside a plain state dict."""
+    entries = _entries(settings_file(path))
+    if not entries:
+        logger.warning("%s: no settings beside it (%s): the defaults are used.", path, settings_file(path).name)
+        return {}
+    settings = next((entry["settings"] for entry in entries if entry["sha256"] == sha256), None)
+    if settings is None:
+        raise ValueError(
+            f"{path}: damaged, or {settings_file(path).name} beside it belongs to other weights (SHA-256 differs); "
+            f"fetch both anew, or remove {settings_file(path).name} to take the weights with the defaults."
+        )
+    found: Mapping[str, Any] = settings
+    return found
+
+
+def _entry_of(path: Path) -> dict[str, Any] | None:
+    """Hash and settings of the weights that a file holds, if the settings stand beside it."""
+    try:
+        entries = _entries(settings_file(path))
+    except ValueError:  # whoever loads the weights is told
+        return None
+    if not entries or not path.is_file():
+        return None
+    sha256 = file_sha256(path)
+    found = (entry for entry in entries if entry["sha256"] == sha256)
+    return next(({key: entry[key] for key in ("sha256", "settings")} for entry in found), None)
+
+
+def _entries(beside: Path) -> list[Mapping[str, Any]]:
+    """What a file of settings says of the weights, and of those that they were about to replace; the latest first."""
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ValueError(f"{beside}: damaged; fetch it anew with its weights.") from error
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        return []  # another program's
+    entries = [entry for entry in (content, content.get("previous")) if isinstance(entry, Mapping)]
+    if not all(
+        isinstance(entry.get("settings"), Mapping) and isinstance(entry.get("sha256"), str) for entry in entries
+    ):
+        raise ValueError(f"{beside}: damaged; fetch it anew with its weights.")
+    return entries
 
 
 def _is_like(value: Any, default: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from medseg_monai.files import atomic_path
 
-__all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "save_atomically"]
+__all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "save_atomically", "save_tensors"]
 
 NAMED_IN_ERRORS = 3
 
@@ -128,9 +128,23 @@ def save_atomically(content: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written; what ``path`` held before is still there.
     """
-    target = Path(path)
+    with atomic_path(path) as temporary:
+        save_tensors(content, temporary, target=path)
+
+
+def save_tensors(content: Any, path: Path, *, target: str | os.PathLike[str]) -> None:
+    """``torch.save`` with the system's own error where it fails.
+
+    Args:
+        content: what to save.
+        path: file to write.
+        target: what to call it in a message.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     try:
-        with atomic_path(target) as temporary, temporary.open("wb") as stream:
+        with path.open("wb") as stream:
             torch.save(content, stream)
     except RuntimeError as error:  # PyTorch puts an error of its own over the system's
         raise OSError(f"{target}: cannot be written: {error.__context__ or error}") from error
