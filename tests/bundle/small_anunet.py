@@ -12,6 +12,7 @@ import torch
 
 from medseg_monai.bundle import find_bundle
 from medseg_monai.networks.nets import ANUNet
+from medseg_monai.networks.weights import write_model
 
 FEATURES = [4, 4, 6, 8]
 IMAGE_SIZE = [16, 24]
@@ -43,7 +44,7 @@ def make_bundle(folder: Path, network: ANUNet) -> Path:
     """A copy of the bundle with the network's weights as its model."""
     root = folder / "liver_ct_anunet"
     shutil.copytree(find_bundle("liver_ct_anunet"), root, ignore=shutil.ignore_patterns("*.pt"))
-    torch.save({"model": network.state_dict(), "settings": SETTINGS}, root / "models" / "model.pt")
+    write_model(root / "models" / "model.pt", network.state_dict(), SETTINGS)
     return root
 
 

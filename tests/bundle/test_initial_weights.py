@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 
 from medseg_monai.bundle import BundleError, build_workflow, find_bundle, train
 from medseg_monai.networks import NETWORKS
-from medseg_monai.networks.weights import write_model
+from medseg_monai.networks.weights import ModelFile, copy_model, write_model
 from medseg_monai.phantoms import phantom_writer
 from tests.bundles.tiny import PHANTOM_SIZE, TRAINING
 
@@ -50,12 +50,13 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str
 
 
 def assert_same_weights(model: Path, start: Path) -> None:
-    before, after = (torch.load(file, weights_only=True) for file in (start, model))
-    trained = [name for name in before["model"] if not name.endswith(("running_mean", "running_var", "tracked"))]
-    assert trained
-    for name in trained:
-        assert torch.equal(after["model"][name], before["model"][name]), name
-    assert {key: after["settings"][key] for key in before["settings"]} == before["settings"]
+    before, after = ModelFile(start), ModelFile(model)
+    assert {key: after.settings[key] for key in before.settings} == before.settings
+    weights, trained = before.state_dict(), after.state_dict()
+    names = [name for name in weights if not name.endswith(("running_mean", "running_var", "tracked"))]
+    assert names
+    for name in names:
+        assert torch.equal(trained[name], weights[name]), name
 
 
 @pytest.mark.parametrize("start", ["lung_cxr_rescrnet", LOBES], indirect=True)
@@ -93,8 +94,7 @@ def test_two_ranks_start_from_the_weights_and_train_together(start, tmp_path: Pa
     assert result.returncode == 0, result.stderr[-3000:]
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["iteration"] == 1  # of two images each rank has one: they share the work
-    model = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
-    assert model["settings"]["filters"] == torch.load(path, weights_only=True)["settings"]["filters"]
+    assert ModelFile(tmp_path / "run" / "model.pt").settings["filters"] == ModelFile(path).settings["filters"]
 
 
 def test_a_resumed_training_goes_on_without_the_weights_that_it_started_from(start, tmp_path: Path):
@@ -103,7 +103,9 @@ def test_a_resumed_training_goes_on_without_the_weights_that_it_started_from(sta
     longer = {**overrides, "max_epochs": 2}
     with pytest.raises(BundleError, match="leave --checkpoint out"):
         train(bundle, overrides=longer, checkpoint=path, resume=True, track=False)
-    kept = path.rename(tmp_path / "moved.pt")
+    kept = tmp_path / "moved.pt"
+    copy_model(path, kept)
+    path.unlink()
     result = train(bundle, overrides=longer, resume=True, track=False)
     assert result.epochs == 2
     assert_same_weights(result.model, kept)
@@ -121,8 +123,8 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_written(start
 def test_a_setting_that_is_code_is_never_run(key, start, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bundle, overrides, path = start
-    content = torch.load(path, weights_only=True)
-    write_model(path, content["model"], {**content["settings"], key: CODE})
+    model = ModelFile(path)
+    write_model(path, model.state_dict(), {**model.settings, key: CODE})
     if key in ("max_epochs", "unheard_of"):  # the bundle does not keep these with weights
         train(bundle, overrides=overrides, checkpoint=path, track=False)
     else:
@@ -164,7 +166,7 @@ def test_a_run_that_began_before_with_a_replaced_key_is_refused_when_resumed(tmp
 
 def test_a_run_that_began_before_from_weights_resumes_by_its_own_overlay(start, tmp_path: Path):
     bundle, overrides, path = start
-    settings = torch.load(path, weights_only=True)["settings"]
+    settings = ModelFile(path).settings
     train(bundle, overrides=overrides, checkpoint=path, track=False)
     checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     del checkpoint["settings"]  # as that version wrote it
@@ -201,9 +203,9 @@ def test_the_papers_retraining_is_a_recipe_on_top_of_the_weights(lobe_model: Pat
 
 
 def test_the_window_in_hounsfield_units_stays_with_the_weights(lobe_model: Path, tmp_path: Path):
-    stored = torch.load(lobe_model, weights_only=True)
+    stored = ModelFile(lobe_model)
     weights = tmp_path / "model.pt"
-    write_model(weights, stored["model"], {**stored["settings"], "hu_min": -1000, "hu_max": -500})
+    write_model(weights, stored.state_dict(), {**stored.settings, "hu_min": -1000, "hu_max": -500})
     doors = {"initial_weights": ["train"], "checkpoint": ["inference"]}
     for key, configs in doors.items():
         parser = parsed(configs, **{key: str(weights)})

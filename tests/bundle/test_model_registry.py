@@ -12,8 +12,9 @@ from mlflow.models import Model
 
 from medseg_monai.bundle import file_sha256
 from medseg_monai.bundle.model_registry import fetch_weights, is_registered
+from medseg_monai.networks.weights import ModelFile, settings_file, write_model
 
-CONTENT = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "settings": {"image_size": [40, 52]}}
+STATE, SETTINGS = {"weight": torch.arange(6.0).reshape(2, 3)}, {"image_size": [40, 52]}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,15 @@ def client(folder: Path) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(tracking_uri=address(folder))
 
 
-def register(registry: Path, folder: Path, *, sha256: str | None = None, with_file: bool = True) -> str:
-    """A new version of the model, as a training leaves it; its address."""
+def register(
+    registry: Path, folder: Path, *, sha256: str | None = None, with_file: bool = True, earlier: bool = False
+) -> str:
+    """A new version of the model, as a training leaves it, or as one of an earlier version left it; its address."""
     (folder / "extra_files").mkdir(parents=True)
-    torch.save(CONTENT, folder / "extra_files" / "model.pt")
+    if earlier:
+        torch.save({"model": STATE, "settings": SETTINGS}, folder / "extra_files" / "model.pt")
+    else:
+        write_model(folder / "extra_files" / "model.pt", STATE, SETTINGS)
     metadata: dict[str, Any] = {"model_sha256": sha256 or file_sha256(folder / "extra_files" / "model.pt")}
     Model(metadata=metadata if with_file else None).save(str(folder / "MLmodel"))
     version = client(registry).create_model_version("lungs", folder.as_uri())
@@ -63,13 +69,15 @@ def test_paths_are_no_addresses_of_a_registry():
     assert not any(is_registered(path) for path in ("models/model.pt", "/models:/lungs/1", Path("model.pt"), None))
 
 
-def test_the_file_of_a_version_and_of_an_alias_is_the_one_that_was_registered(registry: Path, tmp_path: Path):
-    name = register(registry, tmp_path / "model")
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_file_of_a_version_and_of_an_alias_is_the_one_that_was_registered(earlier, registry: Path, tmp_path: Path):
+    name = register(registry, tmp_path / "model", earlier=earlier)
     client(registry).set_registered_model_alias("lungs", "deployed", name.rpartition("/")[2])
     for given in (name, "models:/lungs@deployed"):
         path = fetch_weights(given)
         assert path.read_bytes() == (tmp_path / "model" / "extra_files" / "model.pt").read_bytes()
-        assert torch.load(path, weights_only=True)["settings"] == CONTENT["settings"]
+        assert ModelFile(path).settings == SETTINGS
+        assert torch.equal(ModelFile(path).state_dict()["weight"], STATE["weight"])
 
 
 def test_a_file_that_lies_here_already_is_not_fetched_again_unless_it_was_changed(registry: Path, tmp_path: Path):
@@ -80,6 +88,8 @@ def test_a_file_that_lies_here_already_is_not_fetched_again_unless_it_was_change
     assert path.stat().st_mtime_ns == modified
     path.write_bytes(b"half a file")
     assert file_sha256(fetch_weights(name)) == path.stem
+    settings_file(path).unlink()
+    assert ModelFile(fetch_weights(name)).settings == SETTINGS
 
 
 def test_a_file_that_is_not_the_one_that_was_registered_is_refused_and_not_kept(registry: Path, tmp_path: Path):

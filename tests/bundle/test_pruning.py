@@ -18,6 +18,7 @@ from medseg_monai.bundle import LevelResult, Predictor, choose_level, predict_ca
 from medseg_monai.data import write_datalist
 from medseg_monai.networks.fast.form import FastForm
 from medseg_monai.networks.nets import ANUNet
+from medseg_monai.networks.weights import ModelFile
 
 from .small_anunet import FEATURES, PLAIN, SETTINGS, make_bundle, make_network, write_volume
 
@@ -75,8 +76,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "measure_levels", measure_levels)
 
 
+MODELS = {"model.pt", "model.json", "model_full.pt", "model_full.json"}
+
+
 def content(model: Path) -> dict[str, Any]:
-    return torch.load(model, weights_only=True)
+    file = ModelFile(model)
+    return {"model": file.state_dict(), "settings": file.settings}
 
 
 def dice(first: Path, second: Path) -> float:
@@ -179,7 +184,7 @@ def test_the_full_model_is_kept_and_the_next_pruning_starts_from_it(bundle, data
     assert again.level == 2
     assert content(model)["settings"]["pruning"]["from_level"] == 3
     assert kept.read_bytes() == before
-    assert {path.name for path in model.parent.iterdir()} == {"README.md", "model.pt", "model_full.pt"}
+    assert {path.name for path in model.parent.iterdir()} == {"README.md", *MODELS}
 
 
 @pytest.mark.usefixtures("measured")
@@ -223,7 +228,7 @@ def test_a_write_that_fails_leaves_the_model_that_was_there(bundle, datalists, m
         with pytest.raises(OSError, match="No space left"):
             prune(bundle, datalists[2], level=1, overrides=PLAIN)
     assert model.read_bytes() == before
-    assert {path.name for path in model.parent.iterdir()} <= {"README.md", "model.pt", "model_full.pt"}
+    assert {path.name for path in model.parent.iterdir()} <= {"README.md", *MODELS}
     assert prune(bundle, datalists[2], level=1, overrides=PLAIN).levels[-1].level == 3
 
 

@@ -190,7 +190,7 @@ def test_a_training_is_read_back_from_an_mlflow_server(
     signature = mlflow.models.get_model_info(logged.model_uri).signature
     assert signature.inputs.inputs[0].shape[1] == 3
     network = CENet().eval()
-    network.load_state_dict(load(result.model)["model"])
+    network.load_state_dict(load(result.model))
     image = torch.rand(1, *signature.inputs.inputs[0].shape[1:])
     with torch.no_grad():
         torch.testing.assert_close(model(image), network(image), rtol=1e-4, atol=1e-4)

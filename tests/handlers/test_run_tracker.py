@@ -131,7 +131,7 @@ def test_the_logged_model_computes_what_the_best_weights_compute_for_any_batch(t
     (output,) = only_run(folder).outputs.model_outputs
     logged = mlflow.pytorch.load_model(client(folder).get_logged_model(output.model_id).artifact_location)
     best = TinyNet().eval()
-    best.load_state_dict(torch.load(folder / MODEL_NAME, weights_only=True)["model"])
+    best.load_state_dict(torch.load(folder / MODEL_NAME, weights_only=True))
     for batch_size in (1, 3):
         x = torch.rand(batch_size, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():

@@ -117,7 +117,7 @@ def test_the_model_is_the_best_epochs_and_a_worse_one_does_not_replace_it(tmp_pa
     kept = KeepWeights(toy)
     run(toy)
     assert (toy.state.best_metric, toy.state.best_epoch) == (0.7, 2)
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[2]))
     assert_equal(dict(load(tmp_path / CHECKPOINT_NAME)["network"]), dict(kept.epochs[4]))
 
 
@@ -130,7 +130,7 @@ def test_a_resumed_training_does_not_forget_its_best_epoch(tmp_path):
     Metric(toy, [0.0, 0.0, 0.8, 0.3])
     run(toy)
     assert (toy.state.best_metric, toy.state.best_epoch) == (0.9, 1)
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[1]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[1]))
 
 
 def test_an_undefined_metric_never_replaces_a_model_that_was_validated(tmp_path):
@@ -139,7 +139,7 @@ def test_an_undefined_metric_never_replaces_a_model_that_was_validated(tmp_path)
     kept = KeepWeights(toy)
     run(toy)
     assert (toy.state.best_metric, toy.state.best_epoch) == (0.3, 2)
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[2]))
 
 
 def test_a_training_too_short_for_a_validation_leaves_its_latest_weights(tmp_path):
@@ -147,7 +147,7 @@ def test_a_training_too_short_for_a_validation_leaves_its_latest_weights(tmp_pat
     kept = KeepWeights(toy)
     run(toy)
     assert (toy.state.best_metric, toy.state.best_epoch) == (None, 2)
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[2]))
 
 
 def test_epochs_between_validations_do_not_replace_the_model(tmp_path):
@@ -155,7 +155,7 @@ def test_epochs_between_validations_do_not_replace_the_model(tmp_path):
     kept = KeepWeights(toy)
     run(toy)
     assert toy.state.best_epoch == 2
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[2]))
 
 
 def test_without_a_validator_the_latest_weights_are_kept(tmp_path):
@@ -163,7 +163,7 @@ def test_without_a_validator_the_latest_weights_are_kept(tmp_path):
     toy.state.validator = None
     kept = KeepWeights(toy)
     run(toy)
-    assert_equal(dict(load(tmp_path / MODEL_NAME)["model"]), dict(kept.epochs[2]))
+    assert_equal(dict(load(tmp_path / MODEL_NAME)), dict(kept.epochs[2]))
 
 
 def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path):
@@ -199,7 +199,7 @@ def test_the_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     run(make_toy(tmp_path, max_epochs=1))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert before.keys() == {CHECKPOINT_NAME, MODEL_NAME}
+    assert before.keys() == {CHECKPOINT_NAME, MODEL_NAME, "model.json"}
 
     def disc_is_full(content, stream):
         stream.write(b"half a checkpoint")
@@ -219,7 +219,7 @@ def test_only_the_first_process_of_a_distributed_training_writes(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(module.torch.distributed, "get_rank", lambda: 0)
     toy.state.save(toy.trainer)
-    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_NAME, MODEL_NAME}
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_NAME, MODEL_NAME, "model.json"}
 
 
 def test_the_scale_of_mixed_precision_is_restored(tmp_path):

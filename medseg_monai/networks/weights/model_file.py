@@ -234,7 +234,7 @@ def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str]) -
 def _refuse_foreign(beside: Path) -> None:
     """Refuse to replace a file that is not one of settings."""
     if beside.is_file() and beside.stat().st_size and _is_foreign(beside):
-        raise ValueError(f"{beside}: another program's file; the settings of the weights go there: choose another name.")
+        raise ValueError(f"{beside}: another program's file; settings go there: choose another name for the weights.")
 
 
 def _is_foreign(beside: Path) -> bool:

@@ -143,10 +143,10 @@ def test_out_holds_the_weights_as_a_bundle_takes_them_and_nothing_temporary_stay
     torch.save(authors, tmp_path / "a.pth")
     (tmp_path / "out").mkdir()
     import_weights("tiny", tmp_path / "a.pth", out=tmp_path / "out" / "model.pt")
-    written = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
-    assert_same_state(written["model"], net)
-    assert written["settings"] == {}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.pt"]
+    written = ModelFile(tmp_path / "out" / "model.pt")
+    assert written.settings == {}
+    assert_same_state(written.state_dict(), net)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.pt"]
 
 
 def test_the_settings_of_the_authors_are_written_beside_the_weights(tmp_path, authors, monkeypatch):
@@ -162,7 +162,7 @@ def test_the_arguments_other_than_the_channels_are_settings(tmp_path, authors):
     report = import_weights("sized", tmp_path / "a.pth", out=tmp_path / "model.pt")
     assert report.arguments == {"out_channels": 5, "width": 4}
     assert report.settings == {"width": 4, "norm": "odd"}
-    assert torch.load(tmp_path / "model.pt", weights_only=True)["settings"] == report.settings
+    assert ModelFile(tmp_path / "model.pt").settings == report.settings
 
 
 def test_what_the_authors_never_use_is_left_out_and_reported(tmp_path, net, authors):
