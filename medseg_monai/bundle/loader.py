@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import _get_fake_spatial_shape
+from monai.utils import ensure_tuple
 
 __all__ = [
     "BundleError",
@@ -68,8 +70,10 @@ def find_bundle(bundle: str | os.PathLike[str]) -> Path:
 def bundle_root(name: str) -> str:
     """Root of the bundle that a config belongs to, for ``bundle_root`` in its config files.
 
-    A config does not know where it was read from. So the current folder serves if it is a bundle of this name (a copy
-    that a user works in, as the Model Zoo's commands expect); otherwise the one that comes with the package.
+    A config is not told where it was read from, so the root is that of the config files that MONAI is working with
+    (``monai.bundle``'s commands, :func:`monai.bundle.load`, a ``ConfigWorkflow``). Where MONAI's parser is used by
+    itself, it is the current folder if that is a bundle of this name, and else the bundle that comes with the package;
+    ``bundle_root`` names another.
 
     Args:
         name: name of the bundle.
@@ -79,12 +83,39 @@ def bundle_root(name: str) -> str:
 
     Raises:
         BundleError: no such bundle.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from medseg_monai.bundle import bundle_root
+        >>> Path(bundle_root("lung_cxr_rescrnet")).name
+        'lung_cxr_rescrnet'
     """
-    here = Path.cwd()
-    metadata = here / "configs" / "metadata.json"
-    if metadata.is_file() and json.loads(metadata.read_text()).get("name") == name:
-        return str(here)
-    return str(find_bundle(name))
+    candidates = [Path(file).absolute().parents[1] for file in _config_files_in_use()]
+    for root in [*candidates, Path.cwd()]:
+        if _is_bundle(root, name):
+            return str(root)
+    try:
+        return str(find_bundle(name))
+    except BundleError as error:
+        raise BundleError(f"{name}: this bundle's folder is not known; name it: --bundle_root FOLDER.") from error
+
+
+def _is_bundle(root: Path, name: str) -> bool:
+    metadata = root / "configs" / "metadata.json"
+    return metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name
+
+
+def _config_files_in_use() -> Iterator[str]:
+    """Config files of the calls to MONAI that are under way, from the innermost outwards."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("monai.bundle."):
+            workflow = frame.f_locals.get("self")
+            if isinstance(workflow, ConfigWorkflow):
+                yield str(workflow.config_root_path / "train.json")
+            files = frame.f_locals.get("config_file_")  # of the commands that need no workflow
+            yield from (str(file) for file in ensure_tuple(files or ()))
+        frame = frame.f_back
 
 
 def read_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:

@@ -176,6 +176,16 @@ def _depthwise_weight_gradient(memory: torch.Tensor, grad: torch.Tensor, shape: 
     return torch.cat(strips, dim=3)
 
 
+def _is_recorded() -> bool:
+    """Whether the operations are recorded (traced, exported or compiled) and not just run.
+
+    A recorded loop over tiles would hold for one size only, and has thousands of operations.
+    """
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return False
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined]
+
+
 class PointwiseConv2d(nn.Conv2d):
     """1x1 convolution, on the CPU as one matrix product over the pixels, whose output lies channels last.
 
@@ -195,7 +205,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Mix the channels: ``[B, in_channels, H, W]`` to ``[B, out_channels, H, W]``."""
-        if x.is_cuda or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if x.is_cuda or _is_recorded():
             return self._conv_forward(x, self.weight, self.bias)
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
@@ -207,8 +217,8 @@ class SeparableAtrousConv2d(nn.Module):
     ``d``-th row and column: the same sums, since a dilated kernel never mixes those images. oneDNN has no fast backward
     pass of dilated depthwise convolutions, and for large kernels no fast forward pass either. It is done in tiles that
     fit the cache, and the backward pass computes what lies between the two convolutions anew instead of keeping it.
-    ``benchmarks/README.md`` has the measured gain. On CUDA and when traced for ONNX it is two plain convolutions, as
-    without dilation. Under autocast on the CPU it computes in its weights' precision.
+    ``benchmarks/README.md`` has the measured gain. On CUDA and when traced, exported or compiled it is two plain
+    convolutions, as without dilation. Under autocast on the CPU it computes in its weights' precision.
 
     Kernels start from Keras' ``he_normal``, whose ``fan_in`` of a depthwise kernel is its size times *all* channels,
     and biases from zero.
@@ -244,7 +254,7 @@ class SeparableAtrousConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve: ``[B, in_channels, H, W]`` of any size to ``[B, out_channels, H, W]``."""
-        if self.dilation == 1 or x.is_cuda or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if self.dilation == 1 or x.is_cuda or _is_recorded():
             return self.pointwise(self.depthwise(x))
         depthwise, pointwise, bias = self.depthwise.weight, self.pointwise.weight, self.pointwise.bias
         assert bias is not None
