@@ -14,7 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from medseg_monai.networks.blocks.attention_gate import AttentionGate
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["ANUNet", "ANUNetNode"]
 
@@ -43,7 +43,7 @@ def _author_layers() -> Iterator[tuple[str, str]]:
                 yield f"Att{level}_{column}.{part}.1", f"{ours}.gates.0.{part}.1"
 
 
-_AUTHOR_LAYERS = dict(_author_layers())
+_AUTHOR_PREFIXES = {f"{theirs}.": f"{ours}." for theirs, ours in _author_layers()}
 
 
 def _two_conv(spatial_dims: int, in_channels: int, out_channels: int) -> TwoConv:
@@ -297,17 +297,7 @@ class ANUNet(nn.Module):
 
         Source: lichen14/Attention-unet-plusplus, new_archs.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            layer, _, role = key.rpartition(".")
-            if layer in _AUTHOR_LAYERS:
-                converted[f"{_AUTHOR_LAYERS[layer]}.{role}"] = tensor
-            else:
-                unknown.append(key)
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' ANU-Net, the first: {unknown[:3]}.")
-        return converted
+        return rename_tensors(state, _AUTHOR_PREFIXES, network="ANU-Net")
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

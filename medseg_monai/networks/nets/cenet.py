@@ -12,7 +12,7 @@ from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
 from medseg_monai.networks.weights.resnet34 import load_resnet34_encoder
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["CENet", "CENetDecoderBlock"]
 
@@ -191,17 +191,7 @@ class CENet(nn.Module):
 
         Source: Guzaiwang/CE-Net, networks/cenet.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            prefix = next((prefix for prefix in _AUTHOR_PREFIXES if key.startswith(prefix)), None)
-            if prefix is None:
-                unknown.append(key)
-            else:
-                converted[_AUTHOR_PREFIXES[prefix] + key.removeprefix(prefix)] = tensor
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' CE-Net, the first: {unknown[:3]}.")
-        return converted
+        return rename_tensors(state, _AUTHOR_PREFIXES, network="CE-Net")
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int]:

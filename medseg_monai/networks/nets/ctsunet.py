@@ -21,7 +21,7 @@ from medseg_monai.networks.blocks.valid_windows import (
     tile_starts,
 )
 from medseg_monai.networks.fast.cunet import FastCUNet, fold_batch_norms
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["STAGE1_FEATURES", "STAGE2_FEATURES", "STAGE2_RELEASED_FEATURES", "CTSUNet"]
 
@@ -54,7 +54,14 @@ _AUTHOR_BLOCKS = {
     "middle_psa.bn.": "attention.norm.",
 }
 _AUTHOR_STAGES = {"unet1.": "stage1.", "unet2.": "stage2."}
-_AUTHOR_LAYERS = {"0.0.": "0.conv.", "0.1.": "0.adn.N.", "1.0.": "1.conv.", "1.1.": "1.adn.N."}
+# a module that is none of these layers of a block keeps the rest of its name
+_AUTHOR_LAYERS = {"0.0.": "0.conv.", "0.1.": "0.adn.N.", "1.0.": "1.conv.", "1.1.": "1.adn.N.", "": ""}
+_AUTHOR_PREFIXES = {
+    stage + block + layer: own_stage + own_block + own_layer
+    for stage, own_stage in _AUTHOR_STAGES.items()
+    for block, own_block in _AUTHOR_BLOCKS.items()
+    for layer, own_layer in _AUTHOR_LAYERS.items()
+}
 _AUTHOR_UNUSED = re.compile(r"unet[12]\.middle_psa\.bns\.[012]\.(weight|bias)")
 _BLOCKS = ("down1", "down2", "down3", "bridge", "up1", "up2", "up3")
 _TELLING = {
@@ -369,19 +376,12 @@ class CTSUNet(nn.Module):
 
         Source: DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, models.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            if CTSUNet.author_unused(key) is not None:
-                continue
-            name = _author_name(key)
-            if name is None:
-                unknown.append(key)
-            else:
-                converted[name] = tensor[..., None, None, None] if name.endswith(_POINTWISE) else tensor
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' CTSU-Net, the first: {unknown[:3]}.")
-        return converted
+        used = {key: tensor for key, tensor in state.items() if CTSUNet.author_unused(key) is None}
+        converted = rename_tensors(used, _AUTHOR_PREFIXES, network="CTSU-Net")
+        return {
+            name: tensor[..., None, None, None] if name.endswith(_POINTWISE) else tensor
+            for name, tensor in converted.items()
+        }
 
     @staticmethod
     def author_unused(key: str) -> str | None:
@@ -490,19 +490,6 @@ def _cover(starts: list[int], tile: int, start: int, stop: int) -> torch.Tensor:
     for first in starts:
         count[first - start : first - start + tile] += 1
     return count
-
-
-def _author_name(key: str) -> str | None:
-    for stage, own_stage in _AUTHOR_STAGES.items():
-        for block, own_block in _AUTHOR_BLOCKS.items():
-            if not key.startswith(stage + block):
-                continue
-            rest = key.removeprefix(stage + block)
-            layer = next((layer for layer in _AUTHOR_LAYERS if rest.startswith(layer)), None)
-            if layer is not None:
-                rest = _AUTHOR_LAYERS[layer] + rest.removeprefix(layer)
-            return own_stage + own_block + rest
-    return None
 
 
 def _plain_grid(voxels: int, like: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseRecurrentConvBlock, DilatedInceptionBlock
-from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer
+from medseg_monai.networks.weights.keras import keras_layers, rename_layers
 from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["DEFUNet"]
@@ -162,19 +162,8 @@ class DEFUNet(nn.Module):
 
         Source: uceclz0/DEFU-Net, defu_net.py.
         """
-        kinds = keras_layers(state)
         names = {"conv2d": list(_author_convolutions()), "batch_normalization": list(_author_norms())}
-        unknown = [kind for kind in kinds if kind not in names]
-        if unknown:
-            raise ValueError(f"the authors' DEFU-Net has no layers {unknown[:3]}.")
-        converted: dict[str, torch.Tensor] = {}
-        for kind, expected in names.items():
-            layers = kinds.get(kind, [])
-            if len(layers) != len(expected):
-                raise ValueError(f"{len(layers)} layers {kind}, where the authors' DEFU-Net has {len(expected)}.")
-            for name, layer in zip(expected, layers, strict=True):
-                converted |= {f"{name}.{key}": tensor for key, tensor in pytorch_layer(layer).items()}
-        return converted
+        return rename_layers(keras_layers(state), names, network="DEFU-Net")
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg_monai.networks.blocks.conv_lstm import ResidualConvLSTMBlock
 from medseg_monai.networks.blocks.separable_atrous import SLOPE, PointwiseConv2d, ResidualAtrousBlock
-from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer
+from medseg_monai.networks.weights.keras import keras_layers, pytorch_kernel, rename_layers
 from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["ResCRNet"]
@@ -44,18 +44,13 @@ def _author_names(num_blocks: int, num_lstm_blocks: int) -> dict[str, list[str]]
     }
 
 
-def _kernel(tensor: torch.Tensor) -> torch.Tensor:
-    """Bring a kernel from Keras' layout ``[height, width, in, out]`` to PyTorch's."""
-    return tensor.permute(3, 2, 0, 1).contiguous()
-
-
 def _separable_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Name the tensors of one ``SeparableConv2D`` as :class:`SeparableAtrousConv2d` does."""
     if set(layer) != set(_SEPARABLE_ROLES) or any(layer[role].ndim != 4 for role in _SEPARABLE_ROLES[:2]):
         raise ValueError(f"{sorted(layer)}: no separable convolution with bias, which has {list(_SEPARABLE_ROLES)}.")
     return {
         "depthwise.weight": layer["depthwise_kernel"].permute(2, 3, 0, 1).contiguous(),  # one output for each input
-        "pointwise.weight": _kernel(layer["pointwise_kernel"]),
+        "pointwise.weight": pytorch_kernel(layer["pointwise_kernel"]),
         "pointwise.bias": layer["bias"],
     }
 
@@ -70,16 +65,11 @@ def _bidirectional_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         direction, last = _LSTM_DIRECTIONS.get(role.split("_")[0]), _LSTM_ROLES.get(role.split("/")[-1])
         if direction is None or last is None:
             raise ValueError(f"{role}: no part of a bidirectional convolutional LSTM.")
-        named[f"{direction}.{last}"] = _kernel(tensor) if tensor.ndim == 4 else tensor
+        named[f"{direction}.{last}"] = pytorch_kernel(tensor) if tensor.ndim == 4 else tensor
     return named
 
 
-_CONVERTERS = {
-    "separable_conv2d": _separable_layer,
-    "batch_normalization": pytorch_layer,
-    "conv2d": pytorch_layer,
-    "bidirectional": _bidirectional_layer,
-}
+_CONVERTERS = {"separable_conv2d": _separable_layer, "bidirectional": _bidirectional_layer}
 
 
 class ResCRNet(nn.Module):
@@ -187,26 +177,15 @@ class ResCRNet(nn.Module):
         Source: dgattiwsu/Res-CR-Net, MODULES/Blocks.py and MODULES/Networks.py.
         """
         kinds = keras_layers(state)
-        unknown = [kind for kind in kinds if kind not in _CONVERTERS]
-        if unknown:
-            raise ValueError(f"the authors' Res-CR-Net has no layers {unknown[:3]}.")
         separable, bidirectional = (len(kinds.get(kind, [])) for kind in ("separable_conv2d", "bidirectional"))
         if separable == 0 or separable % _SEPARABLE_A_BLOCK or bidirectional % 2:
             raise ValueError(
                 f"{separable} layers separable_conv2d and {bidirectional} bidirectional: the authors' Res-CR-Net has "
                 f"{_SEPARABLE_A_BLOCK} of the one in each block and 2 of the other in each LSTM block."
             )
-        converted: dict[str, torch.Tensor] = {}
-        for kind, names in _author_names(separable // _SEPARABLE_A_BLOCK - 1, bidirectional // 2).items():
-            layers = kinds.get(kind, [])
-            if len(layers) != len(names):
-                raise ValueError(
-                    f"{len(layers)} layers {kind}, where the authors' Res-CR-Net with {separable} separable_conv2d and "
-                    f"{bidirectional} bidirectional has {len(names)}."
-                )
-            for name, layer in zip(names, layers, strict=True):
-                converted |= {f"{name}.{key}": tensor for key, tensor in _CONVERTERS[kind](layer).items()}
-        return converted
+        names = _author_names(separable // _SEPARABLE_A_BLOCK - 1, bidirectional // 2)
+        network = f"Res-CR-Net with {separable} separable_conv2d and {bidirectional} bidirectional"
+        return rename_layers(kinds, names, network=network, converters=_CONVERTERS)
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ It may also have
 The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels,
 so that a bundle builds the network that they fit.
 
+Most networks differ from their authors' only in how names begin, or count the layers of Keras kind by kind:
+:func:`.state_dict.rename_tensors` and :func:`.keras.rename_layers` do the rest.
+
 What is particular to a file format is one reader in :data:`_READERS`.
 """
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 
-__all__ = ["keras_layers", "pytorch_layer", "read_keras_weights"]
+from .state_dict import NAMED_IN_ERRORS
 
-_NAMED_IN_ERRORS = 3
+__all__ = ["keras_layers", "pytorch_kernel", "pytorch_layer", "read_keras_weights", "rename_layers"]
+
+Layer = Mapping[str, torch.Tensor]
+
 # weights that belong to the model and to none of its layers
 _TOP_LEVEL = "top_level_model_weights"
 # the groups at the root of the files that Keras 3 writes as .weights.h5 (Keras 2.12 and later: the second name)
@@ -155,7 +158,7 @@ def keras_layers(state: Mapping[str, torch.Tensor]) -> dict[str, list[dict[str, 
     """
     strange = [key for key in state if not re.fullmatch(r"[^/]+(/[^/]+)+", key)]
     if strange:
-        raise ValueError(f"{len(strange)} names are no Keras weights, the first: {strange[:_NAMED_IN_ERRORS]}.")
+        raise ValueError(f"{len(strange)} names are no Keras weights, the first: {strange[:NAMED_IN_ERRORS]}.")
     layers: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
     for key, tensor in state.items():
         name, *inner, last = key.split("/")
@@ -172,7 +175,19 @@ def keras_layers(state: Mapping[str, torch.Tensor]) -> dict[str, list[dict[str, 
     return kinds
 
 
-def pytorch_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def pytorch_kernel(kernel: torch.Tensor) -> torch.Tensor:
+    """Bring the kernel of a convolution from Keras' layout to PyTorch's.
+
+    Args:
+        kernel: ``[height, width, in, out]``.
+
+    Returns:
+        ``[out, in, height, width]``.
+    """
+    return kernel.permute(3, 2, 0, 1).contiguous()
+
+
+def pytorch_layer(layer: Layer) -> dict[str, torch.Tensor]:
     """Give the tensors of one convolution or batch normalisation PyTorch's names and layout.
 
     Args:
@@ -187,8 +202,49 @@ def pytorch_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
     unknown = [role for role in layer if role not in _PYTORCH_ROLES]
     if unknown:
-        raise ValueError(f"{unknown[:_NAMED_IN_ERRORS]}: no part of a convolution or a batch normalisation.")
+        raise ValueError(f"{unknown[:NAMED_IN_ERRORS]}: no part of a convolution or a batch normalisation.")
     return {
-        _PYTORCH_ROLES[role]: tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor
-        for role, tensor in layer.items()
+        _PYTORCH_ROLES[role]: pytorch_kernel(tensor) if tensor.ndim == 4 else tensor for role, tensor in layer.items()
     }
+
+
+def rename_layers(
+    layers: Mapping[str, Sequence[Layer]],
+    names: Mapping[str, Sequence[str]],
+    *,
+    network: str,
+    converters: Mapping[str, Callable[[Layer], dict[str, torch.Tensor]]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Give the layers of an authors' network, counted kind by kind, a network's own names.
+
+    Args:
+        layers: for each kind its layers in the order of their creation, as :func:`keras_layers` sorts them.
+        names: for each kind that the authors' network has the names of its layers in that order.
+        network: what to call the authors' network in a message.
+        converters: what gives a layer of a kind PyTorch's names and layout, where :func:`pytorch_layer` does not.
+
+    Returns:
+        the tensors under the network's names, kind by kind in the order of ``names``.
+
+    Raises:
+        ValueError: a layer is of another kind, one is missing or too many, or a layer holds what its kind does not.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.keras import rename_layers
+        >>> layers = {"conv2d": [{"kernel": torch.zeros(3, 3, 1, 8)}]}
+        >>> rename_layers(layers, {"conv2d": ["stem"]}, network="DEFU-Net")["stem.weight"].shape
+        torch.Size([8, 1, 3, 3])
+    """
+    unknown = [kind for kind in layers if kind not in names]
+    if unknown:
+        raise ValueError(f"the authors' {network} has no layers {unknown[:NAMED_IN_ERRORS]}.")
+    converted: dict[str, torch.Tensor] = {}
+    for kind, expected in names.items():
+        found = layers.get(kind, [])
+        if len(found) != len(expected):
+            raise ValueError(f"{len(found)} layers {kind}, where the authors' {network} has {len(expected)}.")
+        convert = (converters or {}).get(kind, pytorch_layer)
+        for name, layer in zip(expected, found, strict=True):
+            converted |= {f"{name}.{key}": tensor for key, tensor in convert(layer).items()}
+    return converted

@@ -11,7 +11,7 @@ import torch
 
 from medseg_monai.files import atomic_path
 
-__all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "save_atomically"]
+__all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "rename_tensors", "save_atomically"]
 
 NAMED_IN_ERRORS = 3
 
@@ -62,6 +62,42 @@ def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, tor
             f"{source}: these entries are no tensors: {others[:NAMED_IN_ERRORS]}; save model.state_dict() alone."
         )
     return {str(key): value for key, value in content.items()}
+
+
+def rename_tensors(
+    state: Mapping[str, torch.Tensor], prefixes: Mapping[str, str], *, network: str
+) -> dict[str, torch.Tensor]:
+    """Give the tensors of an authors' checkpoint a network's own names.
+
+    Args:
+        state: tensors under the authors' names.
+        prefixes: for how the authors' names begin how the network's own do; the first that fits a name counts.
+        network: what to call the network in the message.
+
+    Returns:
+        the same tensors under the network's names, in the same order.
+
+    Raises:
+        ValueError: no prefix fits some name; names the first such names.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import rename_tensors
+        >>> list(rename_tensors({"firstconv.weight": torch.zeros(1)}, {"firstconv.": "conv1."}, network="CE-Net"))
+        ['conv1.weight']
+    """
+    converted: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if prefix is None:
+            unknown.append(name)
+        else:
+            converted[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    if unknown:
+        found = f"{len(unknown)} keys are none of the authors' {network}"
+        raise ValueError(f"{found}, the first: {unknown[:NAMED_IN_ERRORS]}.")
+    return converted
 
 
 def kernel_sizes(
