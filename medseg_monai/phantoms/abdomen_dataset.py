@@ -11,11 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medseg_monai.data.datalist import write_datalist
-
 from .abdomen import ANATOMY, CONTRASTS, ORGANS, AbdomenPhantom, Contrast, draw_abdomen
-from .dataset import SECTIONS, check_counts
-from .volume_files import STORED_AXES, Place, SeriesKind, check_oblique, place_volume, write_nifti, write_series
+from .case_files import PhantomCase, PhantomFile, check_dimensions, write_phantoms
+from .volume_files import (
+    STORED_AXES,
+    Place,
+    SeriesKind,
+    check_oblique,
+    nifti_file,
+    place_volume,
+    write_nifti,
+    write_series,
+)
 
 __all__ = ["TUMOUR_CYCLE", "Modality", "write_abdomen_phantoms", "write_chaos_layout", "write_lits_layout"]
 
@@ -79,30 +86,20 @@ def write_abdomen_phantoms(
     """
     if organ not in ORGANS:
         raise ValueError(f"organ='{organ}' is not drawn: choose from {', '.join(ORGANS)}.")
-    check_counts(counts)
     _check(size=size, oblique=oblique, modality=modality)
-    root = Path(folder)
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
     contrasts = _CONTRASTS[modality]
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            contrast = contrasts[index % len(contrasts)]
-            place = _place(number, size=size, seed=seed, spacing=spacing, oblique=oblique)
-            phantom = _draw(number, place, size=size, seed=seed, contrast=contrast)
-            axes = STORED_AXES[(number - 1) % len(STORED_AXES)]
-            patient = f"phantom_{number:04d}"
-            files = {key: root / f"{key}s" / f"{patient}.nii.gz" for key in ("image", "label")}
-            for file in files.values():
-                file.parent.mkdir(parents=True, exist_ok=True)
-            write_nifti(phantom.image, files["image"], place, axes=axes)
-            write_nifti((phantom.label == ORGANS[organ]).astype(np.uint8), files["label"], place, axes=axes)
-            item = {key: str(path) for key, path in files.items()}
-            datalist[section].append({**item, "patient": patient, "source": f"phantom_{contrast}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
+
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        contrast = contrasts[case.index % len(contrasts)]
+        place = _place(case.number, size=size, seed=seed, spacing=spacing, oblique=oblique)
+        phantom = _draw(case.number, place, size=size, seed=seed, contrast=contrast)
+        label = (phantom.label == ORGANS[organ]).astype(np.uint8)
+        return f"phantom_{contrast}", {
+            "image": nifti_file("images", phantom.image, place, case),
+            "label": nifti_file("labels", label, place, case),
+        }
+
+    return write_phantoms(folder, counts, draw)
 
 
 def write_lits_layout(
@@ -255,8 +252,7 @@ def _check(*, size: tuple[int, ...], oblique: float, patients: int = 1, modality
         raise ValueError(f"modality='{modality}' is not drawn: choose from {', '.join(get_args(Modality))}.")
     if patients < 1:
         raise ValueError(f"patients={patients} asks for no phantom: give a positive number.")
-    if len(size) != 3:
-        raise ValueError(f"size={size} is not a 3D size: give D, H and W.")
+    check_dimensions(size, 3)
     check_oblique(oblique)
 
 

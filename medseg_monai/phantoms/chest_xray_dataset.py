@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,11 +16,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from pydicom.valuerep import DSfloat
 
-from medseg_monai.data.datalist import write_datalist
 from medseg_monai.data.dicom.versions import write_dicom
 
+from .case_files import PhantomCase, PhantomFile, check_dimensions, check_format, mask_file, write_phantoms
 from .chest_xray import MANUFACTURERS, WHITE, ChestXrayPhantom, Manufacturer, draw_chest_xray
-from .dataset import SECTIONS, check_counts
 
 __all__ = ["OPACITY_CYCLE", "RadiographFormat", "write_chest_xray_phantoms"]
 
@@ -71,68 +71,40 @@ def write_chest_xray_phantoms(
         ValueError: for an unknown section, format, manufacturer or opacity, a negative count, no phantom at all, or a
             bad size.
     """
-    _check(counts=counts, size=size, image_format=image_format, manufacturer=manufacturer, opacities=opacities)
-    root = Path(folder)
+    check_format(image_format, get_args(RadiographFormat))
+    check_dimensions(size, 2)
+    _check(manufacturer=manufacturer, opacities=opacities)
     makers = list(MANUFACTURERS) if manufacturer == _ALTERNATE else [manufacturer]
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            unit = MANUFACTURERS[makers[index % len(makers)]]
-            phantom = draw_chest_xray(
-                size=(size[0], size[1]),
-                manufacturer=unit.name,
-                seed=(seed, number),
-                opacities=opacities[index % len(opacities)],
-            )
-            files = _write(phantom, root, unit, patient=f"phantom_{number:04d}", image_format=image_format)
-            datalist[section].append({**files, "source": f"phantom_manufacturer_{unit.name}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
 
-
-def _check(
-    *,
-    counts: Mapping[str, int],
-    size: tuple[int, ...],
-    image_format: str,
-    manufacturer: str,
-    opacities: Sequence[Collection[str]],
-) -> None:
-    if image_format not in get_args(RadiographFormat):
-        raise ValueError(
-            f"image_format='{image_format}' is not written: choose from {', '.join(get_args(RadiographFormat))}."
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        unit = MANUFACTURERS[makers[case.index % len(makers)]]
+        phantom = draw_chest_xray(
+            size=(size[0], size[1]),
+            manufacturer=unit.name,
+            seed=(seed, case.number),
+            opacities=opacities[case.index % len(opacities)],
         )
+        image = _dicom_file(phantom, unit, case.patient) if image_format == "dicom" else _png_file(phantom)
+        return f"phantom_manufacturer_{unit.name}", {"image": image, "label": mask_file("labels", phantom.mask)}
+
+    return write_phantoms(folder, counts, draw)
+
+
+def _check(*, manufacturer: str, opacities: Sequence[Collection[str]]) -> None:
     if manufacturer not in (_ALTERNATE, *MANUFACTURERS):
         raise ValueError(
             f"manufacturer='{manufacturer}' is unknown: choose from {', '.join((_ALTERNATE, *MANUFACTURERS))}."
         )
-    check_counts(counts)
-    if len(size) != 2:
-        raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
     if not opacities:
         raise ValueError("opacities is empty: give [()] for healthy phantoms.")
 
 
-def _write(
-    phantom: ChestXrayPhantom, root: Path, unit: Manufacturer, *, patient: str, image_format: RadiographFormat
-) -> dict[str, str]:
-    suffix = "dcm" if image_format == "dicom" else "png"
-    files = {"image": root / "images" / f"{patient}.{suffix}", "label": root / "labels" / f"{patient}.png"}
-    for file in files.values():
-        file.parent.mkdir(parents=True, exist_ok=True)
-    if image_format == "dicom":
-        _write_dicom(phantom, files["image"], unit, patient=patient)
-    else:
-        grey = np.rint(phantom.image * (255 / WHITE)).astype(np.uint8)
-        Image.fromarray(grey).save(files["image"])
-    Image.fromarray(phantom.mask.astype(np.uint8) * np.uint8(255)).save(files["label"])
-    return {**{key: str(path) for key, path in files.items()}, "patient": patient}
+def _png_file(phantom: ChestXrayPhantom) -> PhantomFile:
+    grey = np.rint(phantom.image * (255 / WHITE)).astype(np.uint8)
+    return PhantomFile("images", ".png", Image.fromarray(grey).save)
 
 
-def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, patient: str) -> None:
+def _dicom_file(phantom: ChestXrayPhantom, unit: Manufacturer, patient: str) -> PhantomFile:
     # UIDs follow from the content, so that the same phantom is the same image
     content = [patient, unit.name, phantom.image.tobytes().hex()]
     study, series, instance = (generate_uid(entropy_srcs=[*content, name]) for name in ("study", "series", "image"))
@@ -141,7 +113,7 @@ def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, p
     written.StudyInstanceUID, written.SeriesInstanceUID = study, series
     written.SOPClassUID, written.SOPInstanceUID = DigitalXRayImageStorageForPresentation, instance
     written.PixelData = _stored(phantom.image, unit).astype("<u2").tobytes()
-    write_dicom(written, path)
+    return PhantomFile("images", ".dcm", partial(write_dicom, written))
 
 
 def _stored(values: npt.NDArray[np.integer], unit: Manufacturer) -> npt.NDArray[np.integer]:

@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from medseg_monai.data.datalist import write_datalist
-
-from .fundus import CAMERAS, FundusPhantom, draw_fundus
+from .case_files import (
+    SECTIONS,
+    PhantomCase,
+    PhantomFile,
+    check_counts,
+    check_dimensions,
+    check_format,
+    mask_file,
+    write_phantoms,
+)
+from .fundus import CAMERAS, draw_fundus
 
 __all__ = ["SECTIONS", "FundusTask", "ImageFormat", "PhantomWriter", "check_counts", "write_fundus_phantoms"]
-
-SECTIONS = ("training", "validation", "test")
 
 FundusTask = Literal["vessel", "disc"]
 ImageFormat = Literal["png", "tif"]
@@ -72,63 +76,19 @@ def write_fundus_phantoms(
     Raises:
         ValueError: for an unknown task, section or format, a negative count, no phantom at all, or a bad size.
     """
-    _check(task=task, counts=counts, size=size, image_format=image_format)
-    root = Path(folder)
-    for name in ("images", "labels", "fov"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    cameras = list(CAMERAS.values())
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            camera = cameras[index % len(cameras)]
-            phantom = draw_fundus(size=(size[0], size[1]), camera=camera, seed=(seed, number))
-            files = _write(phantom, root, task=task, patient=f"phantom_{number:04d}", image_format=image_format)
-            datalist[section].append({**files, "source": f"phantom_camera_{camera.name}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse numbers of phantoms that no data set can have.
-
-    Args:
-        counts: number of phantoms in each section.
-
-    Raises:
-        ValueError: for an unknown section, a negative count, or no phantom at all.
-    """
-    if unknown := sorted(set(counts) - set(SECTIONS)):
-        raise ValueError(f"counts has unknown sections {', '.join(unknown)}: choose from {', '.join(SECTIONS)}.")
-    if min(counts.values(), default=0) < 0 or sum(counts.values()) == 0:
-        raise ValueError(f"counts={dict(counts)} asks for no phantom: give at least one section a positive number.")
-
-
-def _check(*, task: str, counts: Mapping[str, int], size: tuple[int, ...], image_format: str) -> None:
     if task not in get_args(FundusTask):
         raise ValueError(f"task='{task}' is not a fundus task: choose from {', '.join(get_args(FundusTask))}.")
-    if image_format not in get_args(ImageFormat):
-        raise ValueError(
-            f"image_format='{image_format}' is not written: choose from {', '.join(get_args(ImageFormat))}."
-        )
-    check_counts(counts)
-    if len(size) != 2:
-        raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
+    check_format(image_format, get_args(ImageFormat))
+    check_dimensions(size, 2)
+    cameras = list(CAMERAS.values())
 
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        camera = cameras[case.index % len(cameras)]
+        phantom = draw_fundus(size=(size[0], size[1]), camera=camera, seed=(seed, case.number))
+        return f"phantom_camera_{camera.name}", {
+            "image": PhantomFile("images", f".{image_format}", Image.fromarray(phantom.image).save),
+            "label": mask_file("labels", phantom.vessels if task == "vessel" else phantom.disc),
+            "fov": mask_file("fov", phantom.fov),
+        }
 
-def _write(phantom: FundusPhantom, root: Path, *, task: FundusTask, patient: str, image_format: str) -> dict[str, str]:
-    files = {
-        "image": root / "images" / f"{patient}.{image_format}",
-        "label": root / "labels" / f"{patient}.png",
-        "fov": root / "fov" / f"{patient}.png",
-    }
-    Image.fromarray(phantom.image).save(files["image"])
-    _mask(phantom.vessels if task == "vessel" else phantom.disc).save(files["label"])
-    _mask(phantom.fov).save(files["fov"])
-    return {**{key: str(path) for key, path in files.items()}, "patient": patient}
-
-
-def _mask(mask: npt.NDArray[np.bool_]) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return write_phantoms(folder, counts, draw)

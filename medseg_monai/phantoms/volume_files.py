@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,18 @@ from scipy.spatial.transform import Rotation
 
 from medseg_monai.data.dicom.versions import write_dicom
 
-__all__ = ["STORED_AXES", "Place", "SeriesKind", "check_oblique", "place_volume", "write_nifti", "write_series"]
+from .case_files import PhantomCase, PhantomFile
+
+__all__ = [
+    "STORED_AXES",
+    "Place",
+    "SeriesKind",
+    "check_oblique",
+    "nifti_file",
+    "place_volume",
+    "write_nifti",
+    "write_series",
+]
 
 STORED_AXES = ("LPS", "RAS", "SPL", "PIR")
 """Axis orders in which the NIfTI files are stored, in turn: the directions to which their axes point."""
@@ -116,6 +128,21 @@ def write_nifti(values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], path: Pat
     turned.set_data_dtype(values.dtype)
     turned.header.set_xyzt_units("mm", "sec")
     nib.save(turned, path)
+
+
+def nifti_file(
+    folder: str, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], place: Place, case: PhantomCase
+) -> PhantomFile:
+    """Plan a compressed NIfTI file; the axis orders take turns from phantom to phantom.
+
+    Args:
+        folder: in that of the data set.
+        values: ``[D, H, W]``.
+        place: of the volume.
+        case: the phantom.
+    """
+    axes = STORED_AXES[(case.number - 1) % len(STORED_AXES)]
+    return PhantomFile(folder, ".nii.gz", partial(write_nifti, values, place=place, axes=axes))
 
 
 def write_series(
