@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "write_csv", "write_json"]
+__all__ = ["atomic_path", "file_sha256", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -65,7 +65,26 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
         ...     json.loads(Path(folder, "a.json").read_text())
         {'cases': 2}
     """
-    text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+    write_text(path, json.dumps(content, indent=2, allow_nan=allow_nan) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text in UTF-8, all or nothing.
+
+    Args:
+        path: the file to write or replace.
+        text: its content.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "a.md"), "a table")
+        ...     Path(folder, "a.md").read_text()
+        'a table'
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

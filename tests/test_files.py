@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, write_text
 
 
 def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
@@ -39,3 +39,9 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
     with pytest.raises(FileNotFoundError), atomic_path(path):
         pass
     assert path.read_bytes() == b"old"
+
+
+def test_text_is_written_in_utf_8_with_line_ends_as_they_are(tmp_path):
+    write_text(tmp_path / "new" / "table.md", "Dice ± 0.1\r\nµm\n")
+    assert (tmp_path / "new" / "table.md").read_bytes() == "Dice ± 0.1\r\nµm\n".encode()
+    assert os.listdir(tmp_path / "new") == ["table.md"]

@@ -21,7 +21,7 @@ from medseg_monai.files import atomic_path
 
 from .case import SavedCase
 
-__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti"]
+__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti", "write_volume_nifti"]
 
 
 class RasterMaskWriter(ImageWriter):
@@ -224,9 +224,23 @@ def write_label_nifti(
         ...     nib.load(Path(folder, "a.nii.gz")).header.get_zooms()
         (np.float32(1.0), np.float32(1.0), np.float32(2.0))
     """
-    image = NibabelWriter.create_backend_obj(
-        np.asarray(labels, dtype=np.uint8), affine=np.asarray(affine, dtype=np.float64), dtype=np.uint8
-    )
+    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine)
+
+
+def write_volume_nifti(
+    path: str | os.PathLike[str], values: npt.NDArray[np.number[Any]], affine: npt.ArrayLike
+) -> None:
+    """Write a volume as a compressed NIfTI file, whole or not at all; the same volume gives the same bytes.
+
+    Args:
+        path: file to write or replace, named ``.nii.gz``.
+        values: ``[X, Y, Z]``; the file has their type.
+        affine: ``[4, 4]`` from voxel indices to mm in RAS.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    image = NibabelWriter.create_backend_obj(values, affine=np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     with (
         atomic_path(path) as temporary,
