@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from monai.data.utils import is_supported_format
+from monai.utils import ensure_tuple
 from PIL import Image
 
 from .datalist import Item, shorten
@@ -40,14 +41,7 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         FileNotFoundError: a path does not exist.
         ValueError: a folder without an image, or two files whose predictions would have the same name.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found: dict[Path, None] = {}
-    for entry in given:
-        path = Path(entry)
-        for file in _images_in(path) if path.is_dir() else [_existing(path)]:
-            found[Path(os.path.abspath(file))] = None  # without "..", so that a file named twice is seen to be one
-    _refuse_equal_names(found)
-    return [{"image": str(file)} for file in found]
+    return _cases(paths, in_folder=_images_in, named=_existing)
 
 
 def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
@@ -70,12 +64,7 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ValueError: a folder without a radiograph, a DICOM file that is named and of another modality than CR or DX, or
             two files whose predictions would have the same name.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found: dict[Path, None] = {}
-    for path in (Path(os.path.abspath(entry)) for entry in given):
-        found.update(dict.fromkeys(_radiographs_in(path) if path.is_dir() else [_radiograph(path)]))
-    _refuse_equal_names(found)
-    return [{"image": str(file)} for file in found]
+    return _cases(paths, in_folder=_radiographs_in, named=_radiograph)
 
 
 def find_volumes(
@@ -105,23 +94,14 @@ def find_volumes(
             (all are listed, each with its faults), a series that is not a regular grid (with all its faults), or two
             volumes whose predictions would have the same name.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    wanted = [series] if isinstance(series, str) else list(series or ())
-    found: dict[Path, None] = {}
-    for path in (Path(os.path.abspath(entry)) for entry in given):
-        if not path.is_dir():
-            volumes = [_volume(path)]
-        elif wanted:
-            volumes = _series_named(path, wanted, modality)
-        else:
-            volumes = _volumes_in(path, modality)
-        found.update(dict.fromkeys(volumes))
-    missing = [uid for uid in wanted if not any(path.name == uid for path in found)]
+    given, wanted = ensure_tuple(paths), ensure_tuple(series or ())
+    in_folder = partial(_series_named, wanted=wanted) if wanted else _volumes_in
+    items = _cases(given, in_folder=partial(in_folder, modality=modality), named=_volume)
+    missing = [uid for uid in wanted if not any(Path(item["image"]).name == uid for item in items)]
     if missing:
         there = shorten(str(path) for path in given)
         raise FileNotFoundError(f"{there}: no DICOM series {shorten(missing)}.")
-    _refuse_equal_names(found)
-    return [{"image": str(path)} for path in found]
+    return items
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
@@ -146,6 +126,21 @@ def _endings() -> tuple[str, ...]:
     """Endings of all images that can be read, the longest first."""
     ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, DICOM_SUFFIX))
     return tuple(sorted({*ours, *Image.registered_extensions()}, key=lambda ending: (-len(ending), ending)))
+
+
+def _cases(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    in_folder: Callable[[Path], list[Path]],
+    named: Callable[[Path], Path],
+) -> list[Item]:
+    """List what folders and named files stand for, each once."""
+    found: dict[Path, None] = {}
+    for entry in ensure_tuple(paths):
+        path = Path(os.path.abspath(entry))  # without "..", so that a file named twice is seen to be one
+        found.update(dict.fromkeys(in_folder(path) if path.is_dir() else [named(path)]))
+    _refuse_equal_names(found)
+    return [{"image": str(path)} for path in found]
 
 
 def _existing(path: Path) -> Path:

@@ -20,6 +20,7 @@ __all__ = [
     "SAME_PLACE",
     "save_label_volume",
     "share_in_air",
+    "size_text",
     "split_five_to_one",
 ]
 
@@ -45,6 +46,11 @@ def share_in_air(hounsfield: NDArray[Any], mask: Mask) -> float:
     """
     inside = hounsfield[mask]
     return float(np.mean(inside < AIR)) if inside.size else 0.0
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """How a message states a size, such as ``512x512x90``."""
+    return "x".join(map(str, shape))
 
 
 def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path) -> str:

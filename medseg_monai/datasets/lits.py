@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
+from medseg_monai.files import one_line
 from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Mask, Problems, locate, pair, progress
@@ -24,6 +24,7 @@ from ._volumes import (
     SAME_PLACE,
     save_label_volume,
     share_in_air,
+    size_text,
     split_five_to_one,
 )
 
@@ -157,7 +158,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
             if candidate.shape == scan.shape
         }
     if not readings:
-        raise ValueError(f"is {_by(labels.shape)} voxels, its volume {_by(scan.shape)}")
+        raise ValueError(f"is {size_text(labels.shape)} voxels, its volume {size_text(scan.shape)}")
     on_tissue = [reading for reading, share in readings.items() if share <= MAX_SHARE_IN_AIR]
     in_place = turned.shape == scan.shape and grid_distance(scan.affine, affine, scan.shape) <= SAME_PLACE
     if in_place and "turned" in on_tissue:
@@ -191,16 +192,5 @@ def _open(path: Path) -> Any:
     return image
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """One line for whatever nibabel and the compression say of a file that cannot be read."""
-    try:
-        yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path.name} is truncated or damaged; copy it again") from error
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_line(f"{path.name} is truncated or damaged; copy it again")

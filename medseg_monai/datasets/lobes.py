@@ -17,7 +17,7 @@ from medseg_monai.data.dicom import check_geometry, find_series
 from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Problems, locate, pair, progress
-from ._volumes import SAME_PLACE, save_label_volume
+from ._volumes import SAME_PLACE, save_label_volume, size_text
 
 __all__ = ["LABEL_MAPS", "VOLUME_SUFFIXES", "read_lobes"]
 
@@ -59,7 +59,7 @@ class _Grid:
     def difference(self, other: _Grid) -> str:
         """Say how the other grid differs, nothing if it does not."""
         if self.shape != other.shape:
-            return f"is {_by(self.shape)} voxels, its image {_by(other.shape)} (axes R, A, S)"
+            return f"is {size_text(self.shape)} voxels, its image {size_text(other.shape)} (axes R, A, S)"
         share = grid_distance(self.affine, other.affine, self.shape)
         if share > SAME_PLACE:
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0).min()
@@ -242,7 +242,3 @@ def _values(path: Path) -> NDArray[np.number[Any]]:
 
 def _last_line(error: RuntimeError) -> str:
     return str(error).strip().splitlines()[-1].strip()
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

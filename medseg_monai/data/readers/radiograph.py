@@ -19,6 +19,7 @@ from pydicom.uid import UID
 
 from medseg_monai.data.dicom.files import DICOM_SUFFIX, is_dicom_file
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
+from medseg_monai.files import one_line
 
 from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
@@ -150,17 +151,13 @@ def _open(path: Path) -> Dataset:
     """Read the file, and refuse what is not one grey radiograph."""
     if not is_dicom(path):
         raise ValueError(f"{path}: named .{DICOM_SUFFIX}, but not DICOM; export it again.")
-    try:
+    with one_line(f"{path}: damaged DICOM header; copy the file again.", passing=OSError):
         dataset = dcmread(path)
         modality = str(dataset.get("Modality") or "unknown")
         frames = int(dataset.get("NumberOfFrames") or 1)
         colours = int(dataset.get("SamplesPerPixel") or 1)
         interpretation = str(dataset.get("PhotometricInterpretation") or "unknown")
         bits = int(dataset.get("BitsStored") or 0)
-    except OSError:
-        raise
-    except Exception as error:  # pydicom raises many types on damaged headers
-        raise ValueError(f"{path}: damaged DICOM header; copy the file again.") from error
     if modality not in RADIOGRAPH_MODALITIES:
         wanted = " or ".join(RADIOGRAPH_MODALITIES)
         raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.datalist import shorten
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+from medseg_monai.files import one_line
 
 __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
@@ -249,15 +250,8 @@ def _read_itk(path: Path) -> tuple[Array, Meta]:
     return _three_axes(data, meta)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """One line for whatever a library says of a file that it cannot read."""
-    try:
-        yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # each library and compression raises its own types
-        raise ValueError(f"{path}: truncated, damaged or incomplete; copy it again.") from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_line(f"{path}: truncated, damaged or incomplete; copy it again.")
 
 
 def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:

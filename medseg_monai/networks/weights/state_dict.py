@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, one_line
 
 __all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "rename_tensors", "save_atomically"]
 
@@ -30,15 +30,13 @@ def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.Pa
         OSError: the file cannot be opened.
         ValueError: it is damaged, no file of PyTorch, or holds objects that only running their code could restore.
     """
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # damaged bytes raise whatever their place in zip, pickle or tensor makes of them
-        raise ValueError(
-            f"{source or file}: cannot be read as weights: damaged, or it pickles objects other than tensors; "
-            "fetch it anew, or have its authors save it with torch.save(model.state_dict(), path)."
-        ) from error
+    message = (
+        f"{source or file}: cannot be read as weights: damaged, or it pickles objects other than tensors; "
+        "fetch it anew, or have its authors save it with torch.save(model.state_dict(), path)."
+    )
+    with one_line(message, passing=(OSError, MemoryError)):
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    return content
 
 
 def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
