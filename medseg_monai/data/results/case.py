@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.data.utils import to_affine_nd
 from monai.utils import ImageMetaKey, MetaKeys
 
 from medseg_monai.data.inputs import case_name
@@ -99,7 +100,8 @@ def check_same_grid(
     Raises:
         ValueError: another shape, or an affine that differs by more than 0.001 mm.
     """
-    same_axes = np.allclose(np.asarray(affine, dtype=np.float64), expected_affine, rtol=0, atol=_SAME_AFFINE)
+    in_space = to_affine_nd(3, np.asarray(affine, dtype=np.float64))  # that of a slice may have two axes
+    same_axes = np.allclose(in_space, expected_affine, rtol=0, atol=_SAME_AFFINE)
     if tuple(shape) != tuple(expected_shape) or not same_axes:
         raise ValueError(
             f"{name}: {tuple(shape)}, not in the grid of the scan or image with {tuple(expected_shape)}; "
