@@ -15,7 +15,7 @@ PACKAGE = Path(medseg_monai.__file__).parent
 
 # what the packages export without an example, and why
 WITHOUT_EXAMPLE = {
-    "medseg_monai.apps.label.serve.serve": "starts a server, and needs MONAI Label, which has an environment of its own",
+    "medseg_monai.apps.label.serve.serve": "starts a server with MONAI Label, which has an environment of its own",
 }
 
 

@@ -178,7 +178,7 @@ def narrow_layers() -> Layers:
     [
         ("res1_sep5", "17 layers separable_conv2d"),
         ("lstm0_bilstm1", "1 bidirectional"),
-        ("stem0_bn3", "13 layers batch_normalization, where the authors' Res-CR-Net with 18 separable_conv2d"),
+        ("stem0_bn3", "13 layers batch_normalization, but the authors' Res-CR-Net with 18 separable_conv2d"),
         ("res0_conv0", "2 bidirectional has 4"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_file_that_lacks_a_layer_is_refused(lost, message, tmp_path):
 def test_a_file_with_a_layer_too_many_is_refused(tmp_path):
     layers = narrow_layers()
     layers["second_conv0"] = layers["lstm0_conv0"]
-    assert "5 layers conv2d, where" in refusal(tmp_path, as_in_a_file(layers))
+    assert "5 layers conv2d, but" in refusal(tmp_path, as_in_a_file(layers))
 
 
 def test_a_file_with_layers_of_another_kind_is_refused_by_their_name(tmp_path):
