@@ -128,7 +128,7 @@ def _line_products(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def _gather_lines(attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum values ``[B, D, H, W, C]`` on the lines, weighted by attention ``[B, D, H, W, L]``, to ``[B, C, D, H, W]``."""
+    """Sum values ``[B, D, H, W, C]`` on the lines with weights ``[B, D, H, W, L]``, to ``[B, C, D, H, W]``."""
     depth, height, width = values.shape[1], values.shape[2], values.shape[3]
     to_z, to_y, to_x = torch.split(attention, [depth, height, width], dim=-1)
     along_z = torch.matmul(to_z.permute(0, 2, 3, 1, 4), values.permute(0, 2, 3, 1, 4)).permute(0, 3, 1, 2, 4)
