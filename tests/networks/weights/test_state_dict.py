@@ -115,7 +115,7 @@ def test_what_is_no_state_dict_is_refused(content):
 
 
 def test_entries_that_are_no_tensors_are_named():
-    with pytest.raises(ValueError, match=r"m\.pt: these entries are no tensors: \['epoch'\]"):
+    with pytest.raises(ValueError, match=r"m\.pt: these entries are not tensors: \['epoch'\]"):
         as_state_dict({**STATE, "epoch": 3}, "m.pt")
 
 
