@@ -53,7 +53,7 @@ def folded_form(network: CTSUNet) -> CTSUNet:
 STEPS: dict[str, tuple[str, Callable[[CTSUNet], CTSUNet], int | None]] = {
     "released": ("released way: plain, windows of 132", lambda network: network, 132),
     "folded": ("+ folded batch norms, channels last", folded_form, 132),
-    "form": ("+ slice by slice, Winograd (inference form)", CTSUNet.fast_form, 132),
+    "form": ("+ slice by slice, Winograd (fast form)", CTSUNet.fast_form, 132),
     "fast": ("+ large windows: the fast path", CTSUNet.fast_form, None),
 }
 

@@ -144,8 +144,8 @@ def frozen_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def frozen_onednn_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.make_fast``."""
-    packed = torch.jit.make_fast(torch.jit.freeze(torch.jit.script(network)))
+    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.optimize_for_inference``."""
+    packed = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(network)))
     return lambda: packed(x)
 
 

@@ -1,4 +1,4 @@
-"""Model files: weights with the settings that they were trained with, written in one place and read once."""
+"""Model files: weights with the settings that they were trained with; all are written here and read once."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .state_dict import as_state_dict, read_tensors, save_atomically
 
 __all__ = ["ModelFile", "trained_with", "write_model"]
 
-# text that no config takes for an expression, a reference or a macro, nor a file system for a path
+# text that a config cannot take for an expression, a reference or a macro, and a file system not for a path
 _WORD = re.compile(r"[A-Za-z0-9][\w+.-]*")
 
 
 class ModelFile:
     """Weights and the settings that they were trained with, read from a file once.
 
-    The file is opened when something of it is first asked for. Its hash is that of the bytes that were loaded, and the
+    The file is opened when something in it is first needed. Its hash is that of the bytes that were loaded, and the
     tensors are kept until :meth:`state_dict` hands them out.
 
-    Settings are data: whatever the file says, a value of another kind than the asker's default is refused, and so is
-    text that a config could take for code. Which settings count is up to who asks; others are left alone.
+    Settings are data: a value of another type than the default that the caller passes is refused, and so is text that a
+    config could take for code. The caller chooses which settings to read; the others are ignored.
 
     Args:
-        path: ``{"model": state dict, "settings": …}``, as ``medseg train`` writes it, a plain state dict, or a
-            training's ``checkpoint.pt``, of which only the settings are used. ``None`` or an empty text stands for no
-            file, which has no settings.
+        path: a file with ``{"model": state dict, "settings": …}`` as ``medseg train`` writes it, with a plain state
+            dict, or a training's ``checkpoint.pt``, of which only the settings are used. ``None`` or an empty string
+            means that there is no file and that there are no settings.
 
     Attributes:
         path: the file; ``None`` if there is none.
@@ -55,32 +55,32 @@ class ModelFile:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         return self.path is not None and self.path.is_file()
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the file, 64 hexadecimal digits; empty if there is none."""
+        """SHA-256 of the file, 64 hexadecimal digits; empty if there is no file."""
         return self._read[0] if self.exists else ""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the file records beside the weights, as it stands there; nothing if there is no file."""
+        """All settings that the file records, unchecked; empty if there is no file."""
         return dict(self._read[1]) if self.exists else {}
 
     def setting(self, key: str, default: Any) -> Any:
-        """The value of a setting that a model was trained with.
+        """Return the value of a setting that the model was trained with.
 
         Args:
             key: name of the setting, e.g. ``"image_size"``.
-            default: what holds when the file is absent, or names no such setting. Its kind is the kind that the value
-                must have: a truth value, a number, a word, or a list of these.
+            default: value to return if there is no file or if the file does not record this setting. The recorded value
+                must have the same type: a boolean, a number, a word, or a list of these.
 
         Returns:
             the recorded value or ``default``.
 
         Raises:
-            ValueError: the file is not one of weights, or its value is of another kind.
+            ValueError: the file does not hold weights, or the recorded value has another type.
         """
         settings = self._read[1] if self.exists else {}
         if key not in settings:
@@ -89,16 +89,16 @@ class ModelFile:
         if not _is_like(value, default):
             raise ValueError(
                 f"{self.path}: its setting {key} is {value!r}, expected a value such as {default!r}; "
-                "have the file made anew, or do not use it."
+                "ask for a corrected file, or do not use this one."
             )
         return list(value) if isinstance(value, tuple) else value
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Hand out the weights; they are not kept, so asking again reads the file again.
+        """Hand out the weights. They are not kept, so a second call reads the file again.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or holds something else than weights.
+            ValueError: the file is damaged or does not hold weights.
         """
         if not self.exists:
             raise FileNotFoundError(f"{self.path}: no such file with weights.")
@@ -110,7 +110,7 @@ class ModelFile:
 
     @cached_property
     def _read(self) -> tuple[str, Mapping[str, Any]]:
-        """The hash and the settings; the tensors go to ``_state``."""
+        """Read the hash and the settings; the tensors go to ``_state``."""
         with Path(self.path or "").open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
@@ -124,7 +124,7 @@ class ModelFile:
 
 
 def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
-    """One setting of a model file, for the configs of bundles made before :class:`ModelFile`.
+    """Return one setting of a model file, for the configs of bundles that are older than :class:`ModelFile`.
 
     Args:
         checkpoint: the model file; it need not exist.
@@ -133,6 +133,11 @@ def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> 
 
     Raises:
         ValueError: see :meth:`ModelFile.setting`.
+
+    Example:
+        >>> from medseg_monai.networks.weights.model_file import trained_with
+        >>> trained_with("no_such_model.pt", "image_size", [256, 256])
+        [256, 256]
     """
     return ModelFile(checkpoint).setting(key, default)
 
@@ -140,21 +145,31 @@ def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> 
 def write_model(
     path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write weights with the settings that they were trained with, all or nothing.
+    """Write weights with the settings that they were trained with, as a whole or not at all.
 
     Args:
-        path: file to write or to replace; its folder is made.
+        path: file to write or to replace; its folder is created if it does not exist.
         state: names and tensors.
-        settings: what prediction must know to treat images as in training; plain values only.
+        settings: values that prediction needs to treat images as training did; plain values only.
 
     Raises:
-        OSError: it cannot be written; what ``path`` held before is still there.
+        OSError: the file cannot be written; an earlier file under ``path`` is still there.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights import ModelFile, write_model
+        >>> network = torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/model.pt", network.state_dict(), {"image_size": [96, 112]})
+        ...     network.load_state_dict(ModelFile(f"{folder}/model.pt").state_dict())
+        <All keys matched successfully>
     """
     save_atomically({"model": dict(state), "settings": dict(settings or {})}, path)
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default; where the default is ``None``, any single value is."""
+    """Tell whether a value has the type of a default; any single value has the type of ``None``."""
     if isinstance(default, (list, tuple)) or isinstance(value, (list, tuple)):
         both = isinstance(default, (list, tuple)) and isinstance(value, (list, tuple))
         return both and all(_is_like(one, default[0] if default else None) for one in value)

@@ -116,7 +116,7 @@ def test_what_is_no_state_dict_is_refused(content):
 
 
 def test_entries_that_are_no_tensors_are_named():
-    with pytest.raises(ValueError, match=r"m\.pt: these entries are no tensors: \['epoch'\]"):
+    with pytest.raises(ValueError, match=r"m\.pt: these entries are not tensors: \['epoch'\]"):
         as_state_dict({**STATE, "epoch": 3}, "m.pt")
 
 
@@ -129,7 +129,7 @@ def test_tensors_are_renamed_in_their_order_by_the_first_prefix_that_fits():
 
 def test_names_that_no_prefix_fits_are_counted_and_the_first_are_named():
     theirs = {name: torch.ones(1) for name in ("up.a", "b", "c", "d.up.a", "e")}
-    message = r"^4 keys are none of the authors' Net, the first: \['b', 'c', 'd\.up\.a'\]\.$"
+    message = r"^keys that the authors' Net does not have: 4, the first: \['b', 'c', 'd\.up\.a'\]\.$"
     with pytest.raises(ValueError, match=message):
         rename_tensors(theirs, {"up.": "ups."}, network="Net")
 
