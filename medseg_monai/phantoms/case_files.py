@@ -32,7 +32,7 @@ _SIZE = {2: "rows and columns", 3: "D, H and W"}
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse numbers of phantoms that no data set can have.
+    """Refuse numbers of phantoms that are not possible.
 
     Args:
         counts: number of phantoms in each section.

@@ -1,4 +1,4 @@
-"""Phantom data sets on disk: images, masks and the data list that training reads."""
+"""Phantom data sets on disk: images, masks, and the data list that training reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ImageFormat = Literal["png", "tif"]
 
 
 class PhantomWriter(Protocol):
-    """What each entry of :data:`medseg_monai.phantoms.PHANTOMS` is: a writer of one task's phantoms."""
+    """The type of the entries of :data:`medseg_monai.phantoms.PHANTOMS`: a writer of one task's phantoms."""
 
     def __call__(
         self, folder: str | os.PathLike[str], *, counts: Mapping[str, int], size: tuple[int, ...], seed: int
@@ -36,7 +36,7 @@ class PhantomWriter(Protocol):
         """Write phantoms and their data list into ``folder``.
 
         Args:
-            folder: where to; made if missing.
+            folder: folder to write into; created if it is missing.
             counts: number of phantoms in each section, ``training``, ``validation`` and ``test``.
             size: spatial size of the phantoms, rows first.
             seed: the same seed writes the same files.
@@ -58,23 +58,32 @@ def write_fundus_phantoms(
 ) -> Path:
     """Write fundus phantoms of both cameras and their data list.
 
-    ``folder`` gets ``images/phantom_0001.png`` (RGB), ``labels/phantom_0001.png`` and ``fov/phantom_0001.png`` (8 bit,
-    0 and 255) and ``datalist.json``. Cameras alternate within each section, and each phantom is a patient of its own.
+    ``folder`` gets ``images/phantom_0001.png`` (RGB), ``labels/phantom_0001.png`` and ``fov/phantom_0001.png`` (8 bits,
+    0 and 255) and ``datalist.json``. Cameras alternate within each section, and each phantom is a different patient.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
-        task: what the labels are, ``"vessel"`` or ``"disc"``.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
+        task: structure in the labels, ``"vessel"`` or ``"disc"``.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
         size: rows and columns ``(H, W)``, each at least 64.
         seed: the same seed writes the same files; the task does not change the images.
-        image_format: of the images, ``"png"`` or ``"tif"``; masks are PNG always.
+        image_format: format of the images, ``"png"`` or ``"tif"``; masks are always PNG.
 
     Returns:
-        Path of the data list, items with ``image``, ``label``, ``fov``, ``patient`` and ``source``
+        Path of the data list, whose items have ``image``, ``label``, ``fov``, ``patient`` and ``source``
         (``phantom_camera_a`` or ``phantom_camera_b``).
 
     Raises:
         ValueError: for an unknown task, section or format, a negative count, no phantom at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_fundus_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_fundus_phantoms(folder, task="vessel", counts={"training": 2}, size=(64, 80), seed=0)
+        ...     [item["source"] for item in load_datalist(path, "training")]
+        ['phantom_camera_a', 'phantom_camera_b']
     """
     if task not in get_args(FundusTask):
         raise ValueError(f"task='{task}' is not a fundus task: choose from {', '.join(get_args(FundusTask))}.")

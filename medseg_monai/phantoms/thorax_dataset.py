@@ -1,4 +1,4 @@
-"""Data sets of thorax phantoms on disk: NIfTI or DICOM series, masks and the data list that training reads."""
+"""Data sets of thorax phantoms on disk: NIfTI or DICOM series, masks, and the data list that training reads."""
 
 from __future__ import annotations
 
@@ -44,30 +44,40 @@ def write_thorax_phantoms(
     """Write thorax phantoms and their data list.
 
     ``folder`` gets ``images/phantom_0001.nii.gz`` (int16, Hounsfield units) or ``images/phantom_0001/0001.dcm`` ...
-    (a CT series), ``labels/phantom_0001.nii.gz`` (uint8, the paper's order of the lobes),
-    ``infections/phantom_0001.nii.gz`` (uint8, empty in a healthy lung) and ``datalist.json``. Each phantom is a patient
-    of its own. Its voxels are anisotropic, its grid is rotated and it lies somewhere else in the world; NIfTI files are
-    stored in the axis orders ``STORED_AXES`` in turn, an image and its masks in the same one. So whoever trains on
-    them handles geometry, or fails.
+    (a CT series), ``labels/phantom_0001.nii.gz`` (uint8, the lobes in the paper's order),
+    ``infections/phantom_0001.nii.gz`` (uint8, empty for a healthy lung) and ``datalist.json``. Each phantom is a
+    different patient. Its voxels are anisotropic, its grid is rotated, and its position in world space is its own.
+    NIfTI files are stored in the axis orders ``STORED_AXES`` in turn, an image and its masks in the same order. So
+    training on them only works if the geometry is handled correctly.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
         size: ``(D, H, W)`` of the phantoms in the axis order SPL, each at least 32.
         seed: the same seed writes the same files; the format does not change the phantoms.
-        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all; by default they fit the anatomy and
-            differ from phantom to phantom by up to 10 % an axis.
-        image_format: of the images, ``"nii.gz"`` or ``"dicom"``; masks are NIfTI always.
-        oblique: the grid is rotated by up to so many degrees about each axis; 0 rotates none.
-        diseases: of the phantoms, in turn within each section; each an argument ``disease`` of :func:`.draw_thorax`.
+        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all phantoms; by default they fit the
+            anatomy and differ between phantoms by up to 10 % along each axis.
+        image_format: format of the images, ``"nii.gz"`` or ``"dicom"``; masks are always NIfTI.
+        oblique: largest rotation of the grid about each axis in degrees; 0 does not rotate it.
+        diseases: diseases of the phantoms, in turn within each section; each entry is an argument ``disease`` of
+            :func:`.draw_thorax`.
         incomplete_fissures: see :func:`.draw_thorax`.
 
     Returns:
-        Path of the data list, items with ``image`` (a file, or the folder of a series), ``label``,
+        Path of the data list, whose items have ``image`` (a file, or the folder of a series), ``label``,
         ``label_infection``, ``patient`` and ``source`` (``phantom_healthy``, ``phantom_ground_glass`` ...).
 
     Raises:
         ValueError: for an unknown section, format or disease, a negative count, no phantom at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_thorax_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_thorax_phantoms(folder, counts={"training": 2}, size=(32, 32, 40), seed=0)
+        ...     [item["source"] for item in load_datalist(path, "training")]
+        ['phantom_healthy', 'phantom_ground_glass']
     """
     check_format(image_format, get_args(VolumeFormat))
     check_dimensions(size, 3)
