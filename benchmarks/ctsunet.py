@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from monai.bundle import ConfigParser
 from scipy import ndimage
 
 from medseg_monai.bundle import Predictor, merged_config
+from medseg_monai.files import write_json
 from medseg_monai.inferers import TwoStageInferer
 from medseg_monai.networks.blocks.criss_cross import CrissCrossAttention3d
 from medseg_monai.networks.blocks.valid_windows import legal_output, tile_starts
@@ -53,7 +53,7 @@ def folded_form(network: CTSUNet) -> CTSUNet:
 STEPS: dict[str, tuple[str, Callable[[CTSUNet], CTSUNet], int | None]] = {
     "released": ("released way: plain, windows of 132", lambda network: network, 132),
     "folded": ("+ folded batch norms, channels last", folded_form, 132),
-    "form": ("+ slice by slice, Winograd (inference form)", CTSUNet.fast_form, 132),
+    "form": ("+ slice by slice, Winograd (fast form)", CTSUNet.fast_form, 132),
     "fast": ("+ large windows: the fast path", CTSUNet.fast_form, None),
 }
 
@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = benchmark(options)
     print(table(document))
     if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, document)
     return 0
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import multiprocessing
 import os
 import platform
@@ -29,6 +28,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg_monai.files import write_json
 from medseg_monai.networks import NETWORKS
 from medseg_monai.networks.blocks import SeparableAtrousConv2d
 from medseg_monai.networks.blocks.separable_atrous import PointwiseConv2d
@@ -144,8 +144,8 @@ def frozen_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def frozen_onednn_form(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.make_fast``."""
-    packed = torch.jit.make_fast(torch.jit.freeze(torch.jit.script(network)))
+    """TorchScript, frozen, with the weights packed for oneDNN by ``torch.jit.optimize_for_inference``."""
+    packed = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(network)))
     return lambda: packed(x)
 
 
@@ -497,7 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = benchmark(options.networks, sizes, options.forms, options.repeats, setting)
     print(table(document))
     if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, document)
     return 2 if document["skipped"] else 0
 
 

@@ -56,6 +56,11 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
+def _folder_overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
+    paths = {key: _absolute(getattr(args, key)) for key in ("dataset_dir", "datalist", "output_dir")}
+    return _overrides(args, **paths, **named)
+
+
 def _weights(checkpoint: str | None) -> str | None:
     """Absolute path of weights, which are fetched first if MLflow's registry has them."""
     from medseg_monai.bundle.model_registry import fetch_weights, is_registered
@@ -133,12 +138,7 @@ def _train(args: argparse.Namespace) -> int:
     result = train(
         args.bundle,
         configs=["train", *(args.config or [])],
-        overrides=_overrides(
-            args,
-            dataset_dir=_absolute(args.dataset_dir),
-            datalist=_absolute(args.datalist),
-            output_dir=_absolute(args.output_dir),
-        ),
+        overrides=_folder_overrides(args),
         checkpoint=_weights(args.checkpoint),
         resume=args.resume,
         track=not args.no_tracking,
@@ -197,14 +197,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     summary = evaluate(
         args.bundle,
         configs=["train", *(args.config or []), "evaluate"],
-        overrides=_overrides(
-            args,
-            dataset_dir=_absolute(args.dataset_dir),
-            datalist=_absolute(args.datalist),
-            output_dir=_absolute(args.output_dir),
-            checkpoint=_weights(args.checkpoint),
-            section=args.section,
-        ),
+        overrides=_folder_overrides(args, checkpoint=_weights(args.checkpoint), section=args.section),
     )
     rows = [
         [name, _number(statistics.get("mean")), _number(statistics.get("std")), _number(summary["pooled"].get(name))]

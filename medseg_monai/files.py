@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes; the lowest room, which every other may know."""
+"""Files read or refused in one line, written whole or not at all, and hashed; the lowest room, which all may know."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "write_csv", "write_json"]
+__all__ = ["atomic_path", "file_sha256", "one_line", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -46,6 +46,35 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def one_line(
+    message: str, *, passing: type[Exception] | tuple[type[Exception], ...] = (MemoryError, PermissionError)
+) -> Iterator[None]:
+    """Refuse a file in one line, whatever the library that reads it in the block raises.
+
+    Libraries, compressions and decoders each raise errors of their own on damaged files.
+
+    Args:
+        message: names the file, what is wrong and the remedy.
+        passing: errors that say themselves what is wrong.
+
+    Raises:
+        ValueError: ``message``, for any other error.
+
+    Example:
+        >>> with one_line("a.json: damaged; copy it again."):
+        ...     json.loads("{")
+        Traceback (most recent call last):
+        ValueError: a.json: damaged; copy it again.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        raise ValueError(message) from error
+
+
 def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = True) -> None:
     """Write JSON, indented, all or nothing.
 
@@ -65,7 +94,26 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
         ...     json.loads(Path(folder, "a.json").read_text())
         {'cases': 2}
     """
-    text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+    write_text(path, json.dumps(content, indent=2, allow_nan=allow_nan) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text in UTF-8, all or nothing.
+
+    Args:
+        path: the file to write or replace.
+        text: its content.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "a.md"), "a table")
+        ...     Path(folder, "a.md").read_text()
+        'a table'
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

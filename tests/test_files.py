@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, one_line, write_text
 
 
 def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
@@ -39,3 +39,32 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
     with pytest.raises(FileNotFoundError), atomic_path(path):
         pass
     assert path.read_bytes() == b"old"
+
+
+def test_text_is_written_in_utf_8_with_line_ends_as_they_are(tmp_path):
+    write_text(tmp_path / "new" / "table.md", "Dice ± 0.1\r\nµm\n")
+    assert (tmp_path / "new" / "table.md").read_bytes() == "Dice ± 0.1\r\nµm\n".encode()
+    assert os.listdir(tmp_path / "new") == ["table.md"]
+
+
+def test_what_a_library_says_of_a_damaged_file_becomes_one_line():
+    with (
+        pytest.raises(ValueError, match=r"^a\.nii: damaged; copy it again\.$") as error,
+        one_line("a.nii: damaged; copy it again."),
+    ):
+        raise EOFError("stream ended\nin block 3")
+    assert isinstance(error.value.__cause__, EOFError)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(13, "Permission denied")])
+def test_what_says_itself_what_is_wrong_is_passed_on(error):
+    with pytest.raises(type(error)) as caught, one_line("a.nii: damaged"):
+        raise error
+    assert caught.value is error
+
+
+def test_what_is_passed_on_can_be_chosen():
+    with pytest.raises(FileNotFoundError), one_line("a.dcm: damaged", passing=OSError):
+        raise FileNotFoundError("a.dcm: no such file")
+    with pytest.raises(ValueError, match="damaged"), one_line("a.dcm: damaged", passing=OSError):
+        raise KeyError("Rows")

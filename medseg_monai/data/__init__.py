@@ -1,4 +1,4 @@
-"""From files to cases and back: data lists, inputs, readers and the results of predictions."""
+"""From files to cases and back: data lists, inputs, readers, and the results of predictions."""
 
 from medseg_monai.deprecation import moved
 

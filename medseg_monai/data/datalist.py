@@ -1,8 +1,8 @@
 """The data list: the one format between data sets and bundles.
 
 It is MONAI's own JSON, ``{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}``, with paths
-relative to the file's folder. An item may name further masks (``fov``, ``label_expert1`` ...) and says which
-``patient`` and which ``source`` it is from.
+relative to the file's folder. An item may name further masks (``fov``, ``label_expert1`` ...) and states the
+``patient`` and the ``source`` that it comes from.
 
 Source: the data list of the Medical Segmentation Decathlon, read by :func:`monai.data.load_decathlon_datalist`.
 """
@@ -42,17 +42,28 @@ def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) ->
 
     Args:
         datalist: sections (lists of items) and any further top-level entries that JSON can hold, such as
-            ``description``, ``split``, ``seed`` or ``counts``; those are kept as they are. In the items the values of
-            ``image``, ``label``, ``fov`` and of each key that starts with ``label_`` are paths; a relative one is taken
-            from the working directory. They are written relative to the folder of ``path``, with forward slashes.
-        path: the JSON file; its folder is made when it is missing, an existing file is replaced.
+            ``description``, ``split``, ``seed`` or ``counts``, which are kept as they are. In the items, the values of
+            ``image``, ``label``, ``fov`` and each key that starts with ``label_`` are paths; a relative path starts at
+            the working directory. They are written relative to the folder of ``path``, with forward slashes.
+        path: the JSON file. Its folder is created if it is missing, and an existing file is replaced.
+
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import write_datalist
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "datalist.json")
+        ...     write_datalist({"training": [{"image": f"{folder}/images/a.png", "patient": "1"}]}, path)
+        ...     json.loads(path.read_text())["training"]
+        [{'image': 'images/a.png', 'patient': '1'}]
     """
     target = Path(path)
     folder = os.path.realpath(target.parent)
 
     def relative(value: str) -> str:
-        # The folder is resolved, so that ".." means the same to the operating system; the name is not, since a file
-        # may be a link into a store that has lost its name and suffix.
+        # The folder is resolved, so that ".." means the same to the operating system. The name is not: the file may be
+        # a link into a store where its name and suffix are lost.
         parent, name = os.path.split(os.path.abspath(value))
         return Path(os.path.relpath(os.path.join(os.path.realpath(parent), name), folder)).as_posix()
 
@@ -67,16 +78,26 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
     """Read one section of a data list, with absolute paths to files that exist.
 
     Args:
-        path: the JSON file that :func:`write_datalist` writes, or one by hand in MONAI's format.
-        section: ``"training"``, ``"validation"``, ``"test"`` or what else the file has.
+        path: a JSON file that :func:`write_datalist` wrote, or one written by hand in MONAI's format.
+        section: ``"training"``, ``"validation"``, ``"test"`` or any other section of the file.
         allow_empty: return an empty list for an empty section instead of refusing it.
 
     Returns:
         The items in the order of the file.
 
     Raises:
-        FileNotFoundError: if the data list or files that it names are missing; the first ten are named.
-        ValueError: if the file is no data list, the section is unknown or empty, or items have no ``image``.
+        FileNotFoundError: if the data list or files that it names are missing; the message names the first ten.
+        ValueError: if the file is not a data list, the section is unknown or empty, or items have no ``image``.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_fundus_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_fundus_phantoms(folder, task="disc", counts={"test": 2}, size=(64, 64), seed=0)
+        ...     items = load_datalist(path, "test")
+        >>> len(items), sorted(items[0])
+        (2, ['fov', 'image', 'label', 'patient', 'source'])
     """
     source = Path(path)
     items = _read_section(source, section)
@@ -102,9 +123,18 @@ def load_sections(path: str | os.PathLike[str]) -> Datalist:
 
     Raises:
         FileNotFoundError: if the data list or files that it names are missing.
-        ValueError: if the file is no data list.
+        ValueError: if the file is not a data list.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_sections
+        >>> from medseg_monai.phantoms import write_fundus_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_fundus_phantoms(folder, task="disc", counts={"training": 2}, size=(64, 64), seed=0)
+        ...     {section: len(items) for section, items in load_sections(path).items()}
+        {'training': 2, 'validation': 0, 'test': 0}
     """
-    # a file without any section is refused as one without its training section
+    # a file without any section gets the error for a missing training section
     names = [key for key, value in _read_content(Path(path)).items() if _is_section(value)] or ["training"]
     return {name: load_datalist(path, name, allow_empty=True) for name in names}
 
@@ -112,13 +142,13 @@ def load_sections(path: str | os.PathLike[str]) -> Datalist:
 def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], seed: int) -> Datalist:
     """Divide items into sections so that no patient is in two of them.
 
-    Patients are ranked by a hash of seed and name, not by a random generator: the split is the same on each machine,
-    with each version of each library, and for each order of ``items``.
+    Patients are ranked by a hash of seed and name and not by a random generator, so the split is the same on every
+    machine, with every version of every library, and for every order of ``items``.
 
     Args:
         items: items with a ``patient``.
-        fractions: section name -> fraction of the *patients*; they sum to 1. A fraction of 0 gives an empty section,
-            any other at least one patient.
+        fractions: section name -> fraction of the *patients*; the fractions sum to 1. A fraction of 0 gives an empty
+            section, any other fraction at least one patient.
         seed: another seed gives another split.
 
     Returns:
@@ -127,6 +157,13 @@ def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], s
     Raises:
         ValueError: if an item has no patient, the fractions do not sum to 1 or are negative, or there are fewer
             patients than sections to fill.
+
+    Example:
+        >>> from medseg_monai.data import split_by_patient
+        >>> items = [{"image": f"{number}.png", "patient": str(number // 2)} for number in range(8)]
+        >>> split = split_by_patient(items, fractions={"training": 0.5, "validation": 0.25, "test": 0.25}, seed=0)
+        >>> {section: len(found) for section, found in split.items()}
+        {'training': 4, 'validation': 2, 'test': 2}
     """
     if without := [str(item.get("image", index)) for index, item in enumerate(items) if item.get("patient") is None]:
         raise ValueError(f"items without 'patient' can't be split by patient: {shorten(without)}; add the key")
@@ -141,17 +178,17 @@ def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], s
 
 
 def patient_rank(patient: str, seed: int) -> str:
-    """Place of a patient in the order in which splits choose, by a hash: the same on each machine.
+    """A patient's rank when splits choose patients: a hash, which is the same on every machine.
 
     Args:
-        patient: name.
+        patient: name of the patient.
         seed: another seed gives another order.
     """
     return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 
 
 def shorten(names: Iterable[str]) -> str:
-    """Join names for an error of one line: the first ten, and how many there are when there are more."""
+    """Join names for a one-line error: the first ten, and the total if there are more."""
     every = list(names)
     listed = ", ".join(every[:NAMED_IN_ERRORS])
     return listed if len(every) <= NAMED_IN_ERRORS else f"{listed} ... ({len(every)} in all)"
@@ -183,7 +220,7 @@ def _is_section(value: object) -> bool:
 
 
 def _is_path(key: str, value: object) -> bool:
-    # a class number as label, as MONAI's classification lists have, is no path
+    # MONAI's classification lists have a class number as the label, which is not a path
     return (key in PATH_KEYS or key.startswith(PATH_KEY_PREFIX)) and isinstance(value, str | os.PathLike)
 
 
@@ -196,7 +233,7 @@ def _with_paths(item: Item, change: Callable[[str], str]) -> Item:
 
 
 def _counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Patients of each section by largest remainder, with at least one where the fraction is not 0."""
+    """Number of patients in each section by largest remainder; at least one where the fraction is not 0."""
     if any(fraction < 0 for fraction in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
         raise ValueError(f"fractions must be 0 or more and sum to 1, got {dict(fractions)}")
     filled = [section for section, fraction in fractions.items() if fraction > 0]
@@ -205,7 +242,7 @@ def _counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
             f"{total} patients can't fill the sections {', '.join(filled)}; use more data or set a fraction to 0"
         )
     quota = {section: fractions[section] * total for section in filled}
-    # the tolerance keeps 0.2 * 35 = 7.000000000000001 and 6.999999999999999 the same number of patients
+    # with the tolerance, 0.2 * 35 = 7.000000000000001 and 6.999999999999999 give the same number of patients
     counts = {section: int(share + 1e-9) for section, share in quota.items()}
     remainders = sorted(filled, key=lambda section: counts[section] - quota[section])
     for section in remainders[: total - sum(counts.values())]:

@@ -1,15 +1,16 @@
-"""What a user points at, turned into cases; what is ambiguous is refused."""
+"""The files and folders that a user names, turned into cases; ambiguous input is refused."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from monai.data.utils import is_supported_format
+from monai.utils import ensure_tuple
 from PIL import Image
 
 from .datalist import Item, shorten
@@ -25,57 +26,65 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
-    """List the 2D images that files and folders stand for.
+    """List the 2D images in files and folders.
 
-    A folder stands for the image files directly in it, told by their suffix; hidden files are left out. A file that is
-    named is taken whatever its suffix.
+    A folder stands for the image files directly in it, which are recognised by their suffix; hidden files are left out.
+    A file that is named itself is taken whatever its suffix.
 
     Args:
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each file once, in the order given and sorted within a folder.
+        items ``{"image": path}`` with absolute paths, each file once, in the given order and sorted within a folder.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a folder without an image, or two files whose predictions would have the same name.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.jpg", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     [Path(item["image"]).name for item in find_images(folder)]
+        ['a.jpg', 'b.png']
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found: dict[Path, None] = {}
-    for entry in given:
-        path = Path(entry)
-        for file in _images_in(path) if path.is_dir() else [_existing(path)]:
-            found[Path(os.path.abspath(file))] = None  # without "..", so that a file named twice is seen to be one
-    _refuse_equal_names(found)
-    return [{"image": str(file)} for file in found]
+    return _cases(paths, in_folder=_images_in, named=_existing)
 
 
 def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
-    """List the radiographs that files and folders stand for, as :class:`medseg_monai.data.RadiographReader` loads them.
+    """List the radiographs in files and folders, for :class:`medseg_monai.data.RadiographReader`.
 
-    A folder stands for the image files (told by their suffix) and the DICOM radiographs directly in it; hidden files
-    and ``DICOMDIR`` are left out. DICOM is told by the ending ``.dcm`` or by its content, each file is a case. Other
-    DICOM in a folder (reports, segmentations made before, CT) is left out, and one warning names it; DICOM whose header
-    does not tell its modality is kept, so that reading it says what is wrong. A file that is named is taken whatever
-    its suffix, but DICOM must be a radiograph.
+    A folder stands for the image files (recognised by their suffix) and the DICOM radiographs directly in it; hidden
+    files and ``DICOMDIR`` are left out. DICOM is recognised by the ending ``.dcm`` or by its content, and each file is
+    a case. Other DICOM files in a folder (reports, earlier segmentations, CT) are left out, and one warning names them.
+    A DICOM file whose header does not state a modality is kept, so that reading it reports what is wrong. A file that
+    is named itself is taken whatever its suffix, but DICOM must be a radiograph.
 
     Args:
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each file once, in the order given and sorted within a folder.
+        items ``{"image": path}`` with absolute paths, each file once, in the given order and sorted within a folder.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a folder without a radiograph, a DICOM file that is named and of another modality than CR or DX, or
-            two files whose predictions would have the same name.
+        ValueError: a folder without a radiograph, a named DICOM file of another modality than CR or DX, or two files
+            whose predictions would have the same name.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_radiographs
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 1}, size=(64, 64), seed=0, image_format="dicom")
+        ...     [Path(item["image"]).name for item in find_radiographs(f"{folder}/images")]
+        ['phantom_0001.dcm']
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found: dict[Path, None] = {}
-    for path in (Path(os.path.abspath(entry)) for entry in given):
-        found.update(dict.fromkeys(_radiographs_in(path) if path.is_dir() else [_radiograph(path)]))
-    _refuse_equal_names(found)
-    return [{"image": str(file)} for file in found]
+    return _cases(paths, in_folder=_radiographs_in, named=_radiograph)
 
 
 def find_volumes(
@@ -84,11 +93,12 @@ def find_volumes(
     series: str | Sequence[str] | None = None,
     modality: str = "CT",
 ) -> list[Item]:
-    """List the 3D volumes that files and folders stand for, as :class:`medseg_monai.data.VolumeReader` loads them.
+    """List the 3D volumes in files and folders, for :class:`medseg_monai.data.VolumeReader`.
 
-    A folder stands for the volume files directly in it, told by their suffix (hidden files are left out), and for the
-    one DICOM series below it. Which of several series is meant, only ``series`` can say; folders then stand for the
-    series named and nothing else. The headers of a series are checked here, before any network is loaded.
+    A folder stands for the volume files directly in it, which are recognised by their suffix (hidden files are left
+    out), and for the one DICOM series below it. If there are several series, ``series`` must choose among them; folders
+    then stand for the chosen series and nothing else. The headers of a series are checked here, before any network is
+    loaded.
 
     Args:
         paths: one or several files and folders.
@@ -96,43 +106,45 @@ def find_volumes(
         modality: DICOM modality that a series must have.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each once, in the order given and within a folder sorted, files
+        items ``{"image": path}`` with absolute paths, each once, in the given order and sorted within a folder, files
         first. The path of a series is its folder, or ``<folder>/<SeriesInstanceUID>`` if ``series`` names it.
 
     Raises:
-        FileNotFoundError: a path, or a series named, does not exist.
-        ValueError: a file that is not a volume by its suffix, a folder without a volume, a folder with several series
+        FileNotFoundError: a path or a chosen series does not exist.
+        ValueError: a file whose suffix is not that of a volume, a folder without a volume, a folder with several series
             (all are listed, each with its faults), a series that is not a regular grid (with all its faults), or two
             volumes whose predictions would have the same name.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_volumes
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)  # DICOM series of CT
+        ...     [Path(item["image"]).relative_to(patients).as_posix() for item in find_volumes(patients / "CT" / "1")]
+        ['CT/1']
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    wanted = [series] if isinstance(series, str) else list(series or ())
-    found: dict[Path, None] = {}
-    for path in (Path(os.path.abspath(entry)) for entry in given):
-        if not path.is_dir():
-            volumes = [_volume(path)]
-        elif wanted:
-            volumes = _series_named(path, wanted, modality)
-        else:
-            volumes = _volumes_in(path, modality)
-        found.update(dict.fromkeys(volumes))
-    missing = [uid for uid in wanted if not any(path.name == uid for path in found)]
+    given, wanted = ensure_tuple(paths), ensure_tuple(series or ())
+    in_folder = partial(_series_named, wanted=wanted) if wanted else _volumes_in
+    items = _cases(given, in_folder=partial(in_folder, modality=modality), named=_volume)
+    missing = [uid for uid in wanted if not any(Path(item["image"]).name == uid for item in items)]
     if missing:
         there = shorten(str(path) for path in given)
         raise FileNotFoundError(f"{there}: no DICOM series {shorten(missing)}.")
-    _refuse_equal_names(found)
-    return [{"image": str(path)} for path in found]
+    return items
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
-    """The name of a case's results: of a file without the ending of an image, of a folder or a series the last part.
+    """The name of a case's results: the last part of its path, without the ending of an image file.
 
-    An archive names DICOM files and series by their UIDs, without an ending; the last number of one is not an ending.
+    Archives name DICOM files and series by their UIDs, without an ending; the last number of a UID is not an ending.
 
     Args:
         path: ``item["image"]`` of a data list.
 
     Example:
+        >>> from medseg_monai.data.inputs import case_name
         >>> [case_name(path) for path in ("a/chest.png", "a/scan.nii.gz", "a/1.2.840.1", "a/series")]
         ['chest', 'scan', '1.2.840.1', 'series']
     """
@@ -143,9 +155,24 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
 @cache
 def _endings() -> tuple[str, ...]:
-    """Endings of all images that can be read, the longest first."""
+    """Endings of all image files that can be read, the longest first."""
     ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, DICOM_SUFFIX))
     return tuple(sorted({*ours, *Image.registered_extensions()}, key=lambda ending: (-len(ending), ending)))
+
+
+def _cases(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    in_folder: Callable[[Path], list[Path]],
+    named: Callable[[Path], Path],
+) -> list[Item]:
+    """List what folders and named files stand for, each once."""
+    found: dict[Path, None] = {}
+    for entry in ensure_tuple(paths):
+        path = Path(os.path.abspath(entry))  # without "..", so that a file named twice counts once
+        found.update(dict.fromkeys(in_folder(path) if path.is_dir() else [named(path)]))
+    _refuse_equal_names(found)
+    return [{"image": str(path)} for path in found]
 
 
 def _existing(path: Path) -> Path:
@@ -173,7 +200,7 @@ def _radiographs_in(folder: Path) -> list[Path]:
         wanted = f"{', '.join(RASTER_SUFFIXES)}, DICOM of {' or '.join(RADIOGRAPH_MODALITIES)}"
         raise ValueError(f"{folder}: no radiograph in this folder (looked for {wanted}){also}.")
     if left_out:
-        _LOGGER.warning("%s: left out, as they are no radiographs: %s.", folder, left_out)
+        _LOGGER.warning("%s: left out, as they are not radiographs: %s.", folder, left_out)
     return radiographs
 
 
@@ -185,7 +212,7 @@ def _radiograph(path: Path) -> Path:
 
 
 def _other_modality(file: Path) -> str:
-    """The modality of a DICOM file that is no radiograph; empty if it is one, or its header does not tell."""
+    """The modality of a DICOM file that is not a radiograph; empty if it is one, or if its header states none."""
     modality = read_modality(file)
     return "" if modality in RADIOGRAPH_MODALITIES else modality
 
@@ -193,7 +220,7 @@ def _other_modality(file: Path) -> str:
 def _volume(path: Path) -> Path:
     if not is_supported_format(_existing(path), VOLUME_SUFFIXES):
         suffixes = ", ".join(VOLUME_SUFFIXES)
-        raise ValueError(f"{path}: not a volume by its name ({suffixes}); of a DICOM series give the folder.")
+        raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
     return path
 
 
@@ -207,7 +234,7 @@ def _volumes_in(folder: Path, modality: str) -> list[Path]:
     volumes = [p for p in files if is_supported_format(p, VOLUME_SUFFIXES)]
     if not volumes and not series:
         suffixes = ", ".join(VOLUME_SUFFIXES)
-        raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}), no DICOM series below it.")
+        raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}) and no DICOM series below it.")
     for one in series:
         check_geometry(one, modality=modality)
         volumes.append(folder)

@@ -1,4 +1,4 @@
-"""What labels mean: the coded vocabulary of the segments that bundles find."""
+"""What labels mean: the coded vocabulary of the segments that bundles predict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ class Segment:
     """How one label is described in a DICOM SEG.
 
     Attributes:
-        name: what viewers show, at most 64 characters.
+        name: the name that viewers show, at most 64 characters.
         type: code of the structure (segmented property type).
         colour: recommended display colour, RGB from 0 to 255.
         category: code of the kind of structure (segmented property category).
+
+    Example:
+        >>> from pydicom.sr.codedict import codes
+        >>> from medseg_monai.data import Segment
+        >>> Segment("lungs", codes.SCT.Lung, colour=(86, 180, 233)).type.value
+        '39607008'
     """
 
     name: str
@@ -43,21 +49,21 @@ LUNG_LOBES = (
 )
 """The five lobes in the order of CTSU-Net's labels 1 to 5, in SNOMED CT.
 
-DICOM's own context group (CID 7151) has one code for both upper and one for both lower lobes, told apart by a modifier;
-these codes name the side themselves. The category (91723000) is that of CID 7150.
+DICOM's own context group (CID 7151) has one code for both upper lobes and one for both lower lobes, with a modifier for
+the side; these codes include the side. The category (91723000) is that of CID 7150.
 """
 
 LUNGS = (Segment("lungs", codes.SCT.Lung, (86, 180, 233)),)
-"""Both lungs in a radiograph as one label, 39607008 "Lung" in SNOMED CT (CID 7151), without a side."""
+"""Both lungs in a radiograph as one label: 39607008 "Lung" in SNOMED CT (CID 7151), without a side."""
 
 ABDOMINAL_ORGANS = {
     "liver": Segment("liver", codes.SCT.Liver, (204, 121, 167)),
     "spleen": Segment("spleen", codes.SCT.Spleen, (0, 158, 115)),
     "kidney": Segment("kidneys", codes.SCT.Kidney, (230, 159, 0)),
 }
-"""ANU-Net's organs by the names that its bundles have for them, in SNOMED CT (CID 7151).
+"""ANU-Net's organs by the names that its bundles use, in SNOMED CT (CID 7151).
 
-They are 10200004 "Liver", 78961009 "Spleen" and 64033007 "Kidney"; both kidneys are one label, without a side.
+The codes are 10200004 "Liver", 78961009 "Spleen" and 64033007 "Kidney"; both kidneys are one label, without a side.
 """
 
 
@@ -65,11 +71,16 @@ def find_organ(organ: str | None, *, trained_for: str | None = None) -> Segment:
     """The description of one of :data:`ABDOMINAL_ORGANS`.
 
     Args:
-        organ: name; ``None`` if neither the user nor the model gives one.
+        organ: name of the organ; ``None`` if neither the user nor the model names one.
         trained_for: the organ that the model was trained for; ``None`` if its file does not say.
 
     Raises:
-        ValueError: no organ, an unknown one, or another than the model's.
+        ValueError: no organ, an unknown organ, or another organ than the model's.
+
+    Example:
+        >>> from medseg_monai.data import find_organ
+        >>> find_organ("kidney").name
+        'kidneys'
     """
     choice = ", ".join(ABDOMINAL_ORGANS)
     if organ is None:
@@ -77,5 +88,5 @@ def find_organ(organ: str | None, *, trained_for: str | None = None) -> Segment:
     if organ not in ABDOMINAL_ORGANS:
         raise ValueError(f"organ='{organ}' is unknown: choose from {choice}.")
     if trained_for not in (None, organ):
-        raise ValueError(f"organ='{organ}', but the model was trained for '{trained_for}'; give one of the {organ}.")
+        raise ValueError(f"organ='{organ}', but the model was trained for '{trained_for}'; give a model for {organ}.")
     return ABDOMINAL_ORGANS[organ]

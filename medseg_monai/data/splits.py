@@ -1,4 +1,4 @@
-"""Several data lists made one, as they are or split anew as a paper did."""
+"""Several data lists joined into one, as they are or with a paper's split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .datalist import Datalist, Item, patient_rank, shorten
 
 __all__ = ["SPLITS", "NamedSplit", "combine"]
 
-# who is meant: patients of two data sets may have the same number
+# source and number: patients of two data sets may have the same number
 Patient = tuple[str, str]
 
 
@@ -20,8 +20,8 @@ class NamedSplit:
     """A paper's split.
 
     Attributes:
-        sources: images of each data set (``source`` of the items) that it is made of.
-        sections: images of each section.
+        sources: number of images from each data set (``source`` of the items).
+        sections: number of images in each section.
     """
 
     sources: Mapping[str, int]
@@ -39,24 +39,23 @@ SPLITS = {
     # Res-CR-Net, 1.2.2: 6395 images, 6191 and 204
     "v7": NamedSplit({"v7_darwin": 6395}, {"training": 6191, "validation": 204, "test": 0}),
 }
-"""Splits by name; which images are where is not published, so each is drawn by a seed."""
+"""Splits by name. The papers do not publish which image is in which section, so each split is drawn by a seed."""
 
 
 def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None = None, seed: int = 0) -> Datalist:
     """Pool several data lists.
 
-    Without ``split`` each section holds the items of that section of every list, in the order given. With one of
-    :data:`SPLITS` the items of all sections are divided anew, by patient and by a seed, into exactly the paper's
+    Without ``split`` each section holds the items of that section from every list, in the given order. With one of
+    :data:`SPLITS` the items of all sections are divided again, by patient and with a seed, into exactly the paper's
     numbers of images.
 
-    Patients are told by ``source`` and ``patient``, and ranked by a hash as in
+    A patient is identified by ``source`` and ``patient``, and patients are ranked by a hash as in
     :func:`medseg_monai.data.split_by_patient`. The small sections take patients in that order as long as all their
     images fit; the rest is for training.
 
     Args:
-        datalists: sections of items with absolute paths, such as those of
-            :func:`medseg_monai.data.load_sections` or of the readers in
-            :mod:`medseg_monai.datasets`.
+        datalists: sections of items with absolute paths, as :func:`medseg_monai.data.load_sections` and the readers in
+            :mod:`medseg_monai.datasets` return them.
         split: ``"defu"``, ``"jms"``, ``"v7"`` or ``None``.
         seed: another seed gives another split.
 
@@ -65,7 +64,15 @@ def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None 
 
     Raises:
         ValueError: for an unknown split, an image that occurs twice, a patient in two sections of the result, items
-            without patient, or data that are not those of the split: the numbers are named, expected and found.
+            without a patient, or data that are not those of the split (the message states the expected numbers and the
+            numbers found).
+
+    Example:
+        >>> from medseg_monai.data import combine
+        >>> first = {"training": [{"image": "a.png", "patient": "1", "source": "montgomery"}], "test": []}
+        >>> second = {"training": [], "test": [{"image": "b.png", "patient": "1", "source": "shenzhen"}]}
+        >>> {section: len(items) for section, items in combine([first, second]).items()}
+        {'training': 1, 'test': 1}
     """
     pooled = [item for datalist in datalists for section in datalist.values() for item in section]
     counted = Counter(os.path.abspath(item["image"]) for item in pooled)

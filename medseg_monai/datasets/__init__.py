@@ -2,6 +2,16 @@
 
 ``DATASETS`` maps the short name of a data set to its reader; it drives the command line and the tests. A new data set
 is one module here and one line below.
+
+Example:
+    >>> import tempfile
+    >>> from medseg_monai.datasets import DATASETS
+    >>> from medseg_monai.phantoms import write_lits_layout
+    >>> with tempfile.TemporaryDirectory() as folder:  # phantoms in the folders and files of LiTS
+    ...     _ = write_lits_layout(f"{folder}/LiTS", patients=2, size=(8, 32, 40), seed=0)
+    ...     datalist = DATASETS["lits"](f"{folder}/LiTS", derived=f"{folder}/derived", validation_fraction=0.0)
+    >>> {section: len(items) for section, items in datalist.items()}
+    {'training': 1, 'validation': 0, 'test': 1}
 """
 
 from functools import partial

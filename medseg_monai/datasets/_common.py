@@ -1,4 +1,4 @@
-"""What the readers of the public data sets share: finding files, checking them, masks as 8-bit images, splits."""
+"""Shared by the readers of the public data sets: finding and checking files, masks as 8-bit images, splits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Problems:
 
     Args:
         source: name of the data set.
-        root: its folder; files are named relative to it.
+        root: folder of the data set; the paths in the error are relative to it.
     """
 
     def __init__(self, source: str, root: Path) -> None:
@@ -74,7 +74,7 @@ class Problems:
             return None
 
     def check_size(self, image: Path, masks: Iterable[Path]) -> None:
-        """Note the masks whose size is not that of the image; headers only, nothing is decoded."""
+        """Note the masks whose size differs from that of the image; only headers are read."""
         size = self.image_size(image)
         for mask in masks:
             found = self.image_size(mask)
@@ -82,7 +82,7 @@ class Problems:
                 self.add(mask, f"is {found[0]}x{found[1]}, its image {size[0]}x{size[1]}")
 
     def raise_if_any(self) -> None:
-        """Raise a ``ValueError`` that names the first ten problems and counts them, if there are any."""
+        """Raise a ``ValueError`` with the first ten problems and their total number, if there are any."""
         if self._found:
             raise ValueError(
                 f"{self.root}: {len(self._found)} missing or doubtful files in {self.source}: "
@@ -91,19 +91,19 @@ class Problems:
 
 
 def locate(root: str | os.PathLike[str], *, source: str, needs: Iterable[str], inside: Iterable[str] = ()) -> Path:
-    """Find the folder of a data set: ``root``, or one that archives put inside it.
+    """Find the folder of a data set: ``root``, or a folder that an archive creates inside it.
 
     Args:
         root: the folder that the user names.
         source: name of the data set, for the error.
-        needs: paths that the folder must have, each naming a layout: one of them is enough.
+        needs: paths of which the folder must have one; each stands for one layout.
         inside: sub-folders of ``root`` to try after ``root`` itself.
 
     Returns:
         The absolute path of the first folder that has one of ``needs``.
 
     Raises:
-        FileNotFoundError: if ``root`` is no folder, or none of the folders has one of ``needs``.
+        FileNotFoundError: if ``root`` is not a folder, or none of the folders has one of ``needs``.
     """
     base = Path(os.path.abspath(root))
     if not base.is_dir():
@@ -113,14 +113,14 @@ def locate(root: str | os.PathLike[str], *, source: str, needs: Iterable[str], i
         if any((candidate / need).exists() for need in wanted):
             return candidate
     raise FileNotFoundError(
-        f"{base}: not a folder of {source} as published, it has none of: {', '.join(wanted)}; name the folder that has"
+        f"{base}: not a folder of {source} as published, it has none of: {', '.join(wanted)}; name one that has them"
     )
 
 
 def files(folder: Path, pattern: str = "*", *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """List files by glob pattern and suffix, sorted by path.
 
-    Hidden files are left out: archives made on a Mac have one beside each file.
+    Hidden files are left out: archives from a Mac have one beside each file.
     """
     found = (path for path in folder.glob(pattern) if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
@@ -144,7 +144,7 @@ def by_key(paths: Iterable[Path], pattern: str, problems: Problems) -> dict[str,
 
 
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path], problems: Problems, *, kind: str = "mask") -> None:
-    """Note each image without mask and each mask without image."""
+    """Note each image without a mask and each mask without an image."""
     for key in sorted(images.keys() - masks.keys()):
         problems.add(images[key], f"image without {kind}")
     for key in sorted(masks.keys() - images.keys()):
@@ -154,8 +154,8 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], problems: Proble
 def foreground(path: Path) -> Mask:
     """Decode a mask of any image mode.
 
-    A value above 127 in any channel (a palette is resolved first) is foreground. Where no value is above 127, the image
-    must have at most one value beside 0, and that is the foreground: masks are also published as 0 and 1.
+    A value above 127 in any channel (a palette is resolved first) is foreground. If no value is above 127, the image
+    must have only one value besides 0, which is the foreground: some masks are published as 0 and 1.
 
     Returns:
         ``[H, W]``.
@@ -180,8 +180,8 @@ def foreground(path: Path) -> Mask:
 def mask_file(published: Path, derived: Path, problems: Problems) -> str:
     """Return the path of an 8-bit single-channel image in which foreground is above 127.
 
-    That is the published file where it is one, otherwise a PNG that is written to ``derived``. A mask that is broken or
-    empty is noted in ``problems``.
+    This is the published file itself if it is such an image, otherwise a PNG that is written to ``derived``. A mask
+    that is broken or empty is noted in ``problems``.
     """
     try:
         with Image.open(published) as image:
@@ -194,7 +194,7 @@ def mask_file(published: Path, derived: Path, problems: Problems) -> str:
 
 
 def union(published: Iterable[Path], problems: Problems) -> Mask | None:
-    """Decode masks of one size and merge them; one that is broken or empty is noted in ``problems``.
+    """Decode masks of the same size and merge them; a broken or empty mask is noted in ``problems``.
 
     Returns:
         ``[H, W]``, or ``None`` if a mask was noted.
@@ -226,7 +226,7 @@ def field_of_view(image: Path) -> Mask:
     connected part is kept and its holes are filled.
 
     Returns:
-        ``[H, W]``; on DRIVE's 20 test images its IoU with the published masks is 0.996 on average, 0.985 at worst.
+        ``[H, W]``. On DRIVE's 20 test images its IoU with the published masks is 0.996 on average, 0.985 at worst.
 
     Raises:
         ValueError: if the image is black.
@@ -243,10 +243,10 @@ def field_of_view(image: Path) -> Mask:
 def read_contour(path: Path) -> NDArray[np.float64]:
     """Read a contour from text.
 
-    Understood are one point ``x y`` in a line, and one number in a line, ``x`` and ``y`` in turn. Numbers are separated
-    by blanks, commas or semicolons. Lines of words before the points are skipped. Points end at a line with "ellipse":
-    such a file (RIM-ONE's) begins with the centre of the disc, which is left out, and ends with a fitted ellipse, which
-    is not used.
+    A line holds either one point ``x y`` or one number, with ``x`` and ``y`` in turn. Numbers are separated by blanks,
+    commas or semicolons. Lines of words before the points are skipped. The points end at a line with the word
+    "ellipse": such a file (from RIM-ONE) begins with the centre of the disc, which is left out, and ends with a fitted
+    ellipse, which is not used.
 
     Returns:
         ``[N, 2]`` of ``(x, y)`` = (column, row) in pixels.
@@ -312,10 +312,10 @@ def hold_out(training: list[Item], test: list[Item], *, validation_fraction: flo
     """Keep an official split, and hold out a part of its training set for validation.
 
     Args:
-        training: items of the official training set, may be empty.
+        training: items of the official training set; may be empty.
         test: items of the official test set.
         validation_fraction: part of the training patients that goes to validation, 0 or more and below 1.
-        seed: of the choice, see :func:`~medseg_monai.data.datalist.split_by_patient`.
+        seed: seed of the choice, see :func:`~medseg_monai.data.datalist.split_by_patient`.
 
     Raises:
         ValueError: if ``validation_fraction`` is outside its range, or there are too few patients.
@@ -328,9 +328,9 @@ def hold_out(training: list[Item], test: list[Item], *, validation_fraction: flo
 
 
 def split_three_ways(items: list[Item], *, validation_fraction: float, seed: int) -> Datalist:
-    """Split a data set without official split.
+    """Split a data set that has no official split.
 
-    A fifth of the patients is for test, ``validation_fraction`` for validation, the rest for training.
+    A fifth of the patients is for testing, ``validation_fraction`` for validation, and the rest for training.
 
     Raises:
         ValueError: if ``validation_fraction`` is negative or leaves nothing to train on, or there are too few patients.

@@ -1,4 +1,4 @@
-"""What readers of volumes share: how near grids must lie, masks on tissue, label files, the paper's split."""
+"""Shared by the readers of volumes: the tolerance between grids, masks on tissue, label files, the paper's split."""
 
 from __future__ import annotations
 
@@ -20,31 +20,37 @@ __all__ = [
     "SAME_PLACE",
     "save_label_volume",
     "share_in_air",
+    "size_text",
     "split_five_to_one",
 ]
 
-# corners of two grids may be apart by this share of the smallest spacing
+# the corners of two grids may be this far apart, as a share of the smallest spacing
 SAME_PLACE = 0.1
 
-# Air, lung and bowel gas are below this, in HU; fat and every organ are above.
+# Air, lung and bowel gas are below this value in HU; fat and all organs are above it.
 AIR = -200.0
 
-# An organ's mask has hardly a voxel of air. Of the liver of CHAOS CT set 3 none is air; with the slices in reverse
-# order 10 % are, with each slice upside down 5 %, with left and right exchanged 20 %.
+# The mask of an organ has hardly a voxel of air. In CHAOS CT set 3 no voxel of the liver is air; with the slices in
+# reverse order 10 % are, with each slice upside down 5 %, and with left and right exchanged 20 %.
 MAX_SHARE_IN_AIR = 0.02
 
 TEST_FRACTION = 1 / 6
 
 
 def share_in_air(hounsfield: NDArray[Any], mask: Mask) -> float:
-    """Share of a mask's voxels that lie in air, 0 of an empty one.
+    """Share of a mask's voxels that lie in air; 0 for an empty mask.
 
     Args:
         hounsfield: CT in Hounsfield units.
-        mask: of the same shape.
+        mask: mask of the same shape.
     """
     inside = hounsfield[mask]
     return float(np.mean(inside < AIR)) if inside.size else 0.0
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """How a message states a size, such as ``512x512x90``."""
+    return "x".join(map(str, shape))
 
 
 def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path) -> str:
@@ -55,14 +61,14 @@ def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path) -> str:
 
 
 def split_five_to_one(items: list[Item], *, validation_fraction: float, seed: int) -> Datalist:
-    """Split at the paper's ratio: of six patients, five are for training and one is for test.
+    """Split with the paper's ratio: of six patients, five are for training and one is for testing.
 
     The paper has no validation set; here it is taken from the training patients.
 
     Args:
         items: items with a ``patient``.
         validation_fraction: part of the training patients that goes to validation, 0 or more and below 1.
-        seed: of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
+        seed: seed of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
 
     Raises:
         ValueError: if ``validation_fraction`` is outside its range, or there are too few patients.

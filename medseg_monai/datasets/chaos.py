@@ -24,7 +24,7 @@ __all__ = ["MODALITIES", "ORGANS", "read_chaos"]
 
 ORGANS = ("liver", "spleen", "kidney")
 
-# folder of the series, folder of the series that the masks are named after, folder of the masks
+# folder of the series, folder of the series whose names the masks have, folder of the masks
 _CT = {"ct": ("DICOM_anon", "DICOM_anon", "Ground")}
 _T1_IN = "T1DUAL/DICOM_anon/InPhase"
 _MR = {
@@ -34,7 +34,7 @@ _MR = {
 }
 MODALITIES = (*_CT, *_MR, "mr")
 
-# The masks have 255 in CT; 63, 126, 189 and 252 in MRI, for which the organisers give these ranges.
+# The masks have the value 255 in CT, and 63, 126, 189 and 252 in MRI, for which the organisers give these ranges.
 _Levels = dict[str, tuple[tuple[int, int], ...]]
 _CT_LEVELS: _Levels = {"liver": ((255, 255),)}
 _MR_LEVELS: _Levels = {"liver": ((55, 70),), "kidney": ((110, 135), (175, 200)), "spleen": ((240, 255),)}
@@ -68,46 +68,58 @@ def read_chaos(
         Train_Sets/MR/1/T1DUAL/Ground/IMG-0004-00002.png     one mask for both phases
         Train_Sets/MR/1/T2SPIR/DICOM_anon/IMG-0002-00001.dcm Ground/IMG-0002-00001.png
 
-    For CT ``root`` may also be the folder of one case, with ``DICOM_anon`` and ``Ground`` or ``images`` and ``masks``;
-    it is then the test set by itself.
+    For CT, ``root`` may also be the folder of one case, with ``DICOM_anon`` and ``Ground`` or ``images`` and ``masks``;
+    this case is then the whole test set.
 
-    Items have ``image`` (the folder of the series), ``label``, ``patient`` (``ct_1``, ``mr_1``: CT and MRI are of
-    different people; the sequences of one have one name and thus fall into one section) and ``source``. The label is
-    one organ against everything else, 1 and 0, both kidneys as one, as in the paper. It is written to ``derived`` as
-    8-bit NIfTI on the grid of the series.
+    Items have ``image`` (the folder of the series), ``label``, ``patient`` and ``source``. The patient is ``ct_1`` or
+    ``mr_1``, since CT and MRI show different people; the sequences of one patient share the name and therefore fall
+    into one section. The label is 1 for one organ (both kidneys count as one, as in the paper) and 0 for everything
+    else. It is written to ``derived`` as 8-bit NIfTI on the grid of the series.
 
-    A mask belongs to one DICOM file and is put where that file's ``ImagePositionPatient`` says. Which file it is: the
-    one of the same name (MRI); where no name is shared (CT), the one of the same rank when both are sorted by the
-    numbers in their names. That is the organisers' rule; their evaluation takes the names and no position. In CT set 3
-    it leads down: the first mask is the uppermost slice, the last of the volume as it is loaded. The files must then
-    go through the body in one direction and the masks be numbered without a gap. A liver in CT must lie on tissue.
+    A mask belongs to one DICOM file and gets the position of that file's ``ImagePositionPatient``. The file is the one
+    with the same name (MRI) or, if no name is shared (CT), the one with the same rank when both are sorted by the
+    numbers in their names. This is the organisers' rule; their evaluation uses the names and no position. In CT set 3
+    the numbers run down the body: the first mask is the uppermost slice, which is the last slice of the volume as it is
+    loaded. For pairs by rank, the files must run through the body in one direction and the masks must be numbered
+    without a gap. A liver in CT must lie on tissue.
 
-    There is no official split of the patients with masks: it is seeded, five to one as in the paper, and validation
-    is taken from the training patients.
+    There is no official split of the patients with masks; the split is seeded, five to one as in the paper, and
+    validation is taken from the training patients.
 
-    On the command line: ``chaos_ct``, and ``chaos_`` with ``t1_in``, ``t1_out``, ``t2`` or ``mr`` (all three) and the
-    organ, such as ``chaos_mr_spleen``.
+    On the command line the names are ``chaos_ct``, and ``chaos_`` with ``t1_in``, ``t1_out``, ``t2`` or ``mr`` (all
+    three) and the organ, such as ``chaos_mr_spleen``.
 
     Args:
-        root: the folder with ``CT`` and ``MR``, one of the two above it, or the folder of one CT case.
+        root: the folder with ``CT`` and ``MR``, one of the two folders above it, or the folder of one CT case.
         derived: folder for the labels.
-        modality: ``"ct"``, ``"t1_in"``, ``"t1_out"``, ``"t2"``, or ``"mr"``: the three MRI sequences, as the paper has.
-        organ: ``"liver"``, ``"spleen"`` or ``"kidney"``; CT has liver only.
-        validation_fraction: part of the training patients that goes to validation.
-        seed: of the split.
+        modality: ``"ct"``, ``"t1_in"``, ``"t1_out"``, ``"t2"``, or ``"mr"`` for all three MRI sequences, as in the
+            paper.
+        organ: ``"liver"``, ``"spleen"`` or ``"kidney"``; CT has only the liver.
+        validation_fraction: part of the training patients for validation.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if a series is missing or not one regular volume, masks and slices differ in number or size, can't
-            be paired, have other grey values or nothing of the organ (all are named); ``modality`` or ``organ`` is
-            unknown; ``validation_fraction`` is not in [0, 1) or there are too few patients.
+        ValueError: if a series is missing or not one regular volume; if masks and slices differ in number or size or
+            can't be paired; if masks have other grey values or nothing of the organ (all are listed); if ``modality``
+            or ``organ`` is unknown; or if ``validation_fraction`` is not in [0, 1) or there are too few patients.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.datasets import read_chaos
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=2, size=(8, 32, 40), seed=0)
+        ...     datalist = read_chaos(patients, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> sorted(item["patient"] for items in datalist.values() for item in items)
+        ['ct_1', 'ct_2']
 
     Source: Kavur et al., "CHAOS Challenge", Medical Image Analysis 69, 2021; names and positions: the comment in
-    ``transformToRealCoordinates`` of the organisers' ``CHAOSmetrics.py``. CT was read from their set 3; of MRI no
-    files were at hand: its layout is that of public programs which convert it.
+    ``transformToRealCoordinates`` of the organisers' ``CHAOSmetrics.py``. The CT reader was tried on their set 3. We
+    had no MRI files: their layout follows public programs that convert them.
     """
     source = _source(modality, organ)
     sequences = _MR if modality == "mr" else {modality: {**_CT, **_MR}[modality]}
@@ -189,14 +201,14 @@ def _geometry(folder: Path, dicom: str) -> SeriesGeometry:
 
 
 def _in_space(masks: Sequence[Path], slices: Sequence[Path]) -> list[Path]:
-    """Order masks as their slices lie in the volume.
+    """Sort masks in the order of their slices in the volume.
 
     Args:
-        masks: in any order.
+        masks: the masks in any order.
         slices: the DICOM files in the order of the third axis.
 
     Raises:
-        ValueError: if it can't be told which mask belongs to which slice.
+        ValueError: if it is not certain which mask belongs to which slice.
     """
     if len(masks) != len(slices):
         raise ValueError(f"{len(masks)} masks for {len(slices)} slices")
@@ -204,7 +216,7 @@ def _in_space(masks: Sequence[Path], slices: Sequence[Path]) -> list[Path]:
     names = [path.stem for path in slices]
     if shared := by_name.keys() & set(names):
         if len(shared) < len(names):
-            raise ValueError(f"masks without a slice of their name: {shorten(sorted(by_name.keys() - shared))}")
+            raise ValueError(f"masks without a slice of the same name: {shorten(sorted(by_name.keys() - shared))}")
         return [by_name[name] for name in names]
     by_rank = sorted(masks, key=_numbers)
     steps = {_steps(first, second) for first, second in pairwise(by_rank)}
@@ -224,13 +236,13 @@ def _numbers(path: Path) -> tuple[list[int], str]:
 
 
 def _steps(first: Path, second: Path) -> tuple[int, ...]:
-    """By how much the numbers in two names differ; names with more or fewer numbers differ in them too."""
+    """The differences between the numbers in two names, and between how many numbers the names have."""
     before, after = _numbers(first)[0], _numbers(second)[0]
     return (len(after) - len(before), *(b - a for a, b in zip(before, after, strict=False)))
 
 
 def _table(organ: str, levels: _Levels) -> NDArray[np.uint8]:
-    """Return for each grey value 1 if it means the organ, 0 if background or another organ, else ``_UNKNOWN``."""
+    """Return for each grey value 1 if it is the organ, 0 if background or another organ, else ``_UNKNOWN``."""
     table = np.full(256, _UNKNOWN, dtype=np.uint8)
     table[0] = 0
     for name, ranges in levels.items():
@@ -244,7 +256,7 @@ def _organ(masks: Sequence[Path], geometry: SeriesGeometry, table: NDArray[np.ui
 
     Raises:
         OSError: if a file is broken.
-        ValueError: if a mask has another size or grey value, or the organ is in none.
+        ValueError: if a mask has another size or grey value, or no mask has the organ.
     """
     volume = np.stack(list(_decoded(masks, geometry.shape[:2], table)), axis=-1)
     if not volume.any():

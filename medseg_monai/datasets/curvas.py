@@ -32,34 +32,48 @@ def read_curvas(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read slices of the CURVAS challenge as 8-bit PNG: 108 slices of 14 cases of 512x512 pixels.
+    """Read slices of the CURVAS challenge as 8-bit PNG: 108 slices of 14 cases with 512x512 pixels.
 
-    Layout, this project's own; the files are those of a public repository that cut the challenge's volumes::
+    The layout is this project's own; the files come from a public repository of slices of the challenge's volumes::
 
         images_rater1/10001_394.png     case and slice; 8-bit grey, a soft-tissue window, no Hounsfield units
         masks_rater1/10001_394.png      liver magenta, kidneys yellow, pancreas cyan
         images_rater2/... masks_rater2/... images_rater3/... masks_rater3/...
 
-    A rater may be absent. Slices without the organ are kept, with an empty label: a scan has them too.
+    A rater may be absent. Slices without the organ are kept with an empty label, since scans have such slices too.
 
-    Items have ``image``, ``label`` (one organ, written to ``derived`` as 8-bit PNG), ``patient`` (the case; one may
-    have slices of several raters) and ``source``. There is no official split: it is seeded, five cases to one as in
-    the paper for other data, and validation is taken from the training cases.
+    Items have ``image``, ``label`` (one organ, written to ``derived`` as 8-bit PNG), ``patient`` (the case, which may
+    have slices from several raters) and ``source``. There is no official split; the split is seeded, five cases to one
+    as the paper splits other data, and validation is taken from the training cases.
 
     Args:
         root: the folder that has the raters' folders.
         derived: folder for the masks.
         organ: ``"liver"``, ``"kidney"`` or ``"pancreas"``.
-        validation_fraction: part of the training cases that goes to validation.
-        seed: of the split.
+        validation_fraction: part of the training cases for validation.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful, there twice, of another size than their image or of other colours
-            (all are named), ``organ`` is unknown, or ``validation_fraction`` is not in [0, 1).
+        ValueError: if files are missing, doubtful, present twice, of another size than their image or of other colours
+            (all are listed), ``organ`` is unknown, or ``validation_fraction`` is not in [0, 1).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_curvas
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for kind in ("images_rater1", "masks_rater1"):
+        ...         Path(folder, kind).mkdir()
+        ...         for name in ("10001_394", "10002_120"):
+        ...             Image.new("RGB", (30, 20), (255, 0, 255)).save(f"{folder}/{kind}/{name}.png")
+        ...     datalist = read_curvas(folder, derived=f"{folder}/derived", organ="liver", validation_fraction=0.0)
+        >>> sorted(item["patient"] for items in datalist.values() for item in items)
+        ['10001', '10002']
 
     Source: Riera-Marin et al., CURVAS challenge, MICCAI 2024.
     """
@@ -101,7 +115,7 @@ def _organ(path: Path, organ: str) -> Mask:
 
     Raises:
         OSError: if the file is broken.
-        ValueError: if it has a colour that stands for nothing.
+        ValueError: if it has a colour that stands for no structure.
     """
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""DRISHTI-GS1: optic disc in 101 fundus photographs, by four experts."""
+"""DRISHTI-GS1: optic disc in 101 fundus photographs, drawn by four experts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def read_drishti_gs(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read DRISHTI-GS1: 50 images to train, 51 to test.
+    r"""Read DRISHTI-GS1: 50 images for training and 51 for testing.
 
-    Layout as published (images may lie in sub-folders of ``Images``, as in some copies)::
+    Layout as published (as in some copies, images may be in sub-folders of ``Images``)::
 
         Training/Images/drishtiGS_002.png
         Training/GT/drishtiGS_002/SoftMap/drishtiGS_002_ODsegSoftmap.png
@@ -39,23 +39,38 @@ def read_drishti_gs(
     ``official_split`` (``Training`` or ``Test``).
 
     Items have ``image``, ``label``, ``patient`` (the image number; patients are not published) and ``source``. The
-    label is the soft map itself, the part of the four experts that marked a pixel times 255: above 127 are the pixels
-    of at least two.
+    label is the soft map itself, 255 times the share of the four experts that marked a pixel: pixels marked by at least
+    two experts are above 127.
 
     Args:
-        root: the folder with ``Training`` and ``Test``, one above it that archives make (``Drishti-GS1_files``), or the
-            flat one.
+        root: the folder with ``Training`` and ``Test``, a folder above it (archives create ``Drishti-GS1_files``), or
+            the flat folder.
         derived: folder for the masks that have to be made: soft maps that are not 8-bit greyscale.
         validation_fraction: part of the official training set that is held out for validation; 0 holds out nothing.
-        seed: of that choice.
+        seed: seed of that choice.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
             ``validation_fraction`` is not in [0, 1).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_drishti_gs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("images/drishtiGS_001.jpg", "masks_od_softmap/drishtiGS_001_ODsegSoftmap.png"):
+        ...         path = Path(folder, name)
+        ...         path.parent.mkdir()
+        ...         Image.new("L", (30, 20), 255).save(path)
+        ...     _ = Path(folder, "index.csv").write_text("file,official_split\ndrishtiGS_001.jpg,Test\n")
+        ...     datalist = read_drishti_gs(folder, derived=f"{folder}/derived")
+        >>> [item["patient"] for item in datalist["test"]]
+        ['001']
 
     Source: Sivaswamy et al., "A comprehensive retinal image dataset for the assessment of glaucoma from the optic nerve
     head analysis", JSM Biomedical Imaging Data Papers 2(1), 2015. The flat layout is this project's own reduced copy.

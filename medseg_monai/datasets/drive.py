@@ -21,32 +21,47 @@ def read_drive(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read DRIVE as the challenge published it: 20 images to train, 20 to test, 565x584 pixels.
+    """Read DRIVE as the challenge published it: 20 images for training and 20 for testing, 565x584 pixels.
 
-    Layout (``training`` and ``test`` alike, files by image number)::
+    Layout (the same in ``training`` and ``test``, with files named by image number)::
 
         training/images/21_training.tif     test/images/01_test.tif
         training/1st_manual/21_manual1.gif  test/1st_manual/01_manual1.gif    the vessels
-                                            test/2nd_manual/01_manual2.gif    the second observer, if there
-        training/mask/21_training_mask.gif  test/mask/01_test_mask.gif        the field of view, if there
+                                            test/2nd_manual/01_manual2.gif    the second observer (optional)
+        training/mask/21_training_mask.gif  test/mask/01_test_mask.gif        the field of view (optional)
 
-    Items have ``image``, ``label``, ``fov``, ``patient`` (the image number), ``source`` and, for a second observer,
-    ``label_expert2``. A missing field of view is derived from the image and written to ``derived``, as is a mask that
-    is not 8-bit greyscale of 0 and 255 (the second observer's has a palette).
+    Items have ``image``, ``label``, ``fov``, ``patient`` (the image number), ``source`` and, if there is a second
+    observer, ``label_expert2``. A missing field of view is derived from the image and written to ``derived``. A mask
+    that is not 8-bit greyscale of 0 and 255 (the second observer's has a palette) is converted and written there too.
 
     Args:
-        root: the folder with ``training`` and ``test``, or the one above it when that folder is called ``DRIVE``.
+        root: the folder with ``training`` and ``test``, or the folder above it if that folder is called ``DRIVE``.
         derived: folder for the masks that have to be made.
         validation_fraction: part of the official training set that is held out for validation; 0 holds out nothing.
-        seed: of that choice.
+        seed: seed of that choice.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
             ``validation_fraction`` is not in [0, 1).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_drive
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for section, number in (("training", "21"), ("test", "01")):
+        ...         for name in (f"images/{number}_{section}.tif", f"1st_manual/{number}_manual1.gif"):
+        ...             path = Path(folder, section, name)
+        ...             path.parent.mkdir(parents=True)
+        ...             Image.new("L", (30, 20), 255).save(path)
+        ...     datalist = read_drive(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> {section: [item["patient"] for item in items] for section, items in datalist.items()}
+        {'training': ['21'], 'validation': [], 'test': ['01']}
 
     Source: Staal et al., "Ridge-based vessel segmentation in color images of the retina", IEEE TMI 23(4), 2004;
     https://drive.grand-challenge.org.

@@ -27,32 +27,46 @@ def read_idrid(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read the optic disc of IDRiD's segmentation part: 54 images to train, 27 to test, 4288x2848 pixels.
+    """Read the optic discs of IDRiD's segmentation part: 54 training and 27 test images of 4288x2848 pixels.
 
     Layout as published, in ``A. Segmentation``::
 
         1. Original Images/a. Training Set/IDRiD_01.jpg                                 (b. Testing Set: from 55)
         2. All Segmentation Groundtruths/a. Training Set/5. Optic Disc/IDRiD_01_OD.tif  (b. Testing Set: from 55)
 
-    or flat, for a copy of reduced size: ``images/IDRiD_01.jpg`` and ``masks/IDRiD_01_OD.png``; all of these go to
-    ``test``.
+    or flat, for a copy of reduced size: ``images/IDRiD_01.jpg`` and ``masks/IDRiD_01_OD.png``; all images of such a
+    copy go to ``test``.
 
     Items have ``image``, ``label``, ``patient`` (the image name; patients are not published) and ``source``. The
     published masks have a palette of two colours and are written to ``derived`` as 8-bit PNG.
 
     Args:
-        root: the folder ``A. Segmentation``, the one above it, or the flat one.
+        root: the folder ``A. Segmentation``, the folder above it, or the flat folder.
         derived: folder for the masks that have to be made.
         validation_fraction: part of the official training set that is held out for validation; 0 holds out nothing.
-        seed: of that choice.
+        seed: seed of that choice.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
             ``validation_fraction`` is not in [0, 1).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_idrid
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("images/IDRiD_55.jpg", "masks/IDRiD_55_OD.png"):
+        ...         path = Path(folder, name)
+        ...         path.parent.mkdir()
+        ...         Image.new("L", (30, 20), 255).save(path)
+        ...     datalist = read_idrid(folder, derived=f"{folder}/derived")
+        >>> [item["patient"] for item in datalist["test"]]
+        ['IDRiD_55']
 
     Source: Porwal et al., "Indian Diabetic Retinopathy Image Dataset (IDRiD)", Data 3(3), 2018. The flat layout is this
     project's own reduced copy.

@@ -24,7 +24,7 @@ NAME = r"(JPC[LN]N\d{3})"
 
 SIDE = 2048
 WHITE = 4095
-_MOST_ABOVE = 0.01  # part of the pixels; read in the other byte order, nearly all of an image are above
+_MOST_ABOVE = 0.01  # share of the pixels; in the wrong byte order, nearly all pixels of an image are above
 
 
 def read_jsrt(
@@ -36,38 +36,56 @@ def read_jsrt(
 ) -> Datalist:
     """Read JSRT's 247 chest X-rays, 2048x2048 pixels of 0.175 mm, with the lung masks of the SCR database.
 
-    Layout as published, the archives of both databases unpacked into one folder::
+    Layout as published, with the archives of both databases unpacked into one folder::
 
         All247images/JPCLN001.IMG                       154 images with a nodule; JPCNN001 to 093 without
         scratch/fold1/masks/left lung/JPCLN001.gif      fold1 or fold2; 1024x1024 pixels
         scratch/fold1/masks/right lung/JPCLN001.gif
 
-    An ``.IMG`` is raw: no header, unsigned 16-bit big-endian numbers of which 12 bits are used. They are the film's
-    density, so that 0 is the brightest white. Images are written to ``derived`` as 16-bit PNG with white for dense, and
-    with the 12 bits spread over 16: ``rint((4095 - value) * 65535 / 4095)``. Single values above 4095 are taken for
-    4095; a file with more than 1 % of them is refused.
+    An ``.IMG`` file is raw: it has no header, only unsigned 16-bit big-endian numbers of which 12 bits are used. They
+    are the density of the film, so 0 is the brightest white. Images are written to ``derived`` as 16-bit PNG in which
+    dense tissue is white and the 12 bits are spread over 16: ``rint((4095 - value) * 65535 / 4095)``. Single values
+    above 4095 count as 4095; a file in which more than 1 % of the values are above is refused.
 
-    The masks are of half the size: left and right lung are merged and scaled to the image by nearest neighbour, which
-    doubles each pixel, and written to ``derived``. They leave out the heart and the large vessels.
+    The masks have half the size of the images. Left and right lung are merged, scaled to the image by nearest
+    neighbour, which doubles each pixel, and written to ``derived``. They leave out the heart and the large vessels.
 
-    Items have ``image``, ``label``, ``patient`` (the image's name, as patients are not published) and ``source``. There
-    is no official split: it is seeded, by default 60/20/20.
+    Items have ``image``, ``label``, ``patient`` (the name of the image; patients are not published) and ``source``.
+    There is no official split; the split is seeded, by default 60/20/20.
 
     Args:
         root: the folder that has ``All247images`` and ``scratch``.
-        derived: folder for images and masks; the images take up to 2 GB, as the published ones.
-        validation_fraction: part of the images for validation; a fifth is for test, the rest for training.
-        seed: of the split.
+        derived: folder for images and masks; the images need up to 2 GB, like the published ones.
+        validation_fraction: part of the images for validation; a fifth is for testing, the rest for training.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing or doubtful (all are named), or ``validation_fraction`` is not in [0, 0.8).
+        ValueError: if files are missing or doubtful (all are listed), or ``validation_fraction`` is not in [0, 0.8).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_jsrt
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("JPCLN001", "JPCNN001"):
+        ...         path = Path(folder, "All247images", f"{name}.IMG")
+        ...         path.parent.mkdir(exist_ok=True)
+        ...         _ = path.write_bytes(bytes(2 * 2048 * 2048))
+        ...         for side in ("left lung", "right lung"):
+        ...             path = Path(folder, "scratch/fold1/masks", side, f"{name}.gif")
+        ...             path.parent.mkdir(parents=True, exist_ok=True)
+        ...             Image.new("L", (1024, 1024), 255).save(path)
+        ...     datalist = read_jsrt(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> {section: len(items) for section, items in datalist.items()}
+        {'training': 1, 'validation': 0, 'test': 1}
 
     Source: Shiraishi et al., AJR 174, 2000 (images); van Ginneken et al., Medical Image Analysis 10(1), 2006 (masks).
-    No files were at hand; byte order and polarity are as public programs read them.
+    We had no files; byte order and polarity follow public programs that read them.
     """
     base = locate(root, source=SOURCE, needs=(IMAGES,), inside=("JSRT",))
     problems = Problems(SOURCE, base)
@@ -85,7 +103,7 @@ def read_jsrt(
         problems.check_size(left, [right])
         size = problems.image_size(left)
         if size and (size[0] != size[1] or SIDE % size[0]):
-            problems.add(left, f"is {size[0]}x{size[1]}, which cannot be scaled to {SIDE}x{SIDE} by a whole number")
+            problems.add(left, f"is {size[0]}x{size[1]}, which cannot be scaled to {SIDE}x{SIDE} by an integer factor")
     problems.raise_if_any()
     target = Path(os.path.abspath(derived)) / SOURCE
     items = [
@@ -105,7 +123,7 @@ def _item(name: str, image: Path, masks: list[Path], derived: Path, problems: Pr
     item: Item = {"image": str(derived / "image" / f"{name}.png"), "patient": name, "source": SOURCE}
     values = np.fromfile(image, dtype=">u2").reshape(SIDE, SIDE)
     if (values > WHITE).mean() > _MOST_ABOVE:
-        problems.add(image, f"has values above {WHITE}, is no 12-bit image in big-endian order")
+        problems.add(image, f"has values above {WHITE}, so it is not a 12-bit image in big-endian order")
     else:
         _save_image(values, Path(item["image"]))
     lungs = union(masks, problems)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
+from medseg_monai.files import one_line
 from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Mask, Problems, locate, pair, progress
@@ -24,6 +24,7 @@ from ._volumes import (
     SAME_PLACE,
     save_label_volume,
     share_in_air,
+    size_text,
     split_five_to_one,
 )
 
@@ -34,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", flags=re.IGNORECASE)
 TUMOUR = ("merge", "separate")
 
-# a scan has up to a thousand slices; so many of them tell whether a mask lies on tissue
+# a scan has up to a thousand slices; this many are enough to see whether a mask lies on tissue
 _SLICES_LOOKED_AT = 24
 
 Labels = NDArray[np.uint8]
@@ -51,7 +52,8 @@ def read_lits(
 ) -> Datalist:
     """Read the training set of the Liver Tumor Segmentation Challenge (LiTS): 131 CT scans with liver and tumours.
 
-    Layout: in any folders below ``root``, as the batches are published or as they were sorted since, by their numbers::
+    Layout: files in any folders below ``root``, as the batches are published or as somebody has sorted them since;
+    volumes and segmentations are matched by their numbers::
 
         Training Batch 1/volume-0.nii            (or .nii.gz) Hounsfield units
         Training Batch 1/segmentation-0.nii      0 background, 1 liver, 2 tumour
@@ -60,40 +62,51 @@ def read_lits(
 
     Other files, such as the ``test-volume-0.nii`` of the test set, are left out: they have no segmentation.
 
-    Items have ``image``, ``label``, ``patient`` (``volume-0``: who is in two scans was not published) and ``source``.
-    Labels are written to ``derived`` as 8-bit NIfTI with the affine of the volume. There is no official split of
-    these scans: it is seeded, five to one as in the paper, and validation is taken from the training scans.
+    Items have ``image``, ``label``, ``patient`` (``volume-0``; which scans share a patient was not published) and
+    ``source``. Labels are written to ``derived`` as 8-bit NIfTI with the affine of the volume. There is no official
+    split of these scans; the split is seeded, five to one as in the paper, and validation is taken from the training
+    scans.
 
-    In some cases the segmentation's header places it beside or mirrored to its volume, although the voxels are in the
-    same order. What the header says is used where both grids are one in the world (their axes may be stored in another
+    In some cases the header of the segmentation places it beside its volume or mirrors it, although the voxels are in
+    the same order. The header is used if both grids are the same in world space (the axes may be stored in another
     order) and the liver lies on tissue, not in air. Otherwise two readings are compared with the volume: voxel by
-    voxel, and turned by the directions in the header (the same where only the position or the spacing differs). The
-    one that lies on tissue while the other does not is taken, and a warning in the log names the file and what was
-    done. If both do although they differ, or neither does, the file is refused.
+    voxel, and turned by the directions in the header (the two are the same if only the position or the spacing
+    differs). The reading that lies on tissue is used, and a warning in the log states the file and the reading. If both
+    lie on tissue although they differ, or neither does, the file is refused.
 
-    On the command line: ``lits`` has liver with its tumours against everything else, ``lits_tumour`` both labels.
+    On the command line, ``lits`` labels the liver with its tumours as one, and ``lits_tumour`` has both labels.
 
     Args:
         root: the folder that has the batches.
         derived: folder for the labels.
-        tumour: ``"merge"`` counts tumours as liver (label 1), as the paper does; ``"separate"`` keeps 1 liver, 2
-            tumour.
+        tumour: ``"merge"`` counts tumours as liver (label 1), as in the paper; ``"separate"`` keeps 1 for liver and 2
+            for tumour.
         source: ``source`` of the items.
-        validation_fraction: part of the training scans that goes to validation.
-        seed: of the split.
+        validation_fraction: part of the training scans for validation.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
-        FileNotFoundError: if ``root`` is no folder.
-        ValueError: if files are missing, there twice, unreadable or doubtful: other labels than 0, 1 and 2, no liver,
-            another shape, a mask in air (all are named); ``tumour`` is unknown; ``validation_fraction`` is not in
+        FileNotFoundError: if ``root`` is not a folder.
+        ValueError: if files are missing, present twice, unreadable or doubtful: other labels than 0, 1 and 2, no liver,
+            another shape, a mask in air (all are listed); ``tumour`` is unknown; ``validation_fraction`` is not in
             [0, 1) or there are too few scans.
 
-    Source: Bilic et al., "The Liver Tumor Segmentation Benchmark (LiTS)", Medical Image Analysis 84, 2023. The headers:
-    issues 622 and 850 of nnU-Net (geometry mismatch of LiTS, voxels aligned); eva of kaiko.ai reads both files by the
-    volume's header. The published files were not at hand.
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.datasets import read_lits
+        >>> from medseg_monai.phantoms import write_lits_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_lits_layout(f"{folder}/LiTS", patients=2, size=(8, 32, 40), seed=0)
+        ...     datalist = read_lits(f"{folder}/LiTS", derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> sorted(item["patient"] for items in datalist.values() for item in items)
+        ['volume-0', 'volume-1']
+
+    Source: Bilic et al., "The Liver Tumor Segmentation Benchmark (LiTS)", Medical Image Analysis 84, 2023. On the
+    headers: issues 622 and 850 of nnU-Net (geometry mismatch of LiTS, voxels aligned); eva of kaiko.ai reads both files
+    with the volume's header. We did not have the published files.
     """
     if tumour not in TUMOUR:
         raise ValueError(f"tumour='{tumour}' is unknown: choose from {', '.join(TUMOUR)}.")
@@ -136,7 +149,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
     """Return labels 0, 1, 2 on the grid of the volume, and its affine.
 
     Raises:
-        ValueError: if a file is broken, or it can't be told how the segmentation lies on the volume.
+        ValueError: if a file is broken, or the position of the segmentation on the volume is not certain.
     """
     scan, published = _open(volume), _open(segmentation)
     with _reading(segmentation):
@@ -157,7 +170,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
             if candidate.shape == scan.shape
         }
     if not readings:
-        raise ValueError(f"is {_by(labels.shape)} voxels, its volume {_by(scan.shape)}")
+        raise ValueError(f"is {size_text(labels.shape)} voxels, its volume {size_text(scan.shape)}")
     on_tissue = [reading for reading, share in readings.items() if share <= MAX_SHARE_IN_AIR]
     in_place = turned.shape == scan.shape and grid_distance(scan.affine, affine, scan.shape) <= SAME_PLACE
     if in_place and "turned" in on_tissue:
@@ -165,9 +178,9 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
     if not on_tissue:
         raise ValueError(f"{min(readings.values()):.0%} of the liver lies in air; it does not belong to {volume.name}")
     if len(on_tissue) == 2 and not np.array_equal(turned, labels):
-        raise ValueError(f"its header does not fit {volume.name}, and turned by it or not the liver lies on tissue")
+        raise ValueError(f"its header does not fit {volume.name}, and the liver lies on tissue with it and without it")
     _LOGGER.warning(
-        "%s: its header does not fit %s; taken %s, where the liver lies on tissue.",
+        "%s: its header does not fit %s; read %s, where the liver lies on tissue.",
         segmentation,
         volume.name,
         "voxel by voxel" if on_tissue[-1] == "stored" else "by the directions of its axes",
@@ -176,7 +189,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
 
 
 def _sample(scan: Any, mask: Mask) -> tuple[NDArray[Any], Mask]:
-    """Return slices of the volume and of the mask, evenly through the mask; only these are read."""
+    """Return slices of the volume and of the mask, evenly spaced through the mask; only these are read."""
     occupied = np.flatnonzero(mask.any(axis=(0, 1)))
     first, last = int(occupied[0]), int(occupied[-1])
     chosen = slice(first, last + 1, max(1, (last + 1 - first) // _SLICES_LOOKED_AT))
@@ -191,16 +204,5 @@ def _open(path: Path) -> Any:
     return image
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """One line for whatever nibabel and the compression say of a file that cannot be read."""
-    try:
-        yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path.name} is truncated or damaged; copy it again") from error
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_line(f"{path.name} is truncated or damaged; copy it again")

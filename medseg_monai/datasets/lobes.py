@@ -1,4 +1,4 @@
-"""Any folder of chest scans with lobe labels, through an explicit label map."""
+"""Any folder of chest scans with lobe labels, with an explicit label map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medseg_monai.data.dicom import check_geometry, find_series
 from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Problems, locate, pair, progress
-from ._volumes import SAME_PLACE, save_label_volume
+from ._volumes import SAME_PLACE, save_label_volume, size_text
 
 __all__ = ["LABEL_MAPS", "VOLUME_SUFFIXES", "read_lobes"]
 
@@ -30,21 +30,21 @@ LABEL_MAPS: dict[str, dict[int, int]] = {
     # LOLA11's page "Details", section "Task": left upper 10, lower 11; right upper 20, middle 21, lower 22
     "lola11": {0: 0, 10: 1, 11: 2, 20: 3, 21: 5, 22: 4},
     # Tang et al., "Automatic pulmonary lobe segmentation using deep learning", ISBI 2019: labels of 50 scans of LUNA16.
-    # Their publication does not say what the values mean. Public programs that train on them read the lobes as the
-    # Chest Imaging Platform does (below) and leave out 1 (lung in no lobe) and 512 to 520 (airways); its rule is type
-    # * 256 + region. The files themselves were not at hand: look at one before you rely on it.
+    # Their publication does not say what the values mean. Public programs that train on them use the lobe values of the
+    # Chest Imaging Platform (below) and leave out 1 (lung in no lobe) and 512 to 520 (airways); its rule is type * 256
+    # + region. We did not have the files: look at one before you rely on this map.
     "luna16": {0: 0, 1: 0, 4: 3, 5: 5, 6: 4, 7: 1, 8: 2, 512: 0, 516: 0, 517: 0, 518: 0, 519: 0, 520: 0},
-    # Chest Imaging Platform, cipChestConventions.h, enum ChestRegion, which labels of COPDGene scans are made with:
-    # right superior 4, middle 5, inferior 6; left superior 7, inferior 8. Its types (airway, vessel: the value plus a
+    # Chest Imaging Platform, cipChestConventions.h, enum ChestRegion, which labels of COPDGene scans follow: right
+    # superior 4, middle 5, inferior 6; left superior 7, inferior 8. Its types (airway, vessel: the value plus a
     # multiple of 256) are not in the map: remove them first.
     "copdgene": {0: 0, 4: 3, 5: 5, 6: 4, 7: 1, 8: 2},
 }
-"""Known label maps; where each is from stands beside it in the source."""
+"""Known label maps; the source code states where each comes from."""
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Shape and affine (RAS, mm) with the axes turned to the nearest of RAS, so that storage order does not matter."""
+    """Shape and affine (RAS, mm) with the axes turned to the closest to RAS, so that storage order does not matter."""
 
     shape: tuple[int, ...]
     affine: Affine
@@ -57,9 +57,9 @@ class _Grid:
         return cls(tuple(int(length) for length in turned), np.asarray(affine @ inv_ornt_aff(turn, shape)))
 
     def difference(self, other: _Grid) -> str:
-        """Say how the other grid differs, nothing if it does not."""
+        """Describe how the other grid differs; empty if it does not."""
         if self.shape != other.shape:
-            return f"is {_by(self.shape)} voxels, its image {_by(other.shape)} (axes R, A, S)"
+            return f"is {size_text(self.shape)} voxels, its image {size_text(other.shape)} (axes R, A, S)"
         share = grid_distance(self.affine, other.affine, self.shape)
         if share > SAME_PLACE:
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0).min()
@@ -87,11 +87,11 @@ def read_lobes(
         images/NAME.nii.gz   (or .nii, .mha, .mhd, .nrrd, or a folder NAME with one DICOM series)
         labels/NAME.nii.gz   (or .nii, .mha, .mhd, .nrrd)
 
-    Image and label must have the same grid in the world; the order and direction of their axes in the files may differ.
-    Items have ``image``, ``label``, ``patient`` (NAME) and ``source``. Labels that are in the paper's order already are
-    taken as they are. Others are written to ``derived`` as 8-bit NIfTI of the same grid.
+    Image and label must have the same grid in world space; the order and direction of their axes in the files may
+    differ. Items have ``image``, ``label``, ``patient`` (NAME) and ``source``. Labels that are already in the paper's
+    order are used as they are. Others are written to ``derived`` as 8-bit NIfTI in the same grid.
 
-    On the command line the label map is chosen by the name of the data set: ``lobes`` (paper), ``lobes_lola11``,
+    On the command line the name of the data set selects the label map: ``lobes`` (paper), ``lobes_lola11``,
     ``lobes_luna16``, ``lobes_copdgene``.
 
     Args:
@@ -100,12 +100,12 @@ def read_lobes(
         label_map: a name in :data:`LABEL_MAPS`, or label value -> 0 to 5 in the paper's order.
         images: name of the folder of the scans.
         labels: name of the folder of the labels.
-        label_suffix: ending of the labels' names that is not in those of the scans, such as ``_LobeSegmentation``; a
-            label without it is understood too.
+        label_suffix: ending that the names of the labels have and those of the scans do not, such as
+            ``_LobeSegmentation``; a label without it is accepted too.
         source: ``source`` of the items.
-        validation_fraction: part of the patients that goes to validation.
-        test_fraction: part of the patients that goes to test; 1 with ``validation_fraction=0`` is all.
-        seed: of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
+        validation_fraction: part of the patients for validation.
+        test_fraction: part of the patients for testing; 1 together with ``validation_fraction=0`` means all.
+        seed: seed of the split, see :func:`~medseg_monai.data.datalist.split_by_patient`.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
@@ -113,7 +113,17 @@ def read_lobes(
     Raises:
         FileNotFoundError: if ``folder`` is not such a folder.
         ValueError: if a label or an image is missing, can't be read or is there twice, their grids differ, a label has
-            a value outside the map (all are named), ``label_map`` is unknown, or the fractions can't be filled.
+            a value outside the map (all are listed), ``label_map`` is unknown, or the fractions can't be filled.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.datasets import read_lobes
+        >>> from medseg_monai.phantoms import write_thorax_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_thorax_phantoms(folder, counts={"test": 2}, size=(32, 32, 32), seed=0)
+        ...     datalist = read_lobes(folder, derived=f"{folder}/derived", validation_fraction=0.5, test_fraction=0.5)
+        >>> {section: len(items) for section, items in datalist.items()}
+        {'training': 0, 'validation': 1, 'test': 1}
     """
     lookup = _lookup(label_map)
     for name in (images, labels):
@@ -155,7 +165,7 @@ def _lookup(label_map: str | Mapping[int, int]) -> dict[int, int]:
 
 
 def _by_stem(folder: Path, problems: Problems, *, suffix: str = "", with_folders: bool = False) -> dict[str, Path]:
-    """Index volumes by their name without ending; other files, such as the ``.raw`` of an ``.mhd``, are left out."""
+    """Index volumes by their name without its ending; other files, such as the ``.raw`` of an ``.mhd``, are skipped."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((ending for ending in VOLUME_SUFFIXES if path.name.lower().endswith(ending)), "")
@@ -171,7 +181,7 @@ def _by_stem(folder: Path, problems: Problems, *, suffix: str = "", with_folders
 
 
 def _label_file(published: Path, derived: Path, *, scan: Path, lookup: Mapping[int, int]) -> Path:
-    """Return the label in the paper's order: the published file where it is, otherwise one written to ``derived``.
+    """Return the label in the paper's order: the published file if it is, otherwise a file written to ``derived``.
 
     Raises:
         OSError: if a file is broken.
@@ -217,7 +227,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], Affine]:
 
 def _open(path: Path) -> Any:
     """Return ITK's reader of the file with its header read."""
-    import itk  # takes seconds: only who reads volumes waits for it
+    import itk  # takes seconds, so it is imported only when a volume is read
 
     header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if header is None:
@@ -242,7 +252,3 @@ def _values(path: Path) -> NDArray[np.number[Any]]:
 
 def _last_line(error: RuntimeError) -> str:
     return str(error).strip().splitlines()[-1].strip()
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Montgomery: both lungs in 138 chest X-rays of Montgomery County's tuberculosis control."""
+"""Montgomery: both lungs in 138 chest X-rays of Montgomery County's tuberculosis control program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_montgomery(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read the Montgomery County chest X-ray set: 138 images of 4020x4892 or 4892x4020 pixels, a mask for each lung.
+    """Read the Montgomery County chest X-rays: 138 images of 4020x4892 or 4892x4020 pixels, with a mask for each lung.
 
     Layout as published by the U.S. National Library of Medicine, in ``MontgomerySet``::
 
@@ -46,25 +46,39 @@ def read_montgomery(
         ManualMask/rightMask/MCUCXR_0001_0.png
 
     or flat, for a copy of reduced size: ``images/MCUCXR_0001_0.png`` and ``masks/MCUCXR_0001_0.png``, the mask of both
-    lungs; smooth edges of a scaled mask count as lung above 127.
+    lungs. In the smooth edges of a scaled mask, values above 127 count as lung.
 
     Items have ``image``, ``label`` (both lungs; the two published masks are merged and written to ``derived`` as 8-bit
-    PNG of the image's size), ``patient`` (MCUCXR_0001; one image each) and ``source``. There is no official split: it
-    is seeded, by default 60/20/20. The masks leave out the heart and the large vessels.
+    PNG in the size of the image), ``patient`` (MCUCXR_0001; one image each) and ``source``. There is no official split;
+    the split is seeded, by default 60/20/20. The masks leave out the heart and the large vessels.
 
     Args:
-        root: the folder ``MontgomerySet``, the one above it, or the flat one.
+        root: the folder ``MontgomerySet``, the folder above it, or the flat folder.
         derived: folder for the masks that have to be made.
-        validation_fraction: part of the patients for validation; a fifth is for test, the rest for training.
-        seed: of the split.
+        validation_fraction: part of the patients for validation; a fifth is for testing, the rest for training.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
             ``validation_fraction`` is not in [0, 0.8).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_montgomery
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for kind in ("images", "masks"):
+        ...         Path(folder, kind).mkdir()
+        ...         for name in ("MCUCXR_0001_0", "MCUCXR_0104_1"):
+        ...             Image.new("L", (30, 20), 255).save(f"{folder}/{kind}/{name}.png")
+        ...     datalist = read_montgomery(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> sorted(item["patient"] for items in datalist.values() for item in items)
+        ['MCUCXR_0001', 'MCUCXR_0104']
 
     Source: Jaeger et al., "Two public chest X-ray datasets for computer-aided screening of pulmonary diseases",
     Quant Imaging Med Surg 4(6), 2014; Candemir et al., IEEE TMI 33(2), 2014 (masks). The flat layout is this project's

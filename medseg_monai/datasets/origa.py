@@ -20,7 +20,7 @@ SOURCE = "origa"
 LIST = "OrigaList.csv"
 ANNOTATIONS = "Semi-automatic-annotations"
 SETS = {"A": "training", "B": "test"}
-# what scipy raises for a damaged file, and for the HDF5 files of Matlab 7.3
+# errors of scipy for a damaged file, and for the HDF5 files of Matlab 7.3
 UNREADABLE = (OSError, ValueError, TypeError, NotImplementedError, MatReadError)
 
 
@@ -31,34 +31,52 @@ def read_origa(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read ORIGA-light: 650 images of 3072x2048 pixels, set A (325) to train, set B (325) to test.
+    r"""Read ORIGA-light: 650 images of 3072x2048 pixels, set A (325) for training and set B (325) for testing.
 
-    Layout; the data were not at hand, this is how published code and descriptions of copies agree on it::
+    Layout. We did not have the data; published code and descriptions of copies agree on these names::
 
         Images/001.jpg                          (or images/)
         Semi-automatic-annotations/001.mat      variable "mask": 0 background, 1 rim, 2 cup
         OrigaList.csv                           columns Filename and Set ("A" or "B"), among others
 
-    The name of the second folder may be longer. The disc is 1 and above. Without ``OrigaList.csv`` the images are split
-    by a seeded 60/20/20 split.
+    The name of the second folder may be longer. The disc is every value from 1. Without ``OrigaList.csv`` the split is
+    seeded, 60/20/20.
 
     Items have ``image``, ``label`` (written to ``derived``), ``patient`` (the image number; patients are not published)
     and ``source``.
 
     Args:
-        root: the folder with ``Images``, or the one above it when that folder is called ``ORIGA``.
+        root: the folder with ``Images``, or the folder above it if that folder is called ``ORIGA``.
         derived: folder for the masks, 8-bit PNG.
         validation_fraction: part of set A (without the list: of all images) that is held out for validation; 0 holds
             out nothing.
-        seed: of that choice.
+        seed: seed of that choice.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not such a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
-            ``validation_fraction`` is not in [0, 1), without the list not in [0, 0.8).
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
+            ``validation_fraction`` is not in [0, 1), or without the list not in [0, 0.8).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from scipy.io import savemat
+        >>> from medseg_monai.datasets import read_origa
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("Images", "Semi-automatic-annotations"):
+        ...         Path(folder, name).mkdir()
+        ...     for number in ("001", "002"):
+        ...         Image.new("RGB", (30, 20)).save(f"{folder}/Images/{number}.jpg")
+        ...         savemat(f"{folder}/Semi-automatic-annotations/{number}.mat", {"mask": np.ones((20, 30))})
+        ...     _ = Path(folder, "OrigaList.csv").write_text("Filename,Set\n001.jpg,A\n002.jpg,B\n")
+        ...     datalist = read_origa(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> {section: [item["patient"] for item in items] for section, items in datalist.items()}
+        {'training': ['001'], 'validation': [], 'test': ['002']}
 
     Source: Zhang et al., "ORIGA-light: an online retinal fundus image database for glaucoma analysis and research",
     EMBC 2010; the split as in Gu et al., "CE-Net", IEEE TMI 2019, Section III-B.
@@ -101,7 +119,7 @@ def _check_size(image: Path, mask: Path, problems: Problems) -> None:
 
 def _official_sections(path: Path, images: dict[str, Path], problems: Problems) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as handle:
-        # copies of the list differ in whether values are in single quotes
+        # some copies of the list have their values in single quotes
         rows = [
             {key: (value or "").strip(" '\"") for key, value in row.items() if key} for row in csv.DictReader(handle)
         ]

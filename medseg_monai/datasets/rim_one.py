@@ -1,4 +1,4 @@
-"""RIM-ONE, release 1: optic disc in 169 photographs of the optic nerve head, by five experts."""
+"""RIM-ONE, release 1: optic disc in 169 photographs of the optic nerve head, drawn by five experts."""
 
 from __future__ import annotations
 
@@ -42,38 +42,51 @@ def read_rim_one(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read RIM-ONE r1: 169 photographs, cropped round the optic disc, each segmented by five experts.
+    """Read RIM-ONE r1: 169 photographs, cropped around the optic disc, each segmented by five experts.
 
-    Layout. The data were not at hand; the class folders and image names are as published code reads them, the names of
-    the experts' files are assumed from the later releases of the same group::
+    Layout. We did not have the data: the class folders and image names follow published code, and the names of the
+    experts' files follow the later releases of the same group::
 
         Normal/Im001.bmp                                the class folders are Normal, Early, Moderate, Deep and OHT
         Normal/Im001-exp1.bmp ... Im001-exp5.bmp        a mask or a closed line, 8-bit or colour; or
         Normal/Im001-exp1.txt ... Im001-exp5.txt        the contour, see below
-        Normal/Im001-gs.bmp or Im001-gs.txt             the gold standard, if there
+        Normal/Im001-gs.bmp or Im001-gs.txt             the gold standard (optional)
 
-    A contour is text with one point ``x y`` in a line, or as in release 2: a line of words, the numbers one in a line,
-    the centre of the disc first, and at the end a line "Ellipse parameters" with a fitted ellipse (which is not used).
-    Where there are both, the mask is taken.
+    A contour is text with one point ``x y`` per line, or as in release 2: a line of words, then one number per line,
+    beginning with the centre of the disc, and at the end a line "Ellipse parameters" with a fitted ellipse (which is
+    not used). If there is both a mask and a contour, the mask is used.
 
-    Items have ``image``, ``label`` (the gold standard; where there is none, the pixels that at least three of the five
+    Items have ``image``, ``label`` (the gold standard or, if there is none, the pixels that at least three of the five
     experts marked), ``label_expert1`` to ``label_expert5``, ``patient`` (class and image name; patients are not
-    published) and ``source``. All masks are written to ``derived``. There is no official split: it is seeded, by
-    default 60/20/20.
+    published) and ``source``. All masks are written to ``derived``. There is no official split; the split is seeded,
+    by default 60/20/20.
 
     Args:
         root: the folder with the class folders.
         derived: folder for the masks, 8-bit PNG.
-        validation_fraction: part of the images for validation; a fifth is for test, the rest for training.
-        seed: of the split.
+        validation_fraction: part of the images for validation; a fifth is for testing, the rest for training.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
 
     Raises:
         FileNotFoundError: if ``root`` is not a folder.
-        ValueError: if files are missing, doubtful or of another size than their image (all are named), or
+        ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
             ``validation_fraction`` is not in [0, 0.8).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_rim_one
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "Normal").mkdir()
+        ...     for name in ("Im001", "Im001-gs", "Im002", "Im002-gs"):
+        ...         Image.new("L", (30, 20), 255).save(f"{folder}/Normal/{name}.bmp")
+        ...     datalist = read_rim_one(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> sorted(item["patient"] for items in datalist.values() for item in items)
+        ['Normal_Im001', 'Normal_Im002']
 
     Source: Fumero et al., "RIM-ONE: an open retinal image database for optic nerve evaluation", CBMS 2011.
     """
@@ -94,7 +107,7 @@ def read_rim_one(
 def _cases(base: Path, problems: Problems) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     found = files(base, "*/*", suffixes=(*IMAGE_SUFFIXES, ".txt"))
-    # images before text, so that a mask goes before a contour of the same part
+    # images before text, so that a mask takes precedence over a contour of the same part
     for path in sorted(found, key=lambda path: path.suffix.lower() == ".txt"):
         match = NAME.fullmatch(path.stem)
         is_text = path.suffix.lower() == ".txt"
@@ -148,7 +161,7 @@ def _mask(path: Path, size: tuple[int, int], problems: Problems) -> Mask | None:
     try:
         if path.suffix.lower() == ".txt":
             return polygon(read_contour(path), size)
-        # a closed line becomes the disc it encloses, a filled disc stays what it is
+        # a closed line becomes the disc that it encloses, and a filled disc stays as it is
         return np.asarray(ndimage.binary_fill_holes(foreground(path)))
     except (OSError, ValueError) as error:
         problems.add(path, str(error))

@@ -1,4 +1,4 @@
-"""V7-Darwin: both lungs, heart included, in the frontal chest X-rays of V7 Labs' COVID-19 data set."""
+"""V7-Darwin: both lungs, including the heart, in the frontal chest X-rays of V7 Labs' COVID-19 data set."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _Export:
 
     @property
     def patient(self) -> str:
-        """The patient's number in the tags, else in the original file's name, else that name."""
+        """The patient's number from the tags, or else from the name of the original file, or else that name."""
         tagged = (match[1].strip() for tag in self.tags if (match := PATIENT_TAG.fullmatch(tag.strip())))
         stem = Path(self.original_name).stem
         in_name = PATIENT_IN_NAME.fullmatch(stem)
@@ -73,7 +73,7 @@ class _Export:
 
     @property
     def left_out(self) -> str:
-        """Why the paper leaves the image out; empty if it does not."""
+        """The reason why the paper leaves the image out; empty if it keeps the image."""
         reasons = (why for tag in self.tags for name, why in LEFT_OUT.items() if name.fullmatch(tag.strip()))
         return next(reasons, "") or ("" if self.lungs else NO_LUNGS)
 
@@ -85,33 +85,33 @@ def read_v7_darwin(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read V7 Labs' COVID-19 chest X-ray data set: 6500 images of many sizes, the lungs as polygons.
+    """Read V7 Labs' COVID-19 chest X-ray data set: 6500 images of many sizes, with the lungs as polygons.
 
-    Layout as ``darwin dataset pull v7-labs/covid-19-chest-x-ray-dataset:all-images`` writes it; instead of the release
-    also ``annotations/all-images`` as in V7's repository::
+    Layout as ``darwin dataset pull v7-labs/covid-19-chest-x-ray-dataset:all-images`` writes it; the annotations may
+    also be in ``annotations/all-images``, as in V7's repository::
 
         images/000001.jpeg
         releases/all-images/annotations/000001.json     Darwin JSON 1.0 or 2.0, names its image and the image's size
 
     Lungs are the annotations named "Lung", "Left Lung" or "Right Lung". All their paths (``polygon`` with ``path``,
     ``additional_paths`` or ``paths``, or ``complex_polygon``) are drawn by the even-odd rule, so that a path within
-    another is a hole, and the lungs are merged. Coordinates are pixel indices; those beyond the image are moved to its
-    border, as V7's own program does, and a path that then encloses less than a pixel is not drawn. The masks include
+    another is a hole, and the lungs are merged. Coordinates are pixel indices. Points outside the image are moved to
+    its border, as in V7's own program, and a path that then encloses less than a pixel is not drawn. The masks include
     most of the heart. The class "Ignore" is not used.
 
-    Left out, as in the Res-CR-Net paper (section 1.2.2: "removing all sagittal views and CT scans"), are images whose
-    tags say lateral, sagittal or CT, and those without lungs, which laterals and CT do not have either; one warning
-    says how many and which. The paper keeps 6395.
+    As in the Res-CR-Net paper (section 1.2.2: "removing all sagittal views and CT scans"), images with a tag lateral,
+    sagittal or CT are left out, and so are images without lungs, since lateral views and CT have none either. One
+    warning says how many and which. The paper keeps 6395 images.
 
     Items have ``image``, ``label`` (written to ``derived`` in the size of the image), ``patient`` and ``source``. The
-    patient is the tag "Patient ID/...", else the number in the original file's name (person100, IM-0115), else that
-    name. There is no official split: it is seeded, by default 60/20/20.
+    patient is the tag "Patient ID/...", or else the number in the name of the original file (person100, IM-0115), or
+    else that name. There is no official split; the split is seeded, by default 60/20/20.
 
     Args:
         root: the folder with ``images``.
         derived: folder for the masks.
-        validation_fraction: part of the patients for validation; a fifth is for test, the rest for training.
-        seed: of the split.
+        validation_fraction: part of the patients for validation; a fifth is for testing, the rest for training.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``, with absolute paths.
@@ -121,8 +121,28 @@ def read_v7_darwin(
         ValueError: if JSON files, images or polygons are missing, broken or of another size than they say (all are
             named), or ``validation_fraction`` is not in [0, 0.8).
 
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.datasets import read_v7_darwin
+        >>> corners = [{"x": 5, "y": 5}, {"x": 20, "y": 5}, {"x": 20, "y": 15}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     annotations = Path(folder, "annotations")
+        ...     for path in (annotations, Path(folder, "images")):
+        ...         path.mkdir()
+        ...     for name in ("000001", "000002"):
+        ...         Image.new("L", (30, 20)).save(f"{folder}/images/{name}.png")
+        ...         image = {"filename": f"{name}.png", "width": 30, "height": 20}
+        ...         lung = {"name": "Lung", "polygon": {"path": corners}}
+        ...         _ = (annotations / f"{name}.json").write_text(json.dumps({"image": image, "annotations": [lung]}))
+        ...     datalist = read_v7_darwin(folder, derived=f"{folder}/derived", validation_fraction=0.0)
+        >>> {section: len(items) for section, items in datalist.items()}
+        {'training': 1, 'validation': 0, 'test': 1}
+
     Source: V7 Labs, https://github.com/v7labs/covid-19-xray-dataset; Abdallah et al., Res-CR-Net, 2020, 1.1 and 1.2.
-    No files were at hand; the layout follows V7's documentation and public programs.
+    We had no files; the layout follows V7's documentation and public programs.
     """
     inner = "covid-19-chest-x-ray-dataset"
     base = locate(root, source=SOURCE, needs=("images",), inside=(inner, f"v7-labs/{inner}"))
@@ -150,7 +170,7 @@ def _exports(images: Path, annotations: list[Path], problems: Problems) -> Itera
         try:
             export = _read(path, images)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            problems.add(path, f"is no Darwin JSON of an image ({type(error).__name__}: {error})")
+            problems.add(path, f"is not Darwin JSON of an image ({type(error).__name__}: {error})")
             continue
         if not export.image.is_file():
             problems.add(path, f"names an image that is missing: {export.image.name}")
@@ -190,7 +210,7 @@ def _say_what_is_left_out(base: Path, exports: list[_Export]) -> None:
     names = {why: [export.image.name for export in exports if export.left_out == why] for why in reasons}
     listed = "; ".join(f"{len(found)} {why}: {', '.join(found)}" for why, found in names.items() if found)
     if listed:
-        _LOGGER.warning("%s: of %d images are left out %s.", base, len(exports), listed)
+        _LOGGER.warning("%s: of %d images, these are left out: %s.", base, len(exports), listed)
 
 
 def _item(export: _Export, derived: Path, problems: Problems) -> Item:
@@ -213,8 +233,8 @@ def _draw(export: _Export) -> Mask:
         lung = np.zeros_like(mask)
         for points in _paths(shape):
             inside = points.clip(0, (width - 1, height - 1))
-            if enclosed_area(inside) >= 1:  # a speck of a smaller path would be drawn as its border
-                lung ^= polygon2mask(mask.shape, inside[:, ::-1])  # even-odd: what two paths enclose is a hole
+            if enclosed_area(inside) >= 1:  # of a smaller path, the border would be drawn
+                lung ^= polygon2mask(mask.shape, inside[:, ::-1])  # even-odd rule: an area inside two paths is a hole
         if not lung.any():
             raise ValueError("a lung encloses no pixel of the image")
         mask |= lung
@@ -222,7 +242,7 @@ def _draw(export: _Export) -> Mask:
 
 
 def _paths(shape: Mapping[str, Any]) -> Iterator[NDArray[np.float64]]:
-    """The paths ``[N, 2]`` of ``(x, y)`` of a polygon, outlines and holes alike."""
+    """The paths ``[N, 2]`` of ``(x, y)`` of a polygon, both outlines and holes."""
     first = shape["paths"] if "paths" in shape else shape["path"]
     paths = [*(first if first and isinstance(first[0], list) else [first]), *(shape.get("additional_paths") or [])]
     for path in paths:

@@ -16,7 +16,7 @@ import numpy as np
 
 from medseg_monai.bundle import check_overrides, evaluate, find_bundle, train
 from medseg_monai.data import Datalist, Item, split_by_patient, write_datalist
-from medseg_monai.files import atomic_path, write_json
+from medseg_monai.files import write_json, write_text
 from medseg_monai.handlers import CHECKPOINT_NAME
 from medseg_monai.report import format_table, installed_versions
 
@@ -208,8 +208,7 @@ def run_cross_manufacturer(
         run["paper"] = _paper_scores((run["train"], run["test"]), names)
     result = ExperimentResult(output_dir=root, runs=runs, settings={**settings, "versions": installed_versions()})
     write_json(root / "results.json", result.as_dict())
-    with atomic_path(root / "table.md") as temporary:
-        temporary.write_text(result.as_markdown(), encoding="utf-8")
+    write_text(root / "table.md", result.as_markdown())
     return result
 
 

@@ -1,4 +1,4 @@
-"""Loss of a cascade of two networks that find lobes and their borders, as CTSU-Net's."""
+"""The loss of CTSU-Net, a cascade of two networks that find lobes and their borders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ _LOGITS = ("stage1_lobes", "stage1_border", "stage2_lobes", "stage2_border")
 def border_labels(label: torch.Tensor) -> torch.Tensor:
     """Mark the borders of a label map: voxels with another label among their 3x3x3 neighbours.
 
-    The border is two voxels thick, one on each side, between lobes as well as between a lobe and the background. The
-    edge of the image is none.
+    The border is two voxels thick, one on each side, between two lobes as well as between a lobe and the background.
+    The edge of the image is not a border.
 
     Args:
-        label: ``[B, 1, D, H, W]``, one number a voxel.
+        label: ``[B, 1, D, H, W]``, one number for each voxel.
 
     Returns:
         float32 of the same shape, 1 on a border and 0 elsewhere.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.losses import border_labels
+        >>> border_labels(torch.tensor([0, 0, 0, 2, 2, 2]).reshape(1, 1, 1, 1, 6)).flatten()
+        tensor([0., 0., 1., 1., 0., 0.])
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section III-E: "pre-computed from the lobe reference by detecting
     object boundaries". The paper does not say how; this is the support of the morphological gradient.
@@ -37,46 +43,61 @@ def border_labels(label: torch.Tensor) -> torch.Tensor:
 
 
 class _PresentLabelsDiceLoss(GeneralizedDiceLoss):
-    """MONAI's loss with weight 0, not the largest, for a label that the batch lacks."""
+    """MONAI's loss, in which a label that the batch lacks has weight 0 instead of the largest weight."""
 
     def w_func(self, grnd: torch.Tensor) -> torch.Tensor:
-        """Weights of the labels by their numbers of voxels."""
+        """Compute the weights of the labels from their numbers of voxels."""
         return torch.where(grnd > 0, super().w_func(grnd), 0.0)
 
 
 class TwoStageLoss(nn.Module):
-    """Sum of four generalised Dice losses: lobes and borders, of the whole scan and of the crops of the second stage.
+    """Sum of four generalised Dice losses: lobes and borders, in the whole scan and in the crops of the second stage.
 
     Each is ``GLD = 1 - 2 (sum_l w_l sum_n r_ln p_ln) / (sum_l w_l sum_n (r_ln + p_ln))`` with
-    ``w_l = 1 / (sum_n r_ln)^2``, of the softmax of the lobes with the background, and of the border (its sigmoid) with
-    what is none. Decisions where the paper is silent:
+    ``w_l = 1 / (sum_n r_ln)^2``. For the lobes ``p`` is the softmax over the lobes and the background; for the border
+    it is the sigmoid and its complement. Decisions where the paper is silent:
 
-    - ``n`` runs over the whole batch, for the second stage over all its crops, most of which lack some label. A label
-      that the whole batch lacks, whose weight would be infinite, takes no part; voxels falsely given to it count where
-      they are missing. (MONAI gives it the largest weight among the others. Most crops lack most lobes, and a second
-      stage trained so learns to give none.)
-    - There is no smoothing term: some label is always present. The 0.1 of the authors' settings would outweigh sums
-      that are of the order of ``1 / (voxels of a label)``.
-    - The border's sum runs over two labels, border and none, as in Sudre et al. The authors' settings name the plain
-      Dice loss of the border alone. That loss is lowest for a network that knows nothing yet when it calls every voxel
+    - ``n`` runs over the whole batch; for the second stage it runs over all crops, most of which lack some label. A
+      label that the whole batch lacks would have an infinite weight, so it is left out; voxels that are wrongly
+      assigned to it count as missing in their true label. (MONAI gives such a label the largest weight of the others.
+      Most crops lack most lobes, and a second stage that is trained in this way learns to predict no lobes.)
+    - There is no smoothing term, since some label is always present. The 0.1 of the authors' settings would outweigh
+      sums that are of the order of ``1 / (voxels of a label)``.
+    - The border's sum runs over two labels, border and no border, as in Sudre et al. The authors' settings name the
+      plain Dice loss of the border alone. A network that knows nothing yet minimises that loss by calling every voxel
       border; at a learning rate for short trainings the sigmoid saturates there, and no border is ever learned.
-    - The first stage's targets are the nearest voxels of the scan's label, corner voxels on corner voxels, as the
+    - The first stage's targets are the nearest voxels of the scan's label, with corner voxels on corner voxels, as the
       network's first stage sees the scan; their border is found at that resolution. The second stage's borders are
-      those of the whole scan, so that a crop knows what lies beside it.
-    - The top-K cross-entropy is added to each of the four, over the voxels of the whole batch. (The authors' settings
-      add it to the lobes' alone.)
+      those of the whole scan, so that a crop takes its surroundings into account.
+    - The top-K cross-entropy is added to each of the four losses, over the voxels of the whole batch. (The authors'
+      settings add it to the lobes' loss alone.)
 
-    The loss is computed in float32 under mixed precision too, where sums over voxels overflow.
+    The loss is computed in float32 even under mixed precision, where sums over voxels would overflow.
 
     Args:
-        top_k: share of the voxels whose cross-entropy, the largest, is added (the mean over them); 0 adds none. The
-            paper retrains with 0.3.
-        w_type: weights ``w_l`` as MONAI names them: ``"square"``, the paper's, ``"simple"`` (the inverse of the number
-            of voxels) or ``"uniform"`` (all 1). With squares a sliver of a lobe, of 50 voxels in a crop of a million,
-            outweighs all other lobes: little else teaches in a short training.
+        top_k: share of the voxels, those with the largest cross-entropy, whose mean cross-entropy is added; 0 adds
+            none. The paper retrains with 0.3.
+        w_type: weights ``w_l`` under MONAI's names: ``"square"`` as in the paper, ``"simple"`` (the inverse of the
+            number of voxels) or ``"uniform"`` (all 1). With squares a sliver of a lobe, 50 voxels in a crop of a
+            million, outweighs all other lobes, so that a short training learns little else.
 
     Raises:
-        ValueError: a share outside 0 to 1, or unknown weights.
+        ValueError: the share is not from 0 to 1, or the weights are unknown.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.losses import TwoStageLoss
+        >>> label = torch.zeros(1, 1, 8, 8, 8)
+        >>> label[..., 4:] = 1  # one lobe
+        >>> outputs = {
+        ...     "stage1_lobes": torch.zeros(1, 2, 4, 4, 4),  # the scan at half size
+        ...     "stage1_border": torch.zeros(1, 1, 4, 4, 4),
+        ...     "stage2_lobes": torch.zeros(2, 2, 4, 4, 4),  # two crops
+        ...     "stage2_border": torch.zeros(2, 1, 4, 4, 4),
+        ...     "starts": torch.tensor([[[0, 0, 2], [4, 4, 2]]]),
+        ... }
+        >>> round(TwoStageLoss()(outputs, label).item(), 4)  # with probabilities of 0.5, each term is 0.5
+        2.0
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Sections III-E and IV-A; Sudre et al., DLMIA 2017.
     """
@@ -84,7 +105,7 @@ class TwoStageLoss(nn.Module):
     def __init__(self, top_k: float = 0.0, w_type: Weight | str = Weight.SQUARE) -> None:
         super().__init__()
         if not 0 <= top_k <= 1:
-            raise ValueError(f"top_k must lie in 0 to 1, got {top_k}.")
+            raise ValueError(f"top_k must be from 0 to 1, got {top_k}.")
         self.top_k = top_k
         self.dice_loss = _PresentLabelsDiceLoss(
             to_onehot_y=True, softmax=True, w_type=w_type, smooth_nr=0.0, smooth_dr=0.0, batch=True
@@ -96,16 +117,16 @@ class TwoStageLoss(nn.Module):
         Args:
             outputs: logits of the network in training mode: ``"stage1_lobes"`` ``[B, L, d, h, w]``, ``"stage1_border"``
                 ``[B, 1, d, h, w]``, ``"stage2_lobes"`` ``[B * P, L, o, o, o]``, ``"stage2_border"``
-                ``[B * P, 1, o, o, o]``; and ``"starts"`` ``[B, P, 3]``, the first voxel of each crop in the scan, whose
-                outputs stand in row ``b * P + p``.
+                ``[B * P, 1, o, o, o]``; and ``"starts"`` ``[B, P, 3]``, the first voxel of each crop in the scan. The
+                outputs for crop ``p`` of scan ``b`` are in row ``b * P + p``.
             label: ``[B, 1, D, H, W]``, 0 (background) to ``L - 1``.
 
         Returns:
             the loss, a scalar.
 
         Raises:
-            ValueError: shapes that do not belong together, a crop that reaches beyond the scan, or a label that the
-                network does not have.
+            ValueError: the shapes do not fit together, a crop reaches beyond the scan, or the label has classes that
+                the network does not have.
         """
         truth = _plain(label)
         logits = {name: _plain(outputs[name]) for name in _LOGITS}
@@ -134,12 +155,12 @@ def _plain(values: torch.Tensor) -> torch.Tensor:
 
 
 def _with_complement(border: torch.Tensor) -> torch.Tensor:
-    """Logits of no border and of border, whose softmax is the sigmoid of the border's."""
+    """Compute logits of no border and of border whose softmax equals the sigmoid of the border's logits."""
     return torch.cat([torch.zeros_like(border), border], dim=1)
 
 
 def _nearest(label: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """The voxels of a coarser grid whose corner voxels are those of the label."""
+    """Sample the label at the nearest voxels of a coarser grid with the same corner voxels."""
     z, y, x = (
         torch.linspace(0, fine - 1, coarse, device=label.device).round().long()
         for fine, coarse in zip(label.shape[2:], size, strict=True)
@@ -148,7 +169,7 @@ def _nearest(label: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 def _crops(volume: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Boxes ``[B * P, 1, *size]`` of ``[B, 1, D, H, W]``."""
+    """Cut boxes ``[B * P, 1, *size]`` out of ``[B, 1, D, H, W]``."""
     boxes = [
         volume[scan, :, z : z + size[0], y : y + size[1], x : x + size[2]]
         for scan, places in enumerate(starts.tolist())
@@ -158,17 +179,17 @@ def _crops(volume: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torc
 
 
 def _border_crops(label: torch.Tensor, starts: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """The crops of :func:`border_labels`, found from a crop and the voxels around it, not in the whole scan."""
-    padded = functional.pad(label, [1] * 6, mode="replicate")  # repeated voxels make no border at the scan's edge
+    """Crop :func:`border_labels`, computed from each crop and the voxels around it, not from the whole scan."""
+    padded = functional.pad(label, [1] * 6, mode="replicate")  # repeated voxels add no border at the scan's edge
     around = _crops(padded, starts, torch.Size(edge + 2 for edge in size))
     return border_labels(around)[:, :, 1:-1, 1:-1, 1:-1]
 
 
 def _top_k_cross_entropy(logits: torch.Tensor, target: torch.Tensor, share: float) -> torch.Tensor:
-    """Mean of the largest cross-entropies, of at least one voxel."""
+    """Average the largest cross-entropies, at least that of one voxel."""
     losses = functional.cross_entropy(logits, target[:, 0].long(), reduction="none").flatten()
     if share == 1:
-        return losses.mean()  # without sorting them
+        return losses.mean()  # this needs no sorting
     return losses.topk(max(1, round(share * losses.numel()))).values.mean()
 
 
@@ -188,7 +209,9 @@ def _check(logits: Mapping[str, torch.Tensor], starts: torch.Tensor, label: torc
             raise ValueError(f"{name} has shape {tuple(values.shape)}, which does not fit {expected}.")
     limits = torch.tensor(scan, device=starts.device) - torch.tensor(logits["stage2_lobes"].shape[2:]).to(starts)
     if bool((starts < 0).any()) or bool((starts > limits).any()):
-        raise ValueError(f"starts lie outside 0 to {limits.tolist()}: a crop reaches beyond the scan {tuple(scan)}.")
+        raise ValueError(
+            f"starts must be from 0 to {limits.tolist()}: a crop reaches beyond the scan of size {tuple(scan)}."
+        )
     if float(label.max()) >= classes or float(label.min()) < 0:
         raise ValueError(
             f"label has values {float(label.min()):g} to {float(label.max()):g}; the network has 0 to {classes - 1}."

@@ -2,6 +2,12 @@
 
 ``NETWORKS`` maps a network's short name to its class; it drives the parametrised tests, the benchmarks and the command
 line. A new network is one module in :mod:`medseg_monai.networks.nets` and one line here.
+
+Example:
+    >>> from medseg_monai.networks import NETWORKS
+    >>> sorted(NETWORKS.names)
+    ['anunet', 'cenet', 'ctsunet', 'defunet', 'rescrnet']
+    >>> network = NETWORKS["anunet"](spatial_dims=2, in_channels=1, out_channels=1)
 """
 
 from monai.utils import ComponentStore

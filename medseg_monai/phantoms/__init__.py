@@ -1,7 +1,17 @@
-"""Procedural phantoms: images with exact masks for every task, drawn from a seed and written in real formats.
+"""Procedural phantoms: images with exact masks for every task, drawn from a seed and written in real file formats.
 
-``PHANTOMS`` maps a task's name to its writer, a :class:`PhantomWriter`; a bundle's name starts with its task's name
-(``retinal_vessel_fundus_cenet`` takes ``retinal_vessel_fundus``). A new task is one module here and one line below.
+``PHANTOMS`` maps the name of a task to its writer, a :class:`PhantomWriter`. The name of a bundle starts with the name
+of its task (``retinal_vessel_fundus_cenet`` uses ``retinal_vessel_fundus``). A new task is one module here and one line
+below.
+
+Example:
+    >>> import tempfile
+    >>> from medseg_monai.data import load_datalist
+    >>> from medseg_monai.phantoms import PHANTOMS
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     datalist = PHANTOMS["liver_ct"](folder, counts={"training": 2}, size=(8, 32, 32), seed=0)
+    ...     [item["patient"] for item in load_datalist(datalist, "training")]
+    ['phantom_0001', 'phantom_0002']
 """
 
 from functools import partial
@@ -67,7 +77,15 @@ def phantom_writer(bundle: str) -> PhantomWriter:
         The writer.
 
     Raises:
-        ValueError: if no task fits; names the tasks that there are.
+        ValueError: if no task fits; the message lists the tasks.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.phantoms import phantom_writer
+        >>> write = phantom_writer("lung_cxr_rescrnet")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(folder, counts={"test": 1}, size=(64, 80), seed=0).name
+        'datalist.json'
     """
     fitting = [name for name in PHANTOMS.names if f"{bundle}_".startswith(f"{name}_")]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Procedural abdomen in CT and three MRI contrasts, with exact masks of liver, spleen, kidneys and liver tumours."""
+"""Procedural abdomen in CT and three MRI contrasts, with exact masks of liver, spleen, kidneys, and liver tumours."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ANATOMY = (240.0, 262.0, 400.0)
 """Field of view that shows the anatomy in its own proportions: mm in z, y and x."""
 
 ORGANS = {"liver": 1, "spleen": 2, "kidney": 3}
-"""Values of the organs in the label, both kidneys as one; 0 is background."""
+"""Values of the organs in the label, with both kidneys as one; 0 is background."""
 
 Contrast = Literal["ct", "t1_in", "t1_out", "t2"]
 CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
-"""Portal venous CT, T1 in and out of phase, T2 with fat suppressed: those of CHAOS."""
+"""Portal venous CT, T1 in and out of phase, and T2 with fat suppressed: the contrasts of CHAOS."""
 
 LabelArray = npt.NDArray[np.uint8]
 _Depth = npt.NDArray[np.floating]
@@ -44,7 +44,7 @@ _Triple = tuple[float, float, float]
 _SMALLEST = (8, 32, 32)
 
 # Lengths are in anatomical millimetres: those of a body 340 wide and 230 deep, seen over a height of 240. x points to
-# the patient's left, y to the back, z up; the origin is the middle of the body. Tuples are in the order z, y, x.
+# the patient's left, y to the back, z up; the origin is the centre of the body. Tuples are in the order z, y, x.
 _BODY = (115.0, 170.0)
 _SPINE, _SPINE_RADIUS = (66.0, 0.0), 21.0
 _AORTA, _AORTA_RADIUS = (36.0, 13.0), 10.0
@@ -60,7 +60,7 @@ _GALLBLADDER, _GALLBLADDER_RADII = (0.0, -32.0, -48.0), (28.0, 13.0, 14.0)
 _SPLEEN, _SPLEEN_RADII = (24.0, 36.0, 100.0), (50.0, 44.0, 30.0)
 _SPLEEN_HOLLOW, _SPLEEN_HOLLOW_RADII = (24.0, 8.0, 60.0), (40.0, 38.0, 26.0)
 _LEFT_KIDNEY, _RIGHT_KIDNEY, _KIDNEY_RADII = (-24.0, 40.0, 66.0), (-38.0, 40.0, -66.0), (54.0, 26.0, 28.0)
-_SINUS, _SINUS_RADII = (0.0, -6.0, -20.0), (26.0, 10.0, 15.0)  # from the middle of the left kidney
+_SINUS, _SINUS_RADII = (0.0, -6.0, -20.0), (26.0, 10.0, 15.0)  # from the centre of the left kidney
 _STOMACH, _STOMACH_RADII = (44.0, -28.0, 58.0), (44.0, 42.0, 50.0)
 
 _CT_NOISE = 16.0  # HU
@@ -70,16 +70,16 @@ _MR_LARGEST = 4095  # 12 bits
 
 @dataclass(frozen=True)
 class _Tissue:
-    """What a tissue looks like."""
+    """The appearance of a tissue."""
 
     hounsfield: float
-    spread: float  # of it between patients
+    spread: float  # of the Hounsfield units between patients
     t1: float
     t2: float  # with fat suppressed
     fat: float = 0.0  # share of the T1 signal; out of phase it is subtracted from that of water
 
 
-# CT: portal venous phase. MRI: tissues are as bright against one another as in gradient echo and T2-SPIR at 1.5 T.
+# CT: portal venous phase. MRI: the relative brightness of tissues is that of gradient echo and T2-SPIR at 1.5 T.
 _TISSUES = {
     "air": _Tissue(-1000, 0, 0.01, 0.01),
     "lung": _Tissue(-855, 20, 0.06, 0.06),
@@ -106,10 +106,10 @@ _TISSUES = {
 
 @dataclass(frozen=True)
 class AbdomenPhantom:
-    """An abdomen and what is in it; axes are z up, y to the back, x to the patient's left (MONAI's ``"SPL"``).
+    """An abdomen and its masks; the axes are z up, y to the back, x to the patient's left (MONAI's ``"SPL"``).
 
     Attributes:
-        image: int16 ``[D, H, W]``, Hounsfield units, or 0 to 4095 in MRI, whose scale differs from patient to patient.
+        image: int16 ``[D, H, W]``, Hounsfield units, or 0 to 4095 in MRI, where the scale differs between patients.
         label: uint8 ``[D, H, W]``, 0 and the values of :data:`ORGANS`.
         tumour: uint8 ``[D, H, W]``, 1 in liver tumours, which lie inside the liver.
     """
@@ -127,7 +127,7 @@ class _Anatomy:
     y: FloatArray
     x: FloatArray
     body: FloatArray
-    wall: FloatArray  # muscle and all within
+    wall: FloatArray  # muscle and everything inside it
     cavity: FloatArray
     lung: FloatArray
     heart: FloatArray
@@ -153,7 +153,7 @@ class _Canvas:
         self.fat = np.zeros(shape, dtype=np.float32)
 
     def paint(self, depth: _Depth, tissue: str, texture: FloatArray | float = 0.0) -> None:
-        """Paint what lies inside a surface; ``texture`` is in Hounsfield units, of which 500 are 1 in MRI."""
+        """Paint the inside of a surface; ``texture`` is in Hounsfield units, of which 500 correspond to 1 in MRI."""
         self.cover(self.grid.coverage(depth), tissue, texture)
 
     def cover(self, share: FloatArray, tissue: str, texture: FloatArray | float = 0.0) -> None:
@@ -174,25 +174,26 @@ def draw_abdomen(
 ) -> AbdomenPhantom:
     """Draw an abdomen phantom.
 
-    The body is scaled to the field of view, which is ``size`` times ``spacing``: it takes about 0.85 of the width, and
-    the height goes from above the diaphragm to below the kidneys, whatever the millimetres. So the resolution is
-    decided by ``size``, and by ``spacing`` only how the voxels are proportioned to one another.
+    The body is scaled to the field of view, which is ``size`` times ``spacing``: it covers about 0.85 of the width, and
+    the height reaches from above the diaphragm to below the kidneys, whatever the millimetres. So ``size`` decides the
+    resolution, and ``spacing`` only the proportions of the voxels.
 
     Shapes are implicit surfaces in coordinates that smooth noise deforms, so that no two phantoms are alike.
-    Intensities differ from patient to patient as well and overlap: those of the liver with spleen, heart and bowel.
+    Intensities differ between patients as well, and those of the liver overlap with spleen, heart and bowel.
 
-    MRI has a smooth bias of the coils, Rician noise and a scale of its own in each patient. Out of phase, the signal of
-    fat is subtracted from that of water, which darkens a fatty liver and draws a dark line where the two meet.
+    MRI has a smooth coil bias, Rician noise and a different scale in each patient. Out of phase, the signal of fat is
+    subtracted from that of water, which darkens a fatty liver and draws a dark line where the two meet.
 
     Args:
         size: ``(D, H, W)``, at least 8 x 32 x 32.
         spacing: edge lengths of the voxels in mm, ``(z, y, x)``; by default the field of view is that of the anatomy,
             240 x 262 x 400.
         seed: seed of everything random, one number or several (``numpy.random.default_rng``). The anatomy is the same
-            in any contrast and the organs are in any ``size``; vessels, the places of tumours and noise are not.
-        contrast: one of :data:`CONTRASTS`. The phases of T1 are one acquisition: they differ by fat and noise.
+            in any contrast, and the organs are the same in any ``size``; vessels, positions of tumours, and noise are
+            not.
+        contrast: one of :data:`CONTRASTS`. The two phases of T1 are one acquisition: they differ in fat and noise.
         tumours: number of liver tumours, 6 to 22 mm in radius; they may merge.
-        noise: multiple of the usual noise, which is 16 HU in CT, and in MRI 3 % of the signal of fat in T1.
+        noise: multiple of the usual noise, which is 16 HU in CT and 3 % of the T1 signal of fat in MRI.
 
     Returns:
         The image and its masks.
@@ -200,13 +201,20 @@ def draw_abdomen(
     Raises:
         ValueError: for a size that is too small, a spacing that is not positive, an unknown contrast, a negative number
             of tumours or negative noise.
+
+    Example:
+        >>> from medseg_monai.phantoms import ORGANS, draw_abdomen
+        >>> phantom = draw_abdomen(size=(8, 32, 40), seed=0, contrast="t2", tumours=2)
+        >>> bool((phantom.label[phantom.tumour > 0] == ORGANS["liver"]).all())
+        True
     """
     check_volume(name="an abdomen", size=size, smallest=_SMALLEST, spacing=spacing, noise=noise)
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast='{contrast}' is unknown: choose from {', '.join(CONTRASTS)}.")
     if tumours < 0:
         raise ValueError(f"tumours={tumours} is negative: give the number of liver tumours, or 0.")
-    # One stream a layer: a change in one leaves the others as they were. The phases of T1 share all but the noise.
+    # One random stream per layer, so that a change in one layer does not change the others. The two phases of T1 share
+    # everything except the noise.
     placing, shaping, growing, lesions, texture, ct, t1, t2, *sensors = np.random.default_rng(seed).spawn(12)
     values = {"ct": ct, "t1_in": t1, "t1_out": t1, "t2": t2}[contrast]
     sensor = sensors[CONTRASTS.index(contrast)]
@@ -235,7 +243,7 @@ class _Shaper:
     axes: _Axes  # z, y, x
 
     def organ(self, middle: npt.ArrayLike, radii: npt.ArrayLike, *, moved: float, axes: _Axes | None = None) -> _Depth:
-        """Depth inside an ellipsoid that is moved by so many mm and scaled, both at random."""
+        """Depth inside an ellipsoid that is moved (``moved`` mm, standard deviation) and scaled at random."""
         centre = (np.array(middle) + self.rng.normal(0, moved, 3)).tolist()
         scaled = (np.array(radii) * self.rng.uniform(0.86, 1.12, 3)).tolist()
         return ellipsoid(axes or self.axes, centre=centre, radii=scaled)
@@ -267,7 +275,7 @@ def _shape(rng: Random, grid: Grid) -> _Anatomy:
         "body": body,
         "wall": wall,
         "cavity": cavity,
-        # the diaphragm is as thick as a voxel at least, so that no voxel has both lung and liver
+        # the diaphragm is at least as thick as a voxel, so that no voxel has both lung and liver
         "lung": _inside(within, -below - max(4.0, grid.blur)),
         "heart": _inside(shaper.organ(_HEART, _HEART_RADII, moved=4), -below - 3),
         "spine": shaper.tube(_SPINE, _SPINE_RADIUS),
@@ -281,7 +289,7 @@ def _shape(rng: Random, grid: Grid) -> _Anatomy:
 
 
 def _organs(shaper: _Shaper, *, room: _Depth) -> dict[str, _Depth]:
-    """Shape the organs, each where those before it left room."""
+    """Shape the organs, each in the room that the previous ones left."""
     kidney = np.maximum(_kidney(shaper, 1, _LEFT_KIDNEY, room=room), _kidney(shaper, -1, _RIGHT_KIDNEY, room=room))
     bladder = shaper.organ(_GALLBLADDER, _GALLBLADDER_RADII, moved=4)
     right = shaper.organ(_RIGHT_LOBE, _RIGHT_LOBE_RADII, moved=5)
@@ -299,7 +307,7 @@ def _organs(shaper: _Shaper, *, room: _Depth) -> dict[str, _Depth]:
 
 
 def _kidney(shaper: _Shaper, side: int, middle: _Triple, *, room: _Depth) -> _Depth:
-    """Shape one kidney round its sinus, the upper pole nearer to the spine; ``side`` is 1 on the left, -1 right."""
+    """Shape one kidney around its sinus, with the upper pole closer to the spine; ``side`` is 1 left and -1 right."""
     z, y, x = shaper.axes
     place = np.array(middle) + shaper.rng.normal(0, 4, 3)
     tilted = (z, y, np.asarray(x + side * shaper.rng.uniform(0.08, 0.25) * (z - place[0]), dtype=np.float32))
@@ -309,7 +317,7 @@ def _kidney(shaper: _Shaper, side: int, middle: _Triple, *, room: _Depth) -> _De
 
 
 def _inside(*depths: _Depth, out: Sequence[tuple[_Depth, float]] = ()) -> FloatArray:
-    """Depth inside all of some surfaces, and farther than so many mm from others."""
+    """Depth inside several surfaces at once, and away from other surfaces by a gap in mm."""
     return np.asarray(np.minimum.reduce([*depths, *(-(depth + gap) for depth, gap in out)]), dtype=np.float32)
 
 
@@ -324,7 +332,7 @@ def _whole(depth: FloatArray) -> FloatArray:
 
 
 def _tumours(rng: Random, grid: Grid, anatomy: _Anatomy, *, number: int) -> FloatArray:
-    """Depth inside round lesions with rough edges, anywhere in the liver but at its edge."""
+    """Depth inside round lesions with rough edges, anywhere in the liver except at its edge."""
     depth = np.full(anatomy.liver.shape, -100, dtype=np.float32)
     rough = 0.15 * grid.noise(rng, cell=16)
     candidates = np.argwhere(anatomy.liver > np.median(anatomy.liver[anatomy.liver > 0]))
@@ -336,7 +344,7 @@ def _tumours(rng: Random, grid: Grid, anatomy: _Anatomy, *, number: int) -> Floa
 
 
 def _intensities(rng: Random, contrast: Contrast) -> tuple[dict[str, float], dict[str, float]]:
-    """Draw the signal of each tissue in one patient, and the share of fat in it."""
+    """Draw the signal of each tissue in one patient and the share of fat in it, at random."""
     signal, fat = {}, {}
     for name, tissue in _TISSUES.items():
         deviation = float(np.clip(rng.standard_normal(), -2, 2))
@@ -349,17 +357,17 @@ def _intensities(rng: Random, contrast: Contrast) -> tuple[dict[str, float], dic
 
 
 def _paint_body(rng: Random, canvas: _Canvas, anatomy: _Anatomy) -> None:
-    """Paint all but the organs, from the skin inwards."""
+    """Paint everything except the organs, from the skin inwards."""
     texture = canvas.grid.noise(rng, cell=14)
     canvas.paint(anatomy.body, "fat", 8 * texture)
     canvas.paint(anatomy.wall, "muscle", 12 * np.minimum(texture, 0.5))
-    # muscles of the wall in layers, with fat between them
+    # the muscles of the wall are layers with fat between them
     layer = 1.2 - np.abs(anatomy.cavity + rng.uniform(4, 6))
     canvas.paint(_inside(layer, 40 - anatomy.y), "fat")
     canvas.paint(anatomy.cavity, "fat", 10 * texture)
     _paint_bowel(rng, canvas, anatomy)
     canvas.paint(anatomy.lung, "lung", 15 * texture)
-    # the diaphragm, seen where it lies on lung
+    # the diaphragm is visible where it lies on lung
     canvas.paint(_inside(anatomy.lung + 3, -anatomy.lung, anatomy.wall - 10), "muscle")
     canvas.paint(anatomy.heart, "heart", 8 * texture)
     canvas.paint(anatomy.psoas, "muscle", 8 * texture)
@@ -381,7 +389,7 @@ def _paint_body(rng: Random, canvas: _Canvas, anatomy: _Anatomy) -> None:
 
 
 def _paint_bowel(rng: Random, canvas: _Canvas, anatomy: _Anatomy) -> None:
-    """Paint loops of bowel with their content, whose gas rises to the front, wherever no organ is."""
+    """Paint loops of bowel with their content, whose gas rises to the front, wherever there is no organ."""
     grid = canvas.grid
     organs = np.maximum.reduce([anatomy.liver, anatomy.spleen, anatomy.kidney, anatomy.stomach, anatomy.gallbladder])
     vessels = np.maximum(anatomy.aorta, anatomy.cava)
@@ -390,13 +398,13 @@ def _paint_bowel(rng: Random, canvas: _Canvas, anatomy: _Anatomy) -> None:
     content = grid.noise(rng, cell=16)
     canvas.paint(loops, "bowel", 10 * grid.noise(rng, cell=10))
     canvas.paint(_inside(loops - 3, 10 * content), "chyme", 20 * content)
-    # never within a voxel of an organ, whose edge would then be part gas
+    # never within a voxel of an organ, since its edge would then be partly gas
     gas = _inside(loops - max(3.0, grid.blur), 12 * (content - anatomy.y / 60 - rng.uniform(1.2, 2.4)))
     canvas.paint(gas, "gas")
 
 
 def _paint_organs(rng: Random, growing: Random, canvas: _Canvas, anatomy: _Anatomy, tumour: FloatArray) -> None:
-    """Paint the organs with what is in them."""
+    """Paint the organs and their contents."""
     grid = canvas.grid
     texture, coarse = grid.noise(rng, cell=9), grid.noise(rng, cell=30)
     canvas.paint(anatomy.stomach, "bowel", 10 * texture)
@@ -423,7 +431,7 @@ def _paint_vessels(rng: Random, canvas: _Canvas, anatomy: _Anatomy) -> None:
 
 
 def _receive(rng: Random, sensor: Random, canvas: _Canvas, anatomy: _Anatomy, *, noise: float) -> npt.NDArray[np.int16]:
-    """Make an MR image of the signal: phase, bias of the coils, noise of the magnitude, the scanner's scale."""
+    """Turn the signal into an MR image: phase, coil bias, noise of the magnitude, and the scanner's scale."""
     phased = canvas.signal * np.abs(1 - 2 * canvas.fat) if canvas.contrast == "t1_out" else canvas.signal
     bias = np.exp(0.22 * canvas.grid.noise(rng, cell=200) + rng.uniform(0.1, 0.5) * np.exp(-anatomy.body.clip(0) / 45))
     scale = 10 ** rng.uniform(2.2, 3.0)

@@ -1,4 +1,4 @@
-"""Data sets of abdomen phantoms on disk: NIfTI with a data list, and as LiTS and CHAOS are published."""
+"""Data sets of abdomen phantoms on disk: NIfTI with a data list, and the layouts of LiTS and CHAOS."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medseg_monai.data.datalist import write_datalist
-
 from .abdomen import ANATOMY, CONTRASTS, ORGANS, AbdomenPhantom, Contrast, draw_abdomen
-from .dataset import SECTIONS, check_counts
-from .volume_files import STORED_AXES, Place, SeriesKind, check_oblique, place_volume, write_nifti, write_series
+from .case_files import PhantomCase, PhantomFile, check_dimensions, write_phantoms
+from .volume_files import (
+    STORED_AXES,
+    Place,
+    SeriesKind,
+    check_oblique,
+    nifti_file,
+    place_volume,
+    write_nifti,
+    write_series,
+)
 
 __all__ = ["TUMOUR_CYCLE", "Modality", "write_abdomen_phantoms", "write_chaos_layout", "write_lits_layout"]
 
 Modality = Literal["ct", "mr"]
 
 TUMOUR_CYCLE = (0, 2, 0, 1, 4)
-"""Numbers of liver tumours of the phantoms, in turn."""
+"""Numbers of liver tumours in the phantoms, in turn."""
 
 _CONTRASTS: dict[str, tuple[Contrast, ...]] = {"ct": CONTRASTS[:1], "mr": CONTRASTS[1:]}
 
-_FIRST_BATCH = 28  # of LiTS: volumes 0 to 27
+_FIRST_BATCH = 28  # volumes 0 to 27 of LiTS
 
-_GREY = {"liver": 63, "right_kidney": 126, "left_kidney": 189, "spleen": 252}  # of CHAOS' masks in MRI
+_GREY = {"liver": 63, "right_kidney": 126, "left_kidney": 189, "spleen": 252}  # values of CHAOS' MRI masks
 
 _CT = SeriesKind("CT", "Abdomen phantom", "ABDOMEN", tags={"KVP": "120", "WindowCenter": "60", "WindowWidth": "400"})
 _GRADIENT_ECHO = {"ScanningSequence": "GR", "SequenceVariant": "SP", "MRAcquisitionType": "2D", "RepetitionTime": "130"}
@@ -53,56 +60,58 @@ def write_abdomen_phantoms(
 ) -> Path:
     """Write abdomen phantoms of one modality, the masks of one organ and their data list.
 
-    ``folder`` gets ``images/phantom_0001.nii.gz`` (int16), ``labels/phantom_0001.nii.gz`` (uint8, 1 in the organ; a
-    liver's tumours are liver) and ``datalist.json``. Each phantom is a patient of its own. Its voxels are anisotropic,
-    its grid is rotated and it lies somewhere else in the world; files are stored in the axis orders ``STORED_AXES`` in
-    turn, an image and its mask in the same one. So whoever trains on them handles geometry, or fails.
+    ``folder`` gets ``images/phantom_0001.nii.gz`` (int16), ``labels/phantom_0001.nii.gz`` (uint8, 1 in the organ; the
+    tumours of a liver are liver) and ``datalist.json``. Each phantom is a different patient. Its voxels are
+    anisotropic, its grid is rotated, and its position in world space is its own. Files are stored in the axis orders
+    ``STORED_AXES`` in turn, an image and its mask in the same order. So training on them only works if the geometry is
+    handled correctly.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
         size: ``(D, H, W)`` of the phantoms in the axis order SPL, at least 8 x 32 x 32.
         seed: the same seed writes the same files; the organ does not change the images.
         modality: ``"ct"``, in Hounsfield units, or ``"mr"``: T1 in phase, T1 out of phase and T2, in turn within each
-            section, each of another patient.
-        organ: one of :data:`~medseg_monai.phantoms.abdomen.ORGANS`; both kidneys are one.
-        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all; by default they fit the anatomy and
-            differ from phantom to phantom by up to 10 % an axis.
-        oblique: the grid is rotated by up to so many degrees about each axis; 0 rotates none.
+            section, each of a different patient.
+        organ: one of :data:`~medseg_monai.phantoms.abdomen.ORGANS`; both kidneys are one organ.
+        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all phantoms; by default they fit the
+            anatomy and differ between phantoms by up to 10 % along each axis.
+        oblique: largest rotation of the grid about each axis in degrees; 0 does not rotate it.
 
     Returns:
-        Path of the data list, items with ``image``, ``label``, ``patient`` and ``source`` (``phantom_ct``,
+        Path of the data list, whose items have ``image``, ``label``, ``patient`` and ``source`` (``phantom_ct``,
         ``phantom_t1_in``, ``phantom_t1_out`` or ``phantom_t2``).
 
     Raises:
         ValueError: for an unknown section, modality or organ, a negative count, no phantom at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_abdomen_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_abdomen_phantoms(
+        ...         folder, counts={"test": 3}, size=(8, 32, 40), seed=0, modality="mr", organ="spleen"
+        ...     )
+        ...     [item["source"] for item in load_datalist(path, "test")]
+        ['phantom_t1_in', 'phantom_t1_out', 'phantom_t2']
     """
     if organ not in ORGANS:
         raise ValueError(f"organ='{organ}' is not drawn: choose from {', '.join(ORGANS)}.")
-    check_counts(counts)
     _check(size=size, oblique=oblique, modality=modality)
-    root = Path(folder)
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
     contrasts = _CONTRASTS[modality]
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            contrast = contrasts[index % len(contrasts)]
-            place = _place(number, size=size, seed=seed, spacing=spacing, oblique=oblique)
-            phantom = _draw(number, place, size=size, seed=seed, contrast=contrast)
-            axes = STORED_AXES[(number - 1) % len(STORED_AXES)]
-            patient = f"phantom_{number:04d}"
-            files = {key: root / f"{key}s" / f"{patient}.nii.gz" for key in ("image", "label")}
-            for file in files.values():
-                file.parent.mkdir(parents=True, exist_ok=True)
-            write_nifti(phantom.image, files["image"], place, axes=axes)
-            write_nifti((phantom.label == ORGANS[organ]).astype(np.uint8), files["label"], place, axes=axes)
-            item = {key: str(path) for key, path in files.items()}
-            datalist[section].append({**item, "patient": patient, "source": f"phantom_{contrast}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
+
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        contrast = contrasts[case.index % len(contrasts)]
+        place = _place(case.number, size=size, seed=seed, spacing=spacing, oblique=oblique)
+        phantom = _draw(case.number, place, size=size, seed=seed, contrast=contrast)
+        label = (phantom.label == ORGANS[organ]).astype(np.uint8)
+        return f"phantom_{contrast}", {
+            "image": nifti_file("images", phantom.image, place, case),
+            "label": nifti_file("labels", label, place, case),
+        }
+
+    return write_phantoms(folder, counts, draw)
 
 
 def write_lits_layout(
@@ -114,24 +123,32 @@ def write_lits_layout(
     spacing: tuple[float, float, float] | None = None,
     oblique: float = 8.0,
 ) -> Path:
-    """Write CT phantoms as LiTS is published, for :func:`medseg_monai.datasets.read_lits`.
+    """Write CT phantoms in the layout of LiTS, for :func:`medseg_monai.datasets.read_lits`.
 
-    ``folder`` gets ``Training Batch 1/volume-0.nii`` (int16, Hounsfield units) and ``segmentation-0.nii`` (uint8, 1
-    liver, 2 tumour) beside it, from 28 on in ``Training Batch 2``. Of five livers three have tumours.
+    ``folder`` gets ``Training Batch 1/volume-0.nii`` (int16, Hounsfield units) with ``segmentation-0.nii`` (uint8, 1
+    liver, 2 tumour) beside it; the volumes from 28 are in ``Training Batch 2``. Three of five livers have tumours.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         patients: number of phantoms.
-        size: as of :func:`write_abdomen_phantoms`.
+        size: as in :func:`write_abdomen_phantoms`.
         seed: the same seed writes the same files.
-        spacing: as of :func:`write_abdomen_phantoms`.
-        oblique: as of :func:`write_abdomen_phantoms`.
+        spacing: as in :func:`write_abdomen_phantoms`.
+        oblique: as in :func:`write_abdomen_phantoms`.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: for no phantom at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.phantoms import write_lits_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_lits_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     sorted(path.relative_to(root).as_posix() for path in root.rglob("*.nii"))
+        ['Training Batch 1/segmentation-0.nii', 'Training Batch 1/volume-0.nii']
     """
     _check(size=size, oblique=oblique, patients=patients)
     root = Path(folder)
@@ -157,34 +174,43 @@ def write_chaos_layout(
     spacing: tuple[float, float, float] | None = None,
     oblique: float = 8.0,
 ) -> Path:
-    """Write phantoms as CHAOS is published, for :func:`medseg_monai.datasets.read_chaos`.
+    """Write phantoms in the layout of CHAOS, for :func:`medseg_monai.datasets.read_chaos`.
 
-    ``folder`` gets ``Train_Sets/CT/1`` ... or ``Train_Sets/MR/1`` ... with what the reader's documentation lists: DICOM
-    series and a PNG mask a slice. In CT the liver is 255, and the names of the slices lead up the body in one patient
-    and down in the next. In MRI the liver is 63, the right kidney 126, the left one 189, the spleen 252. Both phases of
-    T1 share a grid and the masks; T2 has a grid of its own. There are no tumours: CHAOS' livers are healthy.
+    ``folder`` gets ``Train_Sets/CT/1`` ... or ``Train_Sets/MR/1`` ... with the files that the documentation of the
+    reader lists: DICOM series and one PNG mask per slice. In CT the liver is 255, and the names of the slices run up
+    the body in one patient and down in the next. In MRI the liver is 63, the right kidney 126, the left kidney 189 and
+    the spleen 252. Both phases of T1 share a grid and the masks; T2 has its own grid. There are no tumours, since the
+    livers of CHAOS are healthy.
 
     Args:
-        folder: where to; made if missing. Patients of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Patients with the same numbers are overwritten.
         patients: number of patients.
-        size: as of :func:`write_abdomen_phantoms`.
+        size: as in :func:`write_abdomen_phantoms`.
         seed: the same seed writes the same files.
-        modality: ``"ct"`` or ``"mr"``: all three sequences of each patient.
-        spacing: as of :func:`write_abdomen_phantoms`.
-        oblique: as of :func:`write_abdomen_phantoms`.
+        modality: ``"ct"``, or ``"mr"`` for all three sequences of each patient.
+        spacing: as in :func:`write_abdomen_phantoms`.
+        oblique: as in :func:`write_abdomen_phantoms`.
 
     Returns:
         The folder ``Train_Sets``.
 
     Raises:
         ValueError: for an unknown modality, no patient at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     {path.name: len(list(path.iterdir())) for path in sorted((root / "CT" / "1").iterdir())}
+        {'DICOM_anon': 8, 'Ground': 8}
     """
     _check(size=size, oblique=oblique, patients=patients, modality=modality)
     root = Path(folder) / "Train_Sets"
     for number in range(1, patients + 1):
         case = root / modality.upper() / str(number)
         for contrast in _CONTRASTS[modality]:
-            take = 2 if contrast == "t2" else 1  # a patient moves between two sequences
+            take = 2 if contrast == "t2" else 1  # patients move between two sequences
             place = _place(number, size=size, seed=seed, spacing=spacing, oblique=oblique, take=take)
             phantom = _draw(number, place, size=size, seed=seed, contrast=contrast, tumours=0)
             if contrast == "ct":
@@ -226,13 +252,13 @@ def _write_chaos_mr(phantom: AbdomenPhantom, case: Path, place: Place, *, contra
         kind=_MR[contrast],
         name=lambda number: f"{stem(number)}.dcm",
     )
-    if contrast != "t1_out":  # one mask for both phases, named after the slices in phase
+    if contrast != "t1_out":  # one mask for both phases, with the name of the in-phase slice
         grey = _grey(phantom.label)
         _write_masks(grey, case / Path(folder).parts[0] / "Ground", name=lambda number: f"{stem(number)}.png")
 
 
 def _grey(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Labels to the grey values of CHAOS, which tell the kidneys apart: x points to the left."""
+    """Labels to the grey values of CHAOS, which differ between the kidneys: x points to the left."""
     left = np.arange(label.shape[2]) >= label.shape[2] / 2
     kidney = np.where(left, _GREY["left_kidney"], _GREY["right_kidney"])
     grey = np.where(label == ORGANS["kidney"], kidney, 0)
@@ -242,7 +268,7 @@ def _grey(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _write_masks(values: npt.NDArray[np.uint8], folder: Path, *, name: Callable[[int], str]) -> None:
-    """Write one PNG a slice, named by its number, from 1 at the feet."""
+    """Write one PNG per slice, named by its number, from 1 at the feet."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
@@ -255,8 +281,7 @@ def _check(*, size: tuple[int, ...], oblique: float, patients: int = 1, modality
         raise ValueError(f"modality='{modality}' is not drawn: choose from {', '.join(get_args(Modality))}.")
     if patients < 1:
         raise ValueError(f"patients={patients} asks for no phantom: give a positive number.")
-    if len(size) != 3:
-        raise ValueError(f"size={size} is not a 3D size: give D, H and W.")
+    check_dimensions(size, 3)
     check_oblique(oblique)
 
 

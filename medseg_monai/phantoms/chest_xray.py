@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 OPACITIES = ("consolidation", "nodules", "effusion")
-"""What :func:`draw_chest_xray` can add to the lungs."""
+"""Opacities that :func:`draw_chest_xray` can add to the lungs."""
 
 WHITE = 4095
 """Largest value of an image: 12 bits."""
@@ -32,18 +32,18 @@ WHITE = 4095
 _SMALLEST_SIDE = 64
 
 # Lengths are in mm of an adult's chest, seen from the front: x points to the image's right, which is the patient's
-# left, y down; the origin lies on the spine, in the middle of the lungs' height. Points are (x, y).
-_FIELD = (352.0, 360.0)  # rows, columns: what is shown at least
+# left, y down; the origin lies on the spine, at half the height of the lungs. Points are (x, y).
+_FIELD = (352.0, 360.0)  # rows, columns: the smallest field shown
 _FINEST = 2.0  # pixels wider than this are the mean of several, so that thin bones stay thin
-_NOISE_REACH = 420.0  # shapes are regular farther out
-_AIR_DEPTH = 165.0  # of the lungs along the beam, at their deepest
+_NOISE_REACH = 420.0  # shapes are regular outside
+_AIR_DEPTH = 165.0  # of the lungs along the beam, where they are deepest
 _BODY_DEPTH, _NECK_DEPTH, _ARM_DEPTH = 215.0, 120.0, 135.0
 _LUNG_GAIN = 0.75  # of a mm of lung over a mm of soft tissue, in mm of water: its density is 0.25
 _BONE_GAIN = 1.5  # of a mm of compact bone
-_WATER = 0.019  # attenuation a mm of water at 120 kV behind the body
+_WATER = 0.019  # attenuation per mm of water at 120 kV behind the body
 _HILA = ((-38.0, -10.0), (42.0, -20.0))  # of the patient's right and left lung
 
-# Strokes of the lead letters in a box one high: x, y of each corner
+# Strokes of the lead letters in a box of height 1: x, y of each corner
 _LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
     "A": (((0.0, 1.0), (0.35, 0.0), (0.7, 1.0)), ((0.15, 0.65), (0.55, 0.65))),
     "L": (((0.0, 0.0), (0.0, 1.0), (0.6, 1.0)),),
@@ -70,16 +70,21 @@ class Manufacturer:
         centre: attenuation that becomes the middle grey.
         latitude: width of the contrast curve in attenuation: the smaller, the steeper.
         spread: standard deviation of ``centre`` between exposures, and of the logarithm of ``latitude``.
-        equalisation: share of the coarse differences (lung, heart, abdomen) that the unit takes away, 0 to 1.
+        equalisation: share of the coarse differences (lung, heart, abdomen) that the unit removes, 0 to 1.
         sharpening: gain of fine detail that the unit adds.
         blur: standard deviation of the optics' blur in mm.
         noise: standard deviation of the noise in attenuation, at the middle grey; it grows behind dense tissue.
         grain: standard deviation of the noise's smoothing in pixels.
         levels: image values of black and white within the field.
-        border: image value of the collimated border; 0 is padding, told apart from all values in the field.
+        border: image value of the collimated border; 0 is padding, which differs from all values in the field.
         margins: widest collimated border at the top, the right, the bottom and the left in mm.
-        marker: the lead letter of the side it lies on, ``"R"`` or ``"L"``.
-        plate: letters of a bright plate at the upper right; none if empty.
+        marker: the lead letter for the side on which it lies, ``"R"`` or ``"L"``.
+        plate: letters on a bright plate at the upper right; no plate if empty.
+
+    Example:
+        >>> from medseg_monai.phantoms import MANUFACTURERS
+        >>> {name: unit.photometric for name, unit in MANUFACTURERS.items()}
+        {'a': 'MONOCHROME1', 'b': 'MONOCHROME2'}
     """
 
     name: str
@@ -135,13 +140,13 @@ MANUFACTURERS: dict[str, Manufacturer] = {
         plate="",
     ),
 }
-"""``"a"`` is a steep, soft film with black borders like Montgomery's, ``"b"`` a bright, wide and sharp digital detector
-with white borders, whose lungs are like Shenzhen's."""
+"""``"a"`` is a steep, soft film with black borders like that of Montgomery; ``"b"`` is a bright, wide and sharp digital
+detector with white borders, whose lungs look like those of Shenzhen."""
 
 
 @dataclass(frozen=True)
 class ChestXrayPhantom:
-    """A frontal chest radiograph and what is in it; the patient's right is at the image's left.
+    """A frontal chest radiograph and its masks; the patient's right is on the left of the image.
 
     Attributes:
         image: uint16 ``[H, W]``, 0 to :data:`WHITE`, dense is bright (MONOCHROME2).
@@ -149,7 +154,7 @@ class ChestXrayPhantom:
         left: bool ``[H, W]``, the patient's left lung.
         right: bool ``[H, W]``, the patient's right lung.
         opacity: bool ``[H, W]``, consolidation and nodules, inside ``mask``.
-        field: bool ``[H, W]``, the exposed field; the collimated border lies outside.
+        field: bool ``[H, W]``, the exposed field; the collimated border lies outside it.
         spacing: edge of a pixel in mm.
     """
 
@@ -183,7 +188,7 @@ class _View:
         return np.asarray(np.clip(depth / np.float32(self.pixel) + np.float32(0.5), 0, 1), dtype=np.float32)
 
     def noise(self, rng: Random, *, cell: float) -> FloatArray:
-        """Draw a smooth Gaussian field ``[H, W]`` of zero mean and unit variance, the same one in any size."""
+        """Draw a smooth Gaussian field ``[H, W]`` with zero mean and unit variance, the same field in any size."""
         samples = int(8 * np.ceil(_NOISE_REACH / cell)) + 1
         field = smooth_noise(rng, size=(samples, samples), cell=4.0)
         # sampled in the chest's own upright frame, then looked up at each pixel
@@ -199,7 +204,7 @@ class _View:
         return np.asarray(tubes.chord * self.pixel, dtype=np.float32)
 
     def shrink(self, fine: npt.NDArray[np.generic]) -> FloatArray:
-        """Mean of the fine pixels of each pixel of the image."""
+        """Mean of the fine pixels in each pixel of the image."""
         height, width = (side // self.factor for side in self.size)
         blocks = fine.astype(np.float32).reshape(height, self.factor, width, self.factor)
         return np.asarray(blocks.mean(axis=(1, 3)), dtype=np.float32)
@@ -230,9 +235,9 @@ class _Build:
 class _Chest:
     """The soft parts of a chest, float32 ``[H, W]``.
 
-    ``x`` and ``y`` are the deformed coordinates, ``lung`` is the depth inside the lungs' outlines in mm, ``air`` how
-    much lung the beam passes in mm (also behind the heart and the diaphragm), ``dome`` the diaphragm's y and ``share``
-    how much of the lung is consolidated or nodule, 0 to 1.
+    ``x`` and ``y`` are the deformed coordinates. ``lung`` is the depth inside the outlines of the lungs in mm, ``air``
+    the length of lung along the beam in mm (also behind the heart and the diaphragm), ``dome`` the y of the diaphragm,
+    and ``share`` the part of the lung that is consolidation or nodule, 0 to 1.
     """
 
     x: FloatArray
@@ -253,13 +258,14 @@ def draw_chest_xray(
 ) -> ChestXrayPhantom:
     """Draw a frontal chest radiograph.
 
-    The image is a projection: layers of soft tissue, lung, gas and bone add up along the beam to an attenuation, to
-    which the unit then applies its contrast curve. So ribs, clavicles and vessels show through whatever lies over them,
-    and no grey value belongs to the lungs alone. Pixels are square and the anatomy keeps its proportions; a field of
-    about 352 x 360 mm fits into the image, whatever its sides.
+    The image is a projection: layers of soft tissue, lung, gas and bone add up along the beam to an attenuation, and
+    the unit then applies its contrast curve. So ribs, clavicles and vessels show through whatever lies over them, and
+    no grey value belongs to the lungs alone. Pixels are square and the anatomy keeps its proportions; a field of about
+    352 x 360 mm fits into an image of any shape.
 
-    The lungs are those of the public masks: what of them shows between mediastinum, heart, diaphragm and chest wall,
-    with ribs, clavicles and vessels over them, without the parts behind the heart and behind the diaphragm.
+    The masks follow those of the public data sets: the part of the lungs that is visible between mediastinum, heart,
+    diaphragm and chest wall, including the ribs, clavicles and vessels over it, and without the parts behind the heart
+    and behind the diaphragm.
 
     Args:
         size: rows and columns ``(H, W)``, each at least 64.
@@ -269,17 +275,23 @@ def draw_chest_xray(
         opacities: any of :data:`OPACITIES`. Consolidation (patches that fill the lung and hide its vessels) and nodules
             (round, 6 to 20 mm) belong to the lungs. An effusion (fluid at the base of one lung, with a meniscus) lies
             in the pleural space: it hides the base, and the mask ends where it begins.
-        noise: the unit's noise is multiplied by this; 0 leaves it out.
+        noise: factor on the unit's noise; 0 gives an image without noise.
 
     Returns:
         The image and its masks.
 
     Raises:
         ValueError: for a size that is too small, an unknown manufacturer or opacity, or a negative noise.
+
+    Example:
+        >>> from medseg_monai.phantoms import draw_chest_xray
+        >>> phantom = draw_chest_xray(size=(64, 80), manufacturer="b", seed=0, opacities=["effusion"])
+        >>> phantom.image.shape, phantom.image.dtype.name, bool(phantom.mask.any())
+        ((64, 80), 'uint16', True)
     """
     _check(size=size, manufacturer=manufacturer, opacities=opacities, noise=noise)
     unit = MANUFACTURERS[manufacturer]
-    # One stream a layer: a change in one leaves the others as they were.
+    # One random stream per layer, so that a change in one layer does not change the others.
     streams = np.random.default_rng(seed).spawn(9)
     placing, shaping, illness, covering, boning, growing, framing, lettering, exposing = streams
     view = _place(placing, size=size)
@@ -314,7 +326,7 @@ def draw_chest_xray(
 
 def _check(*, size: tuple[int, ...], manufacturer: str, opacities: Collection[str], noise: float) -> None:
     if len(size) != 2 or min(size) < _SMALLEST_SIDE:
-        raise ValueError(f"size={size} is no size of a radiograph: give rows and columns of at least {_SMALLEST_SIDE}.")
+        raise ValueError(f"size={size} is not a valid size: give rows and columns of at least {_SMALLEST_SIDE}.")
     if manufacturer not in MANUFACTURERS:
         raise ValueError(f"manufacturer='{manufacturer}' is unknown: choose from {', '.join(MANUFACTURERS)}.")
     if isinstance(opacities, str) or (set(opacities) - set(OPACITIES)):
@@ -372,7 +384,7 @@ def _shape(rng: Random, view: _View, build: _Build) -> _Chest:
     heart_ring = (long / radii[0]) ** 2 + (short / radii[1]) ** 2
     heart = (1 - np.sqrt(heart_ring)) * 0.5 * sum(radii)
 
-    # steep to the chest wall, flat to the middle
+    # steep towards the chest wall, flat towards the middle
     right, left = (
         top + np.where(side * x > at, 0.0088, 0.0032) * (side * x - at) ** 2
         for side, top, at in zip((-1, 1), build.domes, rng.normal(67, 3, 2).tolist(), strict=True)
@@ -382,10 +394,10 @@ def _shape(rng: Random, view: _View, build: _Build) -> _Chest:
     outline = _round_off(cavity, free, radius=32)
     air = _AIR_DEPTH * np.sqrt(np.clip(1 - ring, 0, 1))
     air -= 118 * np.sqrt(np.clip(-free / 38, 0, 1))
-    # no air in the corner that is rounded off, nor beside it
+    # no air in the corner that is rounded off or beside it
     cut_off = np.clip((np.minimum(cavity, free) - outline) / 2, 0, 1) * np.clip(-outline / 5, 0, 1)
     air = np.clip(air, 0, None) * (1 - cut_off)
-    # the lung behind the diaphragm tapers off downwards
+    # the lung behind the diaphragm tapers downwards
     air *= 1 - 0.66 * view.coverage(np.asarray(y - dome)) - 0.34 * np.clip((y - dome) / 50, 0, 1)
     maps = {"x": x, "y": y, "lung": np.minimum(outline, dome - y), "air": air, "dome": dome, "share": np.zeros_like(x)}
     return _Chest(**{name: np.asarray(values, dtype=np.float32) for name, values in maps.items()})
@@ -394,13 +406,13 @@ def _shape(rng: Random, view: _View, build: _Build) -> _Chest:
 def _round_off(
     one: npt.NDArray[np.floating], other: npt.NDArray[np.floating], *, radius: float
 ) -> npt.NDArray[np.floating]:
-    """Depth inside two contours at once, their common corner rounded off."""
+    """Depth inside two contours at once, with their common corner rounded off."""
     deep = np.clip(np.minimum(one, other) - radius, 0, None)
     return np.asarray(radius + deep - np.hypot(np.clip(radius - one, 0, None), np.clip(radius - other, 0, None)))
 
 
 def _largest(mask: BoolArray) -> BoolArray:
-    """Leave out the pixels that the tip of a costophrenic angle loses in a coarse image."""
+    """Remove the pixels at the tip of a costophrenic angle that are disconnected in a coarse image."""
     return np.asarray(cc3d.largest_k(mask, k=1, connectivity=4) > 0)
 
 
@@ -428,8 +440,8 @@ def _scatter_nodules(rng: Random, view: _View, chest: _Chest) -> _Chest:
     for centre, radius in zip(centres.tolist(), radii.tolist(), strict=True):
         squared = radius**2 - (chest.x - centre[0]) ** 2 - (chest.y - centre[1]) ** 2
         np.maximum(spheres, 2 * np.sqrt(np.clip(squared, 0, None)), out=spheres)
-    share = np.clip(spheres / 4, 0, 1)  # a nodule counts from where the beam passes 2 mm of it
-    # partly calcified: denser than the soft tissue that would displace as much lung
+    share = np.clip(spheres / 4, 0, 1)  # a nodule counts where the beam passes at least 2 mm of it
+    # partly calcified: denser than soft tissue that displaces the same amount of lung
     return replace(chest, air=np.clip(chest.air - 2.2 * spheres, 0, None), share=np.maximum(chest.share, share))
 
 
@@ -461,12 +473,12 @@ def _soft_tissue(rng: Random, view: _View, build: _Build, chest: _Chest) -> Floa
     body = sum(part**4 for part in parts) ** 0.25
     for side in (-1, 1):
         lens = 1 - ((x - side * 78) / 60) ** 2 - ((y - 72) / 46) ** 2
-        # only its lower edge shows: above, it fades into the chest wall
+        # only the lower edge is visible: above, it fades into the chest wall
         body += 48 * build.breasts * np.sqrt(np.clip(lens, 0, 1)) * np.clip((y - 30) / 60, 0, 1)
     inside = np.clip(body / 40, 0, 1)
     body += inside * (5 * view.noise(rng, cell=40) + 2.5 * view.noise(rng, cell=12))
     body -= _LUNG_GAIN * chest.air * (1 + 0.05 * view.noise(rng, cell=22) + 0.035 * view.noise(rng, cell=6))
-    # stomach and colon under the left half of the diaphragm, and the windpipe in the middle
+    # stomach and colon under the left half of the diaphragm, and the trachea in the middle
     for _ in range(int(rng.integers(1, 5))):
         wide, high = rng.uniform(12, 30), rng.uniform(8, 18)
         at = rng.uniform(50, 100)
@@ -489,7 +501,7 @@ def _arm(view: _View, build: _Build, side: int) -> FloatArray:
 
 
 def _arm_axis(build: _Build, side: int) -> tuple[Points, Points]:
-    """Middle of the humeral head and of the elbow."""
+    """Centre of the humeral head and of the elbow."""
     apart = build.arms[0] if side < 0 else build.arms[1]
     head = np.array([side * (build.width + 34), -76.0])
     return head, head + np.array([side * apart, 210.0])
@@ -516,15 +528,15 @@ def _bones(rng: Random, view: _View, build: _Build) -> FloatArray:
 
 
 def _hollow(view: _View, points: Points, radius: float, *, wall: float) -> FloatArray:
-    """Compact bone of a tube with a marrow that is a fifth as dense."""
+    """Compact bone of a tube whose marrow is a fifth as dense."""
     bone = view.tube(points, radius)
-    # the beam's length in the marrow follows from that in the whole tube
+    # the length of the beam in the marrow follows from that in the whole tube
     marrow = 2 * np.sqrt(np.clip((bone / 2) ** 2 - (radius**2 - (radius - wall) ** 2), 0, None))
     return np.asarray(bone - 0.8 * marrow, dtype=np.float32)
 
 
 def _ribs(rng: Random, view: _View, build: _Build) -> FloatArray:
-    """Twelve pairs of loops that run from the spine outwards and down, and in front back to the middle."""
+    """Twelve pairs of loops that run from the spine outwards and down, and at the front back to the middle."""
     bone = np.zeros(view.size, dtype=np.float32)
     period = (build.base - build.apex) / rng.uniform(10.2, 11.4)
     steep = rng.uniform(0.85, 1.15)
@@ -613,12 +625,12 @@ def _vessels(rng: Random, view: _View) -> FloatArray:
     at, radius = np.concatenate(points), np.concatenate(radii)
     seen = radius > 0.45
     knot = sum(np.exp(-(np.hypot(view.x - x, (view.y - y) / 1.5) ** 2) / 150) for x, y in _HILA)
-    # where tubes cross, only the thicker one is drawn: the factor stands for the others
+    # where tubes cross, only the thicker one is drawn: the factor makes up for the others
     return np.asarray(2.2 * view.tube(at[seen], radius[seen]) + 16 * knot, dtype=np.float32)
 
 
 def _collimate(rng: Random, view: _View, unit: Manufacturer) -> BoolArray:
-    """Exposed field ``[H, W]``: a rectangle between the blades, a little askew."""
+    """Exposed field ``[H, W]``: a rectangle between the blades, slightly askew."""
     down, across = _film(view)
     low, far = (side * view.pixel / 2 for side in view.size)
     sides = ((low + down, across), (far - across, down), (low - down, across), (far + across, down))
@@ -632,7 +644,7 @@ def _collimate(rng: Random, view: _View, unit: Manufacturer) -> BoolArray:
 def _expose(
     rng: Random, view: _View, unit: Manufacturer, *, attenuation: FloatArray, noise: float
 ) -> npt.NDArray[np.uint16]:
-    # drawn before the noise, which takes as many numbers as there are pixels
+    # drawn before the noise, since the noise takes as many numbers as there are pixels
     centre = unit.centre + rng.normal(0, unit.spread)
     latitude = unit.latitude * np.exp(rng.normal(0, unit.spread))
     spacing = view.pixel * view.factor
@@ -642,10 +654,10 @@ def _expose(
     if unit.grain > 0:
         grain = ndimage.gaussian_filter(grain, unit.grain, truncate=3)
         grain /= grain.std()
-    # fewer photons behind dense tissue; the scatter there keeps the noise from growing as fast as the square root
+    # there are fewer photons behind dense tissue; scatter keeps the noise from growing as fast as the square root
     depth += noise * unit.noise * grain * np.exp(0.2 * (depth - unit.centre)).clip(0.5, 2)
     coarse = depth
-    for _ in range(3):  # three boxes are nearly a Gaussian, at a cost that does not depend on its width
+    for _ in range(3):  # three boxes are close to a Gaussian, at a cost that does not depend on its width
         coarse = ndimage.uniform_filter(coarse, size=2 * round(20 / spacing) + 1, mode="nearest")
     detail = depth - ndimage.gaussian_filter(depth, max(2.5 / spacing, 0.6), truncate=3)
     depth = depth - unit.equalisation * (coarse - unit.centre) + unit.sharpening * detail
@@ -655,7 +667,7 @@ def _expose(
 
 
 def _burn_in(rng: Random, view: _View, unit: Manufacturer, image: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """Lay the lead letter and the plate over the image, upright whatever the patient's pose."""
+    """Draw the lead letter and the plate over the image, upright whatever the patient's pose."""
     black, white = unit.levels
     side = -1 if unit.marker == "R" else 1
     values = image.astype(np.float32)
@@ -673,13 +685,13 @@ def _burn_in(rng: Random, view: _View, unit: Manufacturer, image: npt.NDArray[np
 
 
 def _film(view: _View) -> tuple[FloatArray, FloatArray]:
-    """Place of each pixel on the film in mm from its middle, ``[H, 1]`` and ``[1, W]``."""
+    """Position of each pixel on the film in mm from its centre, ``[H, 1]`` and ``[1, W]``."""
     rows, columns = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) * view.pixel for side in view.size)
     return np.asarray(rows[:, None]), np.asarray(columns[None])
 
 
 def _write(view: _View, text: str, place: tuple[float, float], *, height: float) -> FloatArray:
-    """Coverage by letters round a place on the film (across, down from its middle) in mm."""
+    """Coverage by letters around a point on the film (across and down from its centre, in mm)."""
     strokes = []
     for index, letter in enumerate(text):
         for stroke in _LETTERS[letter]:

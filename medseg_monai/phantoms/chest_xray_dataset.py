@@ -1,9 +1,10 @@
-"""Data sets of chest X-ray phantoms on disk: PNG or DICOM radiographs, masks and the data list that training reads."""
+"""Data sets of chest X-ray phantoms on disk: PNG or DICOM radiographs, masks, and the data list that training reads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,18 +16,17 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from pydicom.valuerep import DSfloat
 
-from medseg_monai.data.datalist import write_datalist
 from medseg_monai.data.dicom.versions import write_dicom
 
+from .case_files import PhantomCase, PhantomFile, check_dimensions, check_format, mask_file, write_phantoms
 from .chest_xray import MANUFACTURERS, WHITE, ChestXrayPhantom, Manufacturer, draw_chest_xray
-from .dataset import SECTIONS, check_counts
 
 __all__ = ["OPACITY_CYCLE", "RadiographFormat", "write_chest_xray_phantoms"]
 
 RadiographFormat = Literal["png", "dicom"]
 
 OPACITY_CYCLE: tuple[tuple[str, ...], ...] = ((), ("nodules",), ("consolidation",), (), ("effusion",))
-"""Opacities of the phantoms, in turn within each section; an odd number, so that each manufacturer gets each."""
+"""Opacities of the phantoms, in turn within each section; an odd number, so that each manufacturer gets all of them."""
 
 _ALTERNATE = "alternate"
 
@@ -44,96 +44,79 @@ def write_chest_xray_phantoms(
     """Write chest X-ray phantoms and their data list.
 
     ``folder`` gets ``images/phantom_0001.png`` (8-bit grey, bright is dense) or ``images/phantom_0001.dcm`` (a 12-bit
-    DX image), ``labels/phantom_0001.png`` (both lungs, 8 bit, 0 and 255) and ``datalist.json``. Each phantom is a
-    patient of its own.
+    DX image), ``labels/phantom_0001.png`` (both lungs, 8 bits, 0 and 255) and ``datalist.json``. Each phantom is a
+    different patient.
 
-    The DICOM files differ by manufacturer as real ones do. ``"a"`` stores MONOCHROME1, the inverse of the image, and
-    marks its black border by a PixelPaddingValue; ``"b"`` stores MONOCHROME2. Both have a window (in stored values)
-    that spans the unit's black to white, and the rows and columns of the PNG. The PNG is not windowed: its 0 and 255
-    are the image's 0 and 4095.
+    The DICOM files differ by manufacturer, as real ones do. ``"a"`` stores MONOCHROME1, the inverse of the image, and
+    marks its black border with a PixelPaddingValue; ``"b"`` stores MONOCHROME2. Both have the rows and columns of the
+    PNG and a window (in stored values) from the unit's black to its white. The PNG is not windowed: its 0 and 255 are
+    the image's 0 and 4095.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
         size: rows and columns ``(H, W)``, each at least 64.
         seed: the same seed writes the same files; neither format nor manufacturer changes the chests and the labels.
-        image_format: of the images, ``"png"`` or ``"dicom"``; labels are PNG always.
+        image_format: format of the images, ``"png"`` or ``"dicom"``; labels are always PNG.
         manufacturer: a key of :data:`.MANUFACTURERS` for all phantoms, or ``"alternate"`` for each in turn within each
             section.
-        opacities: of the phantoms, in turn within each section; each an argument ``opacities`` of
+        opacities: opacities of the phantoms, in turn within each section; each entry is an argument ``opacities`` of
             :func:`.draw_chest_xray`.
 
     Returns:
-        Path of the data list, items with ``image``, ``label``, ``patient`` and ``source``
+        Path of the data list, whose items have ``image``, ``label``, ``patient`` and ``source``
         (``phantom_manufacturer_a`` or ``phantom_manufacturer_b``).
 
     Raises:
         ValueError: for an unknown section, format, manufacturer or opacity, a negative count, no phantom at all, or a
             bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_chest_xray_phantoms(
+        ...         folder, counts={"test": 2}, size=(64, 80), seed=0, image_format="dicom"
+        ...     )
+        ...     [item["source"] for item in load_datalist(path, "test")]
+        ['phantom_manufacturer_a', 'phantom_manufacturer_b']
     """
-    _check(counts=counts, size=size, image_format=image_format, manufacturer=manufacturer, opacities=opacities)
-    root = Path(folder)
+    check_format(image_format, get_args(RadiographFormat))
+    check_dimensions(size, 2)
+    _check(manufacturer=manufacturer, opacities=opacities)
     makers = list(MANUFACTURERS) if manufacturer == _ALTERNATE else [manufacturer]
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            unit = MANUFACTURERS[makers[index % len(makers)]]
-            phantom = draw_chest_xray(
-                size=(size[0], size[1]),
-                manufacturer=unit.name,
-                seed=(seed, number),
-                opacities=opacities[index % len(opacities)],
-            )
-            files = _write(phantom, root, unit, patient=f"phantom_{number:04d}", image_format=image_format)
-            datalist[section].append({**files, "source": f"phantom_manufacturer_{unit.name}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
 
-
-def _check(
-    *,
-    counts: Mapping[str, int],
-    size: tuple[int, ...],
-    image_format: str,
-    manufacturer: str,
-    opacities: Sequence[Collection[str]],
-) -> None:
-    if image_format not in get_args(RadiographFormat):
-        raise ValueError(
-            f"image_format='{image_format}' is not written: choose from {', '.join(get_args(RadiographFormat))}."
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        unit = MANUFACTURERS[makers[case.index % len(makers)]]
+        phantom = draw_chest_xray(
+            size=(size[0], size[1]),
+            manufacturer=unit.name,
+            seed=(seed, case.number),
+            opacities=opacities[case.index % len(opacities)],
         )
+        image = _dicom_file(phantom, unit, case.patient) if image_format == "dicom" else _png_file(phantom)
+        return f"phantom_manufacturer_{unit.name}", {"image": image, "label": mask_file("labels", phantom.mask)}
+
+    return write_phantoms(folder, counts, draw)
+
+
+def _check(*, manufacturer: str, opacities: Sequence[Collection[str]]) -> None:
     if manufacturer not in (_ALTERNATE, *MANUFACTURERS):
         raise ValueError(
             f"manufacturer='{manufacturer}' is unknown: choose from {', '.join((_ALTERNATE, *MANUFACTURERS))}."
         )
-    check_counts(counts)
-    if len(size) != 2:
-        raise ValueError(f"size={size} is not a 2D size: give rows and columns.")
     if not opacities:
         raise ValueError("opacities is empty: give [()] for healthy phantoms.")
 
 
-def _write(
-    phantom: ChestXrayPhantom, root: Path, unit: Manufacturer, *, patient: str, image_format: RadiographFormat
-) -> dict[str, str]:
-    suffix = "dcm" if image_format == "dicom" else "png"
-    files = {"image": root / "images" / f"{patient}.{suffix}", "label": root / "labels" / f"{patient}.png"}
-    for file in files.values():
-        file.parent.mkdir(parents=True, exist_ok=True)
-    if image_format == "dicom":
-        _write_dicom(phantom, files["image"], unit, patient=patient)
-    else:
-        grey = np.rint(phantom.image * (255 / WHITE)).astype(np.uint8)
-        Image.fromarray(grey).save(files["image"])
-    Image.fromarray(phantom.mask.astype(np.uint8) * np.uint8(255)).save(files["label"])
-    return {**{key: str(path) for key, path in files.items()}, "patient": patient}
+def _png_file(phantom: ChestXrayPhantom) -> PhantomFile:
+    grey = np.rint(phantom.image * (255 / WHITE)).astype(np.uint8)
+    return PhantomFile("images", ".png", Image.fromarray(grey).save)
 
 
-def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, patient: str) -> None:
-    # UIDs follow from the content, so that the same phantom is the same image
+def _dicom_file(phantom: ChestXrayPhantom, unit: Manufacturer, patient: str) -> PhantomFile:
+    # the UIDs are derived from the content, so that the same phantom always has the same UIDs
     content = [patient, unit.name, phantom.image.tobytes().hex()]
     study, series, instance = (generate_uid(entropy_srcs=[*content, name]) for name in ("study", "series", "image"))
     written = _attributes(phantom, unit)
@@ -141,7 +124,7 @@ def _write_dicom(phantom: ChestXrayPhantom, path: Path, unit: Manufacturer, *, p
     written.StudyInstanceUID, written.SeriesInstanceUID = study, series
     written.SOPClassUID, written.SOPInstanceUID = DigitalXRayImageStorageForPresentation, instance
     written.PixelData = _stored(phantom.image, unit).astype("<u2").tobytes()
-    write_dicom(written, path)
+    return PhantomFile("images", ".dcm", partial(write_dicom, written))
 
 
 def _stored(values: npt.NDArray[np.integer], unit: Manufacturer) -> npt.NDArray[np.integer]:
@@ -150,7 +133,7 @@ def _stored(values: npt.NDArray[np.integer], unit: Manufacturer) -> npt.NDArray[
 
 
 def _attributes(phantom: ChestXrayPhantom, unit: Manufacturer) -> Dataset:
-    """Everything but the patient's name, the identifiers and the pixels."""
+    """Everything except the patient's name, the identifiers and the pixels."""
     header = Dataset()
     header.ImageType, header.Modality = ["ORIGINAL", "PRIMARY"], "DX"
     header.PresentationIntentType = "FOR PRESENTATION"
@@ -175,7 +158,7 @@ def _attributes(phantom: ChestXrayPhantom, unit: Manufacturer) -> Dataset:
     header.PixelIntensityRelationship, header.PixelIntensityRelationshipSign = "LOG", 1 if inverse else -1
     header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "US"
     low, high = sorted(_stored(np.array(unit.levels), unit).tolist())
-    # DICOM's linear window takes low to black and high to white when it is one wider than their difference
+    # DICOM's linear window maps low to black and high to white if it is one wider than their difference
     header.WindowCenter, header.WindowWidth = str((low + high + 1) / 2), str(high - low + 1)
     if unit.border == 0:
         header.PixelPaddingValue = int(_stored(np.array(unit.border), unit))

@@ -1,4 +1,4 @@
-"""Drawing primitives that phantoms share: band-limited noise and anti-aliased tubes."""
+"""Drawing primitives that the phantoms share: band-limited noise and anti-aliased tubes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Tubes", "draw_tubes", "smooth_noise"]
 FloatArray = npt.NDArray[np.float32]
 
 # Variance of a 1D uniform cubic B-spline with white coefficients, averaged over a knot interval: 151/315. In 2D the
-# variances multiply, so the standard deviation of the field is this number itself.
+# variances multiply, so the standard deviation of the field equals this number.
 _BSPLINE_2D_STD = 151 / 315
 
 
@@ -25,10 +25,10 @@ def _spline_basis(length: int, cell: float) -> FloatArray:
 
 
 def smooth_noise(rng: np.random.Generator, *, size: tuple[int, int], cell: float) -> FloatArray:
-    """Draw a smooth Gaussian random field of zero mean and unit variance.
+    """Draw a smooth Gaussian random field with zero mean and unit variance.
 
-    The field is a uniform cubic B-spline surface with white coefficients, so it costs two small matrix products
-    whatever its scale.
+    The field is a uniform cubic B-spline surface with white coefficients, so it costs two small matrix products at any
+    scale.
 
     Args:
         rng: source of randomness.
@@ -51,11 +51,11 @@ def smooth_noise(rng: np.random.Generator, *, size: tuple[int, int], cell: float
 
 @dataclass(frozen=True)
 class Tubes:
-    """What :func:`draw_tubes` draws; all maps are float32 ``[H, W]``.
+    """The maps that :func:`draw_tubes` returns; each is float32 ``[H, W]``.
 
     Attributes:
         coverage: share of the pixel that the tubes cover, 0 to 1; at least 0.5 is inside.
-        chord: length of the line of sight inside the thickest tube there, in pixels.
+        chord: length of the line of sight inside the thickest tube at the pixel, in pixels.
         axis: 1 on the centre line of a tube, falling to 0 at 0.7 of its radius.
     """
 
@@ -65,10 +65,10 @@ class Tubes:
 
 
 def draw_tubes(points: npt.NDArray[np.floating], radii: npt.NDArray[np.floating], *, size: tuple[int, int]) -> Tubes:
-    """Draw the union of discs round points, as the projection of transparent tubes when the points lie densely.
+    """Draw the union of discs around points; if the points lie densely, this is the projection of transparent tubes.
 
     Args:
-        points: ``[N, 2]``, row and column of each point in pixels; points off the canvas are left out.
+        points: ``[N, 2]``, row and column of each point in pixels; points outside the canvas are left out.
         radii: ``[N]``, radius of each point in pixels.
         size: rows and columns ``(H, W)`` of the canvas.
 
@@ -77,7 +77,7 @@ def draw_tubes(points: npt.NDArray[np.floating], radii: npt.NDArray[np.floating]
     """
     reach = np.ceil(radii + 0.5).astype(np.int64)
     largest = int(reach.max(initial=0))
-    # A point may lie off the canvas by the largest radius, and its patch reaches as far again.
+    # A point may lie outside the canvas by the largest radius, and its patch extends by the same length again.
     margin = 2 * largest + 1
     height, width = size[0] + 2 * margin, size[1] + 2 * margin
     canvas = np.zeros((3, height * width), dtype=np.float32)
@@ -107,7 +107,7 @@ def _stamp(
     coverage = np.clip(radius + 0.5 - distance, 0, 1)
     hit = coverage > 0
     index = ((cells[..., 0] + margin) * width + cells[..., 1] + margin)[hit]
-    # A pixel that is cut by the edge still sees part of the tube: its chord is not allowed to vanish.
+    # A pixel on the edge still sees part of the tube, so its chord must not vanish.
     chord = 2 * np.sqrt(np.maximum(radius**2 - distance**2, (0.3 * radius) ** 2)) * coverage
     axis = np.clip(1 - (distance / (0.7 * radius)) ** 2, 0, 1)
     for layer, values in zip(canvas, (coverage, chord, axis), strict=True):

@@ -1,4 +1,4 @@
-"""Procedural fundus photographs with exact masks of the vessels, the optic disc and the field of view."""
+"""Procedural fundus photographs with exact masks of the vessels, the optic disc, and the field of view."""
 
 from __future__ import annotations
 
@@ -24,25 +24,32 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Camera:
-    """How a fundus camera sees an eye. Colours are R, G, B; lengths are in disc diameters unless said otherwise.
+    """How a fundus camera sees an eye. Colours are R, G, B; lengths are in disc diameters unless stated otherwise.
 
     Attributes:
         name: short name, also used in data lists.
-        disc_diameter: optic disc's diameter as a share of the field's radius: the smaller, the wider the field.
+        disc_diameter: diameter of the optic disc as a share of the field's radius: the smaller, the wider the field.
         aim: point of the eye at the image's centre (see :func:`~.vessel_tree.grow_vessels`).
         aim_spread: standard deviation of ``aim``.
         field_radius: radius of the circular field as a share of half the image's shorter side.
-        flat: share of the field's radius where it is cut flat above and below; 1 leaves the circle whole.
+        flat: share of the field's radius at which it is cut flat above and below; 1 leaves the circle whole.
         notch: whether the field has the orientation notch at its upper right.
         colour: reflectance of the retina, 0 to 1.
-        colour_spread: standard deviation of its logarithm between eyes, each channel's own; brightness varies besides.
-        absorption: optical depth of blood a disc diameter.
+        colour_spread: standard deviation of its logarithm between eyes, for each channel; the brightness varies too.
+        absorption: optical depth of blood per disc diameter.
         vignetting: loss of light at the rim, 0 to 1.
         choroid: strength of the choroidal vessels seen through the retina.
         flare: probability of a coloured flare at the rim.
         noise: standard deviation of the sensor's noise, 0 to 1.
         blur: standard deviation of the optics' blur.
         black: colour outside the field, 0 to 1.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from medseg_monai.phantoms import CAMERAS, draw_fundus
+        >>> quiet = replace(CAMERAS["a"], name="quiet", noise=0.0)
+        >>> draw_fundus(size=(64, 80), camera=quiet, seed=0).image.shape
+        (64, 80, 3)
     """
 
     name: str
@@ -101,17 +108,17 @@ CAMERAS: dict[str, Camera] = {
         black=(0.0, 0.0, 0.0),
     ),
 }
-"""``"a"`` is a wide, warm, sharp and noisy field like DRIVE's, ``"b"`` a narrow, dark, softer one like DRISHTI-GS's."""
+"""``"a"`` has a wide, warm, sharp and noisy field like DRIVE; ``"b"`` a narrow, dark, softer field like DRISHTI-GS."""
 
 
 @dataclass(frozen=True)
 class FundusPhantom:
-    """A fundus photograph and what is in it.
+    """A fundus photograph and its masks.
 
     Attributes:
         image: uint8 ``[H, W, 3]``, RGB.
         vessels: bool ``[H, W]``, inside ``fov``.
-        disc: bool ``[H, W]``, optic disc with the vessels over it, inside ``fov``.
+        disc: bool ``[H, W]``, optic disc including the vessels over it, inside ``fov``.
         fov: bool ``[H, W]``, the camera's field of view.
     """
 
@@ -126,7 +133,7 @@ class _View:
     """One exposure: where each pixel lies in the eye and in the field."""
 
     size: tuple[int, int]
-    scale: float  # pixels a disc diameter
+    scale: float  # pixels per disc diameter
     x: FloatArray  # eye coordinates of the pixels
     y: FloatArray
     rim: FloatArray  # distance from the image's centre in radii of the field
@@ -143,14 +150,14 @@ class _View:
 def draw_fundus(*, size: tuple[int, int], camera: Camera, seed: int | Sequence[int]) -> FundusPhantom:
     """Draw a fundus phantom.
 
-    The image is a product of physical layers, so that no grey value belongs to one structure alone: the retina's
-    pigment and the choroid's vessels below it, the fovea, the disc with its cup, lesions (exudates as bright as the
-    disc, haemorrhages as dark as the vessels), blood vessels as absorbing tubes with the arteries' light reflex,
-    uneven illumination with flares, then the optics' blur and the sensor's noise.
+    The image is a product of physical layers, so that no grey value belongs to one structure alone: the pigment of the
+    retina and the vessels of the choroid below it, the fovea, the disc with its cup, lesions (exudates as bright as the
+    disc, haemorrhages as dark as the vessels), blood vessels as absorbing tubes with the light reflex of the arteries,
+    uneven illumination with flares, and finally the blur of the optics and the noise of the sensor.
 
     Args:
         size: rows and columns ``(H, W)``, each at least 64.
-        camera: the camera, an entry of :data:`CAMERAS` or one's own.
+        camera: the camera, an entry of :data:`CAMERAS` or a :class:`Camera` of your own.
         seed: seed of everything random, one number or several (``numpy.random.default_rng``). Pose, vessels
             and disc are the same in any ``size``; textures and noise are not.
 
@@ -159,10 +166,16 @@ def draw_fundus(*, size: tuple[int, int], camera: Camera, seed: int | Sequence[i
 
     Raises:
         ValueError: if a side is shorter than 64 pixels.
+
+    Example:
+        >>> from medseg_monai.phantoms import CAMERAS, draw_fundus
+        >>> phantom = draw_fundus(size=(64, 80), camera=CAMERAS["a"], seed=0)
+        >>> phantom.image.shape, phantom.vessels.shape, bool(phantom.disc.any())
+        ((64, 80, 3), (64, 80), True)
     """
     if min(size) < _SMALLEST_SIDE:
         raise ValueError(f"size={size} is too small for a fundus: give rows and columns of at least {_SMALLEST_SIDE}.")
-    # One stream a layer: a change in one leaves the others as they were.
+    # One random stream per layer, so that a change in one layer does not change the others.
     placing, growing, disc_rng, painting, lesions, lighting, sensor = np.random.default_rng(seed).spawn(7)
     view = _place(placing, size=size, camera=camera)
     fov = _field(view, camera)
@@ -219,7 +232,7 @@ def _field(view: _View, camera: Camera) -> BoolArray:
 
 
 def _disc(rng: np.random.Generator, view: _View) -> tuple[FloatArray, FloatArray]:
-    """Signed distances to the margins of disc and cup in disc diameters ``[H, W]``, positive inside."""
+    """Signed distances to the margins of disc and cup ``[H, W]`` in disc diameters, positive inside."""
     stretch = np.array([rng.uniform(0.9, 1.0), rng.uniform(1.0, 1.12)])
     angle = np.arctan2(view.y, view.x)
     bumps = sum(
@@ -236,8 +249,8 @@ def _disc(rng: np.random.Generator, view: _View) -> tuple[FloatArray, FloatArray
 def _vessels(rng: np.random.Generator, view: _View) -> tuple[Tubes, Tubes]:
     tree = grow_vessels(rng, spacing=0.8 / view.scale)
     points, widths = view.pixels(tree.points), tree.widths * view.scale
-    # Branches thinner than a pixel are neither seen nor labelled (a tiny image keeps the large vessels all the same);
-    # below 1.5 pixels a tube would be drawn with gaps.
+    # Branches thinner than a pixel are neither seen nor labelled (but a tiny image keeps the large vessels); below 1.5
+    # pixels a tube would be drawn with gaps.
     seen, radii = widths > min(1, 0.05 * view.scale), np.maximum(widths / 2, 0.75)
     kinds = (seen & ~tree.artery, seen & tree.artery)
     vein, artery = (draw_tubes(points[kind], radii[kind], size=view.size) for kind in kinds)
@@ -259,13 +272,13 @@ def _step(distance: FloatArray, softness: float) -> FloatArray:
 
 
 def _retina(rng: np.random.Generator, view: _View, *, colour: FloatArray, choroid_strength: float) -> FloatArray:
-    # Optical depths: pigment takes more green and blue than red.
+    # Optical depths: pigment absorbs more green and blue than red.
     pigment = 0.05 * _noise(rng, view, 1.3) + 0.035 * _noise(rng, view, 0.45) + 0.02 * _noise(rng, view, 0.12)
     grain = 0.015 * _noise(rng, view, 0.045)
     fovea = np.hypot(view.x - FOVEA[0], view.y - FOVEA[1])
     depth = rng.uniform(0.7, 1.3)
     macula = depth * (0.16 * np.exp(-((fovea / 0.75) ** 2)) + 0.22 * np.exp(-((fovea / 0.28) ** 2)))
-    # Choroidal vessels: the zero crossings of a noise, seen as bright reddish bands; the macula hides them.
+    # Choroidal vessels: the zero crossings of a noise field, seen as bright reddish bands; the macula hides them.
     bands = np.exp(-((_noise(rng, view, 0.2) / 0.6) ** 2)) + 0.5 * _noise(rng, view, 0.09) - 0.5
     amount = choroid_strength * rng.uniform(0, 1) ** 2 * (1 - np.exp(-((fovea / 1.2) ** 2)))
     choroid = amount * bands * np.clip(0.6 + 0.3 * _noise(rng, view, 1.2), 0, 1)
@@ -285,7 +298,7 @@ def _add_disc(
     rim = colour * (1 + pallor * _colour((0.4, 0.5, 0.45)))
     inner = colour * (1 + pallor * _colour((0.65, 1.15, 1.3)))
     texture = (1 + 0.04 * _noise(rng, view, 0.12))[..., None]
-    # A halo of nerve fibres, and on one side a crescent of bare sclera: bright, yet not disc.
+    # A halo of nerve fibres, and on one side a crescent of bare sclera: bright, but not part of the disc.
     halo = 0.1 * np.exp(np.minimum(disc, 0) / 0.35)
     side = np.cos(np.arctan2(view.y, view.x) - rng.uniform(0, 2 * np.pi)).clip(0, 1)
     crescent = rng.uniform(0, 0.4) * (rng.random() < 0.5) * side * _step(disc + 0.13, 0.03)
@@ -313,7 +326,7 @@ def _add_lesions(
     haemorrhages = _blots(rng, view, groups=int(rng.integers(0, 4)), spread=0.45, largest=0.13)
     thickness = 1 - np.exp(-exudates.chord / view.scale / 0.05)
     image = image * np.exp((rng.uniform(0.5, 1) * thickness * free)[..., None] * _colour((0.45, 0.85, 0.7)))
-    # A blot's blood is thin: its depth saturates long before that of a tube as wide.
+    # The blood of a blot is thin: its depth saturates long before that of a tube of the same width.
     blood = 0.09 * (1 - np.exp(-haemorrhages.chord / view.scale / 0.06)) * free
     return np.asarray(image * np.exp(-blood[..., None] * _colour(camera.absorption)), dtype=np.float32)
 
@@ -321,7 +334,7 @@ def _add_lesions(
 def _add_vessels(image: FloatArray, *, vein: Tubes, artery: Tubes, view: _View, camera: Camera) -> FloatArray:
     # Oxygenated blood is brighter, and an artery's wall throws a reflex along its axis.
     depth = vein.chord + 0.75 * artery.chord * (1 - 0.45 * artery.axis)
-    # Light scattered in from the sides fills wide vessels: their depth grows more slowly than their diameter.
+    # Light scattered from the sides brightens wide vessels: their depth grows more slowly than their diameter.
     depth = _WIDEST * (depth / view.scale / _WIDEST) ** 0.7
     return np.asarray(image * np.exp(-depth[..., None] * _colour(camera.absorption)), dtype=np.float32)
 
@@ -345,10 +358,10 @@ def _expose(
 ) -> npt.NDArray[np.uint8]:
     sigma = max(camera.blur * view.scale * rng.uniform(0.7, 1.3), 0.4)
     image = ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=3)
-    # The field's edge is a stop in the camera: sharp whatever the optics of the eye do.
+    # The edge of the field is a stop in the camera, so it is sharp whatever the optics of the eye.
     edge = ndimage.gaussian_filter(fov.astype(np.float32), 0.5, truncate=3)[..., None]
     image = image * edge + _colour(camera.black) * (1 - edge)
-    # Grey noise of two scales (shot noise and what a demosaicked sensor leaves), weaker outside the field.
+    # Grey noise at two scales (shot noise and the residue of demosaicking), weaker outside the field.
     fine = rng.standard_normal((*view.size, 3), dtype=np.float32)
     coarse = smooth_noise(rng, size=view.size, cell=1.8)[..., None]
     noise = camera.noise * (0.7 * fine + 0.8 * coarse) * np.where(fov, 1, 0.15)[..., None]

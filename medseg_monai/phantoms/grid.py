@@ -1,4 +1,4 @@
-"""What volume phantoms share: a grid in anatomical millimetres, smooth noise, ellipsoids, trees of tubes and grain."""
+"""Shared by the volume phantoms: a grid in anatomical millimetres, smooth noise, ellipsoids, trees of tubes, grain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "place_grid",
 ]
 
-_NOISE_REACH = 260.0  # mm; noise is constant farther out
+_NOISE_REACH = 260.0  # mm; noise is constant outside
 
 FloatArray = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxels of a phantom in anatomical millimetres: those of a body of one size, whatever the spacing.
+    """The voxels of a phantom in anatomical millimetres: those of a body of fixed size, whatever the spacing.
 
     Attributes:
         axes: centres of the voxels along z, y and x.
@@ -46,7 +46,7 @@ class Grid:
 
     @property
     def blur(self) -> float:
-        """Return the edge of a cube of a voxel's volume: how wide an edge is in the image."""
+        """Return the edge of a cube with a voxel's volume: the width of an edge in the image."""
         return float(np.prod(self.voxel) ** (1 / 3))
 
     def open(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -67,9 +67,9 @@ class Grid:
         return np.asarray(np.clip(depth / np.float32(self.blur) + np.float32(0.5), 0, 1), dtype=np.float32)
 
     def noise(self, rng: Random, *, cell: float) -> FloatArray:
-        """Draw a smooth Gaussian field ``[D, H, W]`` of zero mean and unit variance, the same one on any grid.
+        """Draw a smooth Gaussian field ``[D, H, W]`` with zero mean and unit variance, the same field on any grid.
 
-        It is a tensor product of uniform cubic B-splines with white coefficients, ``cell`` mm apart.
+        It is a tensor product of uniform cubic B-splines with white coefficients, which are ``cell`` mm apart.
         """
         intervals = int(np.ceil(2 * _NOISE_REACH / cell))
         knots = np.arange(-3, intervals + 4, dtype=np.float64)
@@ -84,11 +84,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree of tubes: one row a segment.
+    """A tree of tubes, with one row per segment.
 
     Attributes:
         head: ``[N, 3]``, where the segments begin, mm along z, y and x.
-        tail: ``[N, 3]``, where they end.
+        tail: ``[N, 3]``, where the segments end.
         radius: ``[N]``, mm.
     """
 
@@ -103,9 +103,9 @@ def check_volume(
     """Refuse a volume that cannot be drawn.
 
     Args:
-        name: of what is drawn, for the message.
+        name: name of the phantom for the message.
         size: voxels along z, y and x.
-        smallest: fewest voxels along z, y and x.
+        smallest: smallest number of voxels along z, y and x.
         spacing: mm along z, y and x, or ``None``.
         noise: standard deviation.
 
@@ -114,9 +114,9 @@ def check_volume(
             noise.
     """
     if len(size) != 3 or any(length < least for length, least in zip(size, smallest, strict=True)):
-        raise ValueError(f"size={size} is no size of {name}: give D, H and W of at least {_by(smallest)}.")
+        raise ValueError(f"size={size} is not valid for {name}: give D, H and W of at least {_by(smallest)}.")
     if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
-        raise ValueError(f"spacing={spacing} is no spacing: give three positive lengths in mm, z, y and x.")
+        raise ValueError(f"spacing={spacing} is not valid: give three positive lengths in mm, z, y and x.")
     if noise < 0:
         raise ValueError(f"noise={noise} is negative: give a standard deviation, or 0.")
 
@@ -132,12 +132,12 @@ def place_grid(
     spacing: tuple[float, float, float] | None,
     anatomy: tuple[float, float, float],
 ) -> Grid:
-    """Lay a grid over an anatomy, a little larger or smaller than it and off its middle.
+    """Lay a grid over an anatomy; the grid is a little larger or smaller than the anatomy and off its centre.
 
     Args:
         rng: source of randomness.
         size: voxels along z, y and x.
-        spacing: mm along z, y and x; only its proportion of y to x matters. By default the grid fits the anatomy.
+        spacing: mm along z, y and x; only the ratio of y to x matters. By default the grid fits the anatomy.
         anatomy: field of view that shows the anatomy in its own proportions, mm along z, y and x.
 
     Returns:
@@ -146,7 +146,7 @@ def place_grid(
     view = np.array(anatomy) * rng.uniform(0.94, 1.06, 3)
     voxel = view / size
     if spacing is not None:
-        # z is scaled on its own; a field deeper than the body keeps the body's proportions
+        # z is scaled independently; a field deeper than the body keeps the body's proportions
         voxel[1] = max(voxel[1], voxel[2] * spacing[1] / spacing[2])
     centre = rng.normal(0, 2.5, 3)
     axes = [(np.arange(n) - (n - 1) / 2) * edge + at for n, edge, at in zip(size, voxel, centre, strict=True)]
@@ -159,8 +159,8 @@ def ellipsoid(axes: Sequence[FloatArray], *, centre: Sequence[float], radii: Seq
 
     Args:
         axes: coordinates z, y and x that broadcast to ``[D, H, W]``.
-        centre: along z, y and x; Python numbers, which leave arrays of single precision as they are.
-        radii: along z, y and x.
+        centre: centre along z, y and x, as Python numbers, which keep arrays in single precision.
+        radii: radii along z, y and x.
     """
     scaled = [(axis - at) / radius for axis, at, radius in zip(axes, centre, radii, strict=True)]
     distance = np.sqrt(scaled[0] * scaled[0] + scaled[1] * scaled[1] + scaled[2] * scaled[2])
@@ -205,7 +205,7 @@ def draw_tree(grid: Grid, tree: Tree, widen: float) -> FloatArray:
 
 
 def draw_spheres(grid: Grid, points: Points, radii: Points) -> FloatArray:
-    """Share of each voxel that spheres round points cover; ones thinner than a voxel are faint."""
+    """Share of each voxel that spheres around points cover; spheres thinner than a voxel are faint."""
     shape = np.array([len(axis) for axis in grid.axes])
     at = grid.to_voxels(points)
     reach = np.ceil((radii[:, None] + grid.blur / 2) / grid.voxel).astype(np.int64)
@@ -225,7 +225,7 @@ def draw_spheres(grid: Grid, points: Points, radii: Points) -> FloatArray:
 
 
 def grain(rng: Random, size: tuple[int, int, int]) -> FloatArray:
-    """Noise of unit variance that is a little smooth in plane, as a reconstruction kernel leaves it."""
+    """Noise of unit variance that is slightly smooth in plane, as after a reconstruction kernel."""
     white = rng.standard_normal(size, dtype=np.float32)
     smooth = ndimage.gaussian_filter(white, (0, 0.6, 0.6))
     return np.asarray(smooth / smooth.std(), dtype=np.float32)

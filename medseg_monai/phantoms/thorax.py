@@ -33,18 +33,18 @@ LOBES = {"LUL": 1, "LLL": 2, "RUL": 3, "RLL": 4, "RML": 5}
 """The paper's order of the lobes: left upper, left lower, right upper, right lower, right middle; 0 is background."""
 
 DISEASES = ("ground_glass", "consolidation", "effusion", "emphysema")
-"""What :func:`draw_thorax` can add to the lungs."""
+"""Diseases that :func:`draw_thorax` can add to the lungs."""
 
 _SMALLEST = (32, 32, 32)
 
 # Lengths are in anatomical millimetres: those of a body 340 wide and 230 deep with lungs about 230 high. x points to
-# the patient's left, y to the back, z up; the origin is the middle of the body. Tuples are in the order z, y, x.
+# the patient's left, y to the back, z up; the origin is the centre of the body. Tuples are in the order z, y, x.
 _BODY = (115.0, 170.0)
 _CAVITY = (92.0, 138.0)
 _HEART, _HEART_RADII = (-54.0, -22.0, 33.0), (60.0, 50.0, 60.0)
 _CARINA = (38.0, 14.0, 0.0)
 _LARYNX = (188.0, 0.0, 0.0)
-_HILUM = (12.0, 12.0, 36.0)  # of the left lung, where its arteries enter; the right one is mirrored
+_HILUM = (12.0, 12.0, 36.0)  # of the left lung, where its arteries enter; that of the right lung is mirrored
 _TO_VEIN, _TO_BRONCHUS = (-14.0, -12.0, 0.0), (0.0, 4.5, 0.0)  # from an artery
 _SPINE, _SPINE_RADIUS = (74.0, 0.0), 22.0
 _AORTA, _AORTA_RADIUS = (46.0, 20.0), 11.0
@@ -59,7 +59,7 @@ LabelArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ThoraxPhantom:
-    """A chest CT and what is in it; axes are z up, y to the back, x to the patient's left (MONAI's ``"SPL"``).
+    """A chest CT and its masks; the axes are z up, y to the back, x to the patient's left (MONAI's ``"SPL"``).
 
     Attributes:
         image: int16 ``[D, H, W]``, Hounsfield units.
@@ -108,24 +108,25 @@ def draw_thorax(
 ) -> ThoraxPhantom:
     """Draw a thorax phantom.
 
-    The body is scaled to the field of view, which is ``size`` times ``spacing``: it takes about 0.85 of the width and
-    the lungs about 0.8 of the height, whatever the millimetres. So the resolution is decided by ``size``, and by
-    ``spacing`` only how the voxels are proportioned to one another.
+    The body is scaled to the field of view, which is ``size`` times ``spacing``: it covers about 0.85 of the width and
+    the lungs about 0.8 of the height, whatever the millimetres. So ``size`` decides the resolution, and ``spacing``
+    only the proportions of the voxels.
 
     Shapes are implicit surfaces in coordinates that smooth noise deforms, so that no two phantoms are alike. Each lobe
-    has vessels and bronchi of its own which spare the fissures; a fissure is a thin bright sheet, drawn in part only.
+    has its own vessels and bronchi, which spare the fissures. A fissure is a thin bright sheet of which only a part is
+    drawn.
 
     Args:
         size: ``(D, H, W)``, each at least 32.
         spacing: edge lengths of the voxels in mm, ``(z, y, x)``; by default the field of view is that of the anatomy,
             292 x 262 x 400.
-        seed: seed of everything random, one number or several (``numpy.random.default_rng``). Lungs, fissures and the
-            lobes are the same in any ``size``; vessels, the places of disease and noise are not.
+        seed: seed of everything random, one number or several (``numpy.random.default_rng``). Lungs, fissures and lobes
+            are the same in any ``size``; vessels, positions of disease, and noise are not.
         disease: any of :data:`DISEASES`. Ground glass (about -600 HU) and consolidation (about 30 HU, hides vessels and
             fissures) belong to their lobe. An effusion (about 8 HU, at the back of the base of one lung) lies in the
             pleural space: it is outside the lobes, label 0. Emphysema is dark spots of -975 HU.
-        incomplete_fissures: share of the fissures that is not drawn, 0 to 1, on average; each fissure has its own. The
-            label is the same for any share.
+        incomplete_fissures: average share of the fissures that is not drawn, 0 to 1; each fissure has its own share.
+            The label is the same for any share.
         noise: standard deviation of the scanner's noise in HU.
 
     Returns:
@@ -134,9 +135,15 @@ def draw_thorax(
     Raises:
         ValueError: for a size that is too small, a spacing that is not positive, negative noise, an unknown disease, or
             a share outside 0 to 1.
+
+    Example:
+        >>> from medseg_monai.phantoms import LOBES, draw_thorax
+        >>> phantom = draw_thorax(size=(32, 32, 48), seed=0, disease=["consolidation"])
+        >>> phantom.image.shape, set(phantom.label.ravel().tolist()) == {0, *LOBES.values()}
+        ((32, 32, 48), True)
     """
     _check(size=size, spacing=spacing, disease=disease, incomplete_fissures=incomplete_fissures, noise=noise)
-    # One stream a layer: a change in one leaves the others as they were.
+    # One random stream per layer, so that a change in one layer does not change the others.
     placing, shaping, splitting, painting, gaps, growing, illness, sensor = np.random.default_rng(seed).spawn(8)
     grid = place_grid(placing, size=size, spacing=spacing, anatomy=ANATOMY)
     body = _shape(shaping, grid)
@@ -158,7 +165,7 @@ def draw_thorax(
         share = _patches(illnesses["consolidation"], grid, lobes, depth=body.lung)
         parenchyma += share * (_CONSOLIDATION - parenchyma)
         infection |= share >= 0.5
-    # what is inside the pleura and in no lobe is fluid; the margin takes in the voxels that the pleura cuts
+    # anything inside the pleura and in no lobe is fluid; the margin includes the voxels on the pleura
     fluid = ndimage.binary_dilation((body.lung > 0) & (lobes.label == 0), iterations=2) & (lobes.label == 0)
     parenchyma[fluid] = _FLUID
     image += grid.coverage(body.lung) * (parenchyma - image)
@@ -180,7 +187,7 @@ def _check(
     if isinstance(disease, str) or (set(disease) - set(DISEASES)):
         raise ValueError(f"disease={disease!r} is unknown: give a list of any of {', '.join(DISEASES)}.")
     if not 0 <= incomplete_fissures <= 1:
-        raise ValueError(f"incomplete_fissures={incomplete_fissures} is not a share: give 0 to 1.")
+        raise ValueError(f"incomplete_fissures={incomplete_fissures} is not a share: give a number from 0 to 1.")
 
 
 def _shape(rng: Random, grid: Grid) -> _Body:
@@ -195,7 +202,7 @@ def _shape(rng: Random, grid: Grid) -> _Body:
     ring = ((np.abs(y) / _CAVITY[0]) ** 2.3 + (np.abs(x) / _CAVITY[1]) ** 2.3) ** (1 / 2.3)
     cavity = np.minimum((taper - ring) * 0.5 * sum(_CAVITY), 118 - z)
 
-    # lists of Python numbers, which leave arrays of single precision as they are
+    # lists of Python numbers, which keep arrays in single precision
     place = (np.array(_HEART) + rng.normal(0, 4, 3)).tolist()
     heart_radii = (np.array(_HEART_RADII) * rng.uniform(0.88, 1.1, 3)).tolist()
     heart = ellipsoid((z, y, x), centre=place, radii=heart_radii)
@@ -246,7 +253,7 @@ def _split(rng: Random, grid: Grid, body: _Body) -> _Lobes:
 
 
 def _connected(label: LabelArray) -> LabelArray:
-    """Make each lobe one component: what is cut off from it goes to the nearest lobe, or out of a cut-off lung."""
+    """Make each lobe one component: a part that is cut off goes to the nearest lobe, or is removed with its lung."""
     main = np.zeros_like(label)
     for value in LOBES.values():
         main[cc3d.largest_k(label == value, k=1, connectivity=6) > 0] = value
@@ -287,7 +294,7 @@ def _tissue(rng: Random, grid: Grid, body: _Body) -> FloatArray:
     paint(np.minimum(body.cavity, -60 - body.z), _LIVER + 5 * texture)
     paint(body.heart, _BLOOD + 4 * texture)
     paint(body.aorta, _BLOOD)
-    # ribs run down to the front round the cavity; a vertebra is as high as a rib and the gap below it
+    # ribs run down to the front around the cavity; a vertebra is as high as a rib and the gap below it
     period = rng.uniform(24, 29)
     along = (body.z + 0.35 * body.y) / period + rng.uniform(0, 1)
     rib = 4.5 - np.hypot((np.mod(along, 1) - 0.5) * period * 0.85, body.cavity + 7.5)
@@ -309,7 +316,7 @@ def _tissue(rng: Random, grid: Grid, body: _Body) -> FloatArray:
 def _parenchyma(
     rng: Random, gaps: Random, grid: Grid, body: _Body, lobes: _Lobes, *, incomplete_fissures: float
 ) -> FloatArray:
-    """Lung tissue with its fissures, drawn without regard to where the lung ends."""
+    """Lung tissue with its fissures, drawn as if the lung had no end."""
     air = _LUNG + rng.normal(0, 12) + 0.25 * body.y - 0.1 * body.z + 12 * grid.noise(rng, cell=30)
     left_lung = body.x > 0
     upper_right = ~left_lung & (lobes.right > 0)
@@ -326,7 +333,7 @@ def _parenchyma(
 
 
 def _rarefy(rng: Random, grid: Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray) -> FloatArray:
-    """Emphysema: many small dark spots, more of them above."""
+    """Emphysema: many small dark spots, more of them in the upper lung."""
     inside = np.argwhere(lobes.label > 0)
     points = grid.to_points(inside[rng.integers(0, len(inside), 900)])
     points = points[rng.random(len(points)) < np.clip((points[:, 0] + 110) / 200, 0.1, 1)]
@@ -351,7 +358,7 @@ def _patches(rng: Random, grid: Grid, lobes: _Lobes, *, depth: FloatArray) -> Fl
 def _grow(
     rng: Random, grid: Grid, body: _Body, lobes: _Lobes, parenchyma: FloatArray, image: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Draw vessels and bronchi: in the lungs those of each lobe in that lobe only, and the large ones in between."""
+    """Draw vessels and bronchi: those of each lobe only inside that lobe, and the large airways between the lungs."""
     to_fissure = np.where(
         body.x > 0,
         np.abs(lobes.left),

@@ -1,17 +1,16 @@
-"""Data sets of thorax phantoms on disk: NIfTI or DICOM series, masks and the data list that training reads."""
+"""Data sets of thorax phantoms on disk: NIfTI or DICOM series, masks, and the data list that training reads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from medseg_monai.data.datalist import write_datalist
-
-from .dataset import SECTIONS, check_counts
-from .thorax import ANATOMY, ThoraxPhantom, draw_thorax
-from .volume_files import STORED_AXES, Place, SeriesKind, check_oblique, place_volume, write_nifti, write_series
+from .case_files import PhantomCase, PhantomFile, check_dimensions, check_format, write_phantoms
+from .thorax import ANATOMY, draw_thorax
+from .volume_files import STORED_AXES, SeriesKind, check_oblique, nifti_file, place_volume, write_series
 
 __all__ = ["DISEASE_CYCLE", "STORED_AXES", "VolumeFormat", "write_thorax_phantoms"]
 
@@ -45,90 +44,64 @@ def write_thorax_phantoms(
     """Write thorax phantoms and their data list.
 
     ``folder`` gets ``images/phantom_0001.nii.gz`` (int16, Hounsfield units) or ``images/phantom_0001/0001.dcm`` ...
-    (a CT series), ``labels/phantom_0001.nii.gz`` (uint8, the paper's order of the lobes),
-    ``infections/phantom_0001.nii.gz`` (uint8, empty in a healthy lung) and ``datalist.json``. Each phantom is a patient
-    of its own. Its voxels are anisotropic, its grid is rotated and it lies somewhere else in the world; NIfTI files are
-    stored in the axis orders ``STORED_AXES`` in turn, an image and its masks in the same one. So whoever trains on
-    them handles geometry, or fails.
+    (a CT series), ``labels/phantom_0001.nii.gz`` (uint8, the lobes in the paper's order),
+    ``infections/phantom_0001.nii.gz`` (uint8, empty for a healthy lung) and ``datalist.json``. Each phantom is a
+    different patient. Its voxels are anisotropic, its grid is rotated, and its position in world space is its own.
+    NIfTI files are stored in the axis orders ``STORED_AXES`` in turn, an image and its masks in the same order. So
+    training on them only works if the geometry is handled correctly.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
         size: ``(D, H, W)`` of the phantoms in the axis order SPL, each at least 32.
         seed: the same seed writes the same files; the format does not change the phantoms.
-        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all; by default they fit the anatomy and
-            differ from phantom to phantom by up to 10 % an axis.
-        image_format: of the images, ``"nii.gz"`` or ``"dicom"``; masks are NIfTI always.
-        oblique: the grid is rotated by up to so many degrees about each axis; 0 rotates none.
-        diseases: of the phantoms, in turn within each section; each an argument ``disease`` of :func:`.draw_thorax`.
+        spacing: edge lengths of the voxels in mm, ``(z, y, x)``, the same for all phantoms; by default they fit the
+            anatomy and differ between phantoms by up to 10 % along each axis.
+        image_format: format of the images, ``"nii.gz"`` or ``"dicom"``; masks are always NIfTI.
+        oblique: largest rotation of the grid about each axis in degrees; 0 does not rotate it.
+        diseases: diseases of the phantoms, in turn within each section; each entry is an argument ``disease`` of
+            :func:`.draw_thorax`.
         incomplete_fissures: see :func:`.draw_thorax`.
 
     Returns:
-        Path of the data list, items with ``image`` (a file, or the folder of a series), ``label``,
+        Path of the data list, whose items have ``image`` (a file, or the folder of a series), ``label``,
         ``label_infection``, ``patient`` and ``source`` (``phantom_healthy``, ``phantom_ground_glass`` ...).
 
     Raises:
         ValueError: for an unknown section, format or disease, a negative count, no phantom at all, or a bad size.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data import load_datalist
+        >>> from medseg_monai.phantoms import write_thorax_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_thorax_phantoms(folder, counts={"training": 2}, size=(32, 32, 40), seed=0)
+        ...     [item["source"] for item in load_datalist(path, "training")]
+        ['phantom_healthy', 'phantom_ground_glass']
     """
-    _check(counts=counts, size=size, image_format=image_format, oblique=oblique, diseases=diseases)
-    root = Path(folder)
-    datalist: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
-    number = 0
-    for section in SECTIONS:
-        for index in range(counts.get(section, 0)):
-            number += 1
-            disease = diseases[index % len(diseases)]
-            place = place_volume((seed, number, 1), size=size, spacing=spacing, oblique=oblique, anatomy=ANATOMY)
-            phantom = draw_thorax(
-                size=(size[0], size[1], size[2]),
-                spacing=place.spacing,
-                seed=(seed, number),
-                disease=disease,
-                incomplete_fissures=incomplete_fissures,
-            )
-            axes = STORED_AXES[(number - 1) % len(STORED_AXES)]
-            files = _write(phantom, root, place, patient=f"phantom_{number:04d}", image_format=image_format, axes=axes)
-            datalist[section].append({**files, "source": f"phantom_{'_and_'.join(disease) or 'healthy'}"})
-    path = root / "datalist.json"
-    write_datalist(datalist, path)
-    return path
-
-
-def _check(
-    *,
-    counts: Mapping[str, int],
-    size: tuple[int, ...],
-    image_format: str,
-    oblique: float,
-    diseases: Sequence[Collection[str]],
-) -> None:
-    if image_format not in get_args(VolumeFormat):
-        raise ValueError(
-            f"image_format='{image_format}' is not written: choose from {', '.join(get_args(VolumeFormat))}."
-        )
-    check_counts(counts)
-    if len(size) != 3:
-        raise ValueError(f"size={size} is not a 3D size: give D, H and W.")
+    check_format(image_format, get_args(VolumeFormat))
+    check_dimensions(size, 3)
     check_oblique(oblique)
     if not diseases:
         raise ValueError("diseases is empty: give [()] for healthy phantoms.")
 
+    def draw(case: PhantomCase) -> tuple[str, dict[str, PhantomFile]]:
+        disease = diseases[case.index % len(diseases)]
+        place = place_volume((seed, case.number, 1), size=size, spacing=spacing, oblique=oblique, anatomy=ANATOMY)
+        phantom = draw_thorax(
+            size=(size[0], size[1], size[2]),
+            spacing=place.spacing,
+            seed=(seed, case.number),
+            disease=disease,
+            incomplete_fissures=incomplete_fissures,
+        )
+        nifti = partial(nifti_file, place=place, case=case)
+        series = partial(write_series, phantom.image, place=place, patient=case.patient, kind=_KIND)
+        is_dicom = image_format == "dicom"
+        return f"phantom_{'_and_'.join(disease) or 'healthy'}", {
+            "image": PhantomFile("images", "", series) if is_dicom else nifti("images", phantom.image),
+            "label": nifti("labels", phantom.label),
+            "label_infection": nifti("infections", phantom.infection),
+        }
 
-def _write(
-    phantom: ThoraxPhantom, root: Path, place: Place, *, patient: str, image_format: VolumeFormat, axes: str
-) -> dict[str, str]:
-    image = root / "images" / (patient if image_format == "dicom" else f"{patient}.nii.gz")
-    files = {
-        "image": image,
-        "label": root / "labels" / f"{patient}.nii.gz",
-        "label_infection": root / "infections" / f"{patient}.nii.gz",
-    }
-    for file in files.values():
-        file.parent.mkdir(parents=True, exist_ok=True)
-    if image_format == "dicom":
-        write_series(phantom.image, image, place, patient=patient, kind=_KIND)
-    else:
-        write_nifti(phantom.image, image, place, axes=axes)
-    write_nifti(phantom.label, files["label"], place, axes=axes)
-    write_nifti(phantom.infection, files["label_infection"], place, axes=axes)
-    return {**{key: str(path) for key, path in files.items()}, "patient": patient}
+    return write_phantoms(folder, counts, draw)

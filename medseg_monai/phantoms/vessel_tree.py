@@ -37,7 +37,7 @@ class VesselTree:
 
 @dataclass(frozen=True)
 class _Sprouts:
-    """Vessels of one generation before they grow; one row a vessel."""
+    """Vessels of one generation before they grow, with one row per vessel."""
 
     start: FloatArray
     heading: FloatArray
@@ -61,15 +61,15 @@ class _Vessels:
 def grow_vessels(rng: np.random.Generator, *, spacing: float) -> VesselTree:
     """Grow arteries and veins from the disc over the retina.
 
-    Eye coordinates are in disc diameters: the disc's centre is the origin, x points to the temple (to the fovea), y
-    down. Four pairs of an artery and a vein leave the disc, two along the temporal arcades and two to the nose, with a
-    few thin vessels between them. Each vessel is a walk whose heading is steered along its course and disturbed by
+    Eye coordinates are in disc diameters: the centre of the disc is the origin, x points to the temple (to the fovea),
+    y down. Four pairs of an artery and a vein leave the disc, two along the temporal arcades and two to the nose, with
+    a few thin vessels between them. Each vessel is a walk whose heading is steered along its course and disturbed by
     smooth noise; it tapers and sprouts branches, which spare the fovea.
 
     Args:
         rng: source of randomness.
-        spacing: largest distance between neighbouring points in disc diameters; smaller draws more points of the
-            same vessels.
+        spacing: largest distance between neighbouring points in disc diameters; a smaller distance gives more points of
+            the same vessels.
 
     Returns:
         The points of all vessels.
@@ -99,7 +99,7 @@ def _trunks(rng: np.random.Generator) -> _Sprouts:
     fine = rng.uniform(-55, 55, 3).tolist() + rng.uniform(120, 240, 4).tolist()
     table = np.array(plan + plan + [(angle, rng.uniform(0.028, 0.045), 0) for angle in fine])
     artery = np.concatenate([np.zeros(pairs, bool), np.ones(pairs, bool), rng.random(len(fine)) < 0.5])
-    # The artery of a pair lies on the other side of its vein and is thinner.
+    # The artery of a pair lies on either side of its vein and is thinner.
     side = np.concatenate([np.zeros(pairs), rng.choice([-16.0, 16.0], pairs), np.zeros(len(fine))])
     count = len(table)
     return _Sprouts(
@@ -116,7 +116,7 @@ def _branches(rng: np.random.Generator, parents: _Vessels) -> _Sprouts:
     steps = np.isfinite(parents.points[..., 0]).sum(axis=1)
     expected = steps * _STEP * 1.25
     parent = np.repeat(np.arange(len(steps)), rng.poisson(expected))
-    # One uniform draw a branch; its place along the parent leaves out the first and last few steps.
+    # One uniform draw per branch; its position along the parent leaves out the first and last few steps.
     at = (rng.uniform(0.06, 0.97, len(parent)) * steps[parent]).astype(np.int64)
     side = rng.choice([-1.0, 1.0], len(parent))
     start, width = parents.points[parent, at], parents.width[parent, at] * rng.uniform(0.42, 0.85, len(parent))
@@ -136,13 +136,13 @@ def _branches(rng: np.random.Generator, parents: _Vessels) -> _Sprouts:
 
 
 def _target(points: FloatArray, course: npt.NDArray[np.int64], arcade: FloatArray) -> FloatArray:
-    """Heading that a vessel's course asks for at each point: radians ``[N]``."""
+    """Heading that a vessel's course requires at each point: radians ``[N]``."""
     from_fovea = points - np.asarray(FOVEA)
-    # The arcades are ellipses round the fovea through the disc, drawn out to the temple.
+    # The arcades are ellipses around the fovea through the disc, stretched towards the temple.
     half_width = np.where(from_fovea[:, 0] < 0, FOVEA[0] + 0.1, 5.5)
     normal = from_fovea / np.stack([half_width**2, arcade**2], axis=1)
     along = np.arctan2(-normal[:, 0] * course, normal[:, 1] * course)
-    # A vessel off its ellipse is turned back to it.
+    # A vessel that leaves its ellipse is turned back to it.
     along -= course * np.clip(1.2 * (np.hypot(*(from_fovea / np.stack([half_width, arcade], axis=1)).T) - 1), -1, 1)
     away = points - np.array([0.9, 0.0])
     outward = np.arctan2(away[:, 1], away[:, 0])
@@ -157,7 +157,7 @@ def _walk(rng: np.random.Generator, sprouts: _Sprouts) -> _Vessels:
     total = int(steps.max(initial=1))
     points = np.full((count, total, 2), np.nan)
     headings = np.zeros((count, total))
-    # Wiggles: an autoregressive curvature in radians a disc diameter.
+    # Wiggles: an autoregressive curvature in radians per disc diameter.
     shocks = rng.normal(0, 1, (total, count))
     arcade = rng.uniform(1.7, 2.3, count)
     strength = np.where(np.abs(sprouts.course) == 1, 1.8, 0.35)

@@ -1,9 +1,10 @@
-"""How volume phantoms are written: where they lie in the world, as NIfTI in several axis orders and as DICOM series."""
+"""Writing volume phantoms: their position in world space, NIfTI in several axis orders, and DICOM series."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,21 @@ from scipy.spatial.transform import Rotation
 
 from medseg_monai.data.dicom.versions import write_dicom
 
-__all__ = ["STORED_AXES", "Place", "SeriesKind", "check_oblique", "place_volume", "write_nifti", "write_series"]
+from .case_files import PhantomCase, PhantomFile
+
+__all__ = [
+    "STORED_AXES",
+    "Place",
+    "SeriesKind",
+    "check_oblique",
+    "nifti_file",
+    "place_volume",
+    "write_nifti",
+    "write_series",
+]
 
 STORED_AXES = ("LPS", "RAS", "SPL", "PIR")
-"""Axis orders in which the NIfTI files are stored, in turn: the directions to which their axes point."""
+"""Axis orders in which the NIfTI files are stored, in turn: the directions in which their axes point."""
 
 _INTERCEPT = -1024
 
@@ -30,11 +42,11 @@ Affine = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a phantom lies in the world.
+    """The position of a phantom in world space.
 
     Attributes:
         spacing: mm along z, y and x.
-        directions: ``[3, 3]``, columns: unit vectors of the axes z, y and x in LPS.
+        directions: ``[3, 3]``; its columns are the unit vectors of the axes z, y and x in LPS.
         origin: ``[3]``, centre of the first voxel in LPS, mm.
     """
 
@@ -44,7 +56,7 @@ class Place:
 
     @property
     def affine(self) -> Affine:
-        """Return indices z, y, x to RAS, ``[4, 4]``, as nibabel has it."""
+        """Return the affine ``[4, 4]`` from indices z, y, x to RAS, as in nibabel."""
         affine = np.eye(4)
         affine[:3, :3] = self.directions * self.spacing
         affine[:3, 3] = self.origin
@@ -53,11 +65,11 @@ class Place:
 
 @dataclass(frozen=True)
 class SeriesKind:
-    """What a DICOM series says of itself.
+    """The attributes that describe a DICOM series.
 
     Attributes:
         modality: ``"CT"``, in Hounsfield units, or ``"MR"``, in the scanner's own units.
-        description: of the study and of the series.
+        description: description of the study and of the series.
         body_part: ``BodyPartExamined``.
         tags: further attributes by keyword, such as ``KVP``.
     """
@@ -69,13 +81,13 @@ class SeriesKind:
 
 
 def check_oblique(oblique: float) -> None:
-    """Refuse a rotation after which the axes have another order.
+    """Refuse a rotation after which the axes could have another order.
 
     Raises:
         ValueError: if it is not 0 to 20 degrees.
     """
-    if not 0 <= oblique <= 20:  # beyond, three rotations together could turn an axis into another
-        raise ValueError(f"oblique={oblique} is no small rotation: give 0 to 20 degrees.")
+    if not 0 <= oblique <= 20:  # with more, three rotations together could turn an axis into another
+        raise ValueError(f"oblique={oblique} is not a small rotation: give 0 to 20 degrees.")
 
 
 def place_volume(
@@ -86,12 +98,12 @@ def place_volume(
     oblique: float,
     anatomy: tuple[float, float, float],
 ) -> Place:
-    """Draw where a phantom lies: its rotation, its origin and, if none is given, its spacing.
+    """Draw the position of a phantom at random: its rotation, its origin and, if none is given, its spacing.
 
     Args:
-        seed: the same seed is the same place.
+        seed: the same seed gives the same position.
         size: voxels along z, y and x.
-        spacing: mm along z, y and x; by default the anatomy fits, within 10 % an axis.
+        spacing: mm along z, y and x; by default the anatomy fits, within 10 % along each axis.
         oblique: largest rotation about each axis in degrees.
         anatomy: field of view that shows the anatomy, mm along z, y and x.
 
@@ -110,12 +122,27 @@ def place_volume(
 
 
 def write_nifti(values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], path: Path, place: Place, *, axes: str) -> None:
-    """Write ``[D, H, W]`` as ``.nii`` or ``.nii.gz``, its axes stored in the order ``axes`` (such as ``"LPS"``)."""
+    """Write ``[D, H, W]`` as ``.nii`` or ``.nii.gz`` with the axes in the order ``axes`` (such as ``"LPS"``)."""
     volume = nib.Nifti1Image(values, place.affine)
     turned = volume.as_reoriented(ornt_transform(io_orientation(place.affine), axcodes2ornt(axes)))
     turned.set_data_dtype(values.dtype)
     turned.header.set_xyzt_units("mm", "sec")
     nib.save(turned, path)
+
+
+def nifti_file(
+    folder: str, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], place: Place, case: PhantomCase
+) -> PhantomFile:
+    """Plan a compressed NIfTI file; the axis orders take turns from phantom to phantom.
+
+    Args:
+        folder: in that of the data set.
+        values: ``[D, H, W]``.
+        place: of the volume.
+        case: the phantom.
+    """
+    axes = STORED_AXES[(case.number - 1) % len(STORED_AXES)]
+    return PhantomFile(folder, ".nii.gz", partial(write_nifti, values, place=place, axes=axes))
 
 
 def write_series(
@@ -127,20 +154,20 @@ def write_series(
     kind: SeriesKind,
     name: Callable[[int], str] = "{:04d}.dcm".format,
 ) -> None:
-    """Write one DICOM series, a file a slice, from the feet up.
+    """Write one DICOM series with one file per slice, from the feet up.
 
     Args:
-        image: ``[D, H, W]``, Hounsfield units of CT, 0 to 4095 of MR.
-        folder: where to; made if missing, and emptied of ``.dcm`` files.
-        place: of the image.
+        image: ``[D, H, W]``, Hounsfield units for CT, 0 to 4095 for MR.
+        folder: folder to write into; created if it is missing, and its ``.dcm`` files are removed first.
+        place: position of the image.
         patient: name and number of the patient.
-        kind: what the series says of itself.
+        kind: attributes that describe the series.
         name: name of a slice's file by its number, from 1 at the feet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.dcm"):
         old.unlink()
-    # UIDs follow from the content, so that the same phantom is the same series
+    # the UIDs are derived from the content, so that the same phantom always has the same UIDs
     content = [patient, image.tobytes().hex(), np.round(place.affine, 6).tobytes().hex()]
     study, series, frame = (generate_uid(entropy_srcs=[*content, level]) for level in ("study", "series", "frame"))
     storage, intercept = (CTImageStorage, _INTERCEPT) if kind.modality == "CT" else (MRImageStorage, 0)
@@ -159,7 +186,7 @@ def write_series(
 
 
 def _attributes(place: Place, kind: SeriesKind, *, shape: tuple[int, ...]) -> Dataset:
-    """What all slices of a series share, but for the UIDs."""
+    """The attributes that all slices of a series share, except the UIDs."""
     shared = Dataset()
     shared.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     shared.Modality, shared.Manufacturer = kind.modality, "medseg-monai phantom"

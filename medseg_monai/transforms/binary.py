@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey
+
+from .same_size import file_name
 
 __all__ = ["CheckBinaryd"]
 
@@ -40,7 +41,6 @@ class CheckBinaryd(MapTransform):
         for key in self.key_iterator(dict(data)):
             other = (data[key] != 0) & (data[key] != 1)
             if other.any():
-                name = getattr(data[key], "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, key)
-                value = float(data[key][other][0])
+                name, value = file_name(data[key], key), float(data[key][other][0])
                 raise ValueError(f"{name}: value {value:g}, expected 0 and 1; give a mask of one structure.")
         return dict(data)

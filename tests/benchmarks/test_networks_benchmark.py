@@ -79,6 +79,16 @@ def test_a_network_with_a_textbook_form_is_measured_beside_it(networks_benchmark
     assert f"training_step {network['textbook_ratio']['training_step']:.2f}" in networks_benchmark.table(document)
 
 
+@pytest.mark.parametrize("form", ["fast", "channels_last", "frozen", "frozen_onednn"])
+def test_an_exact_form_computes_what_the_plain_network_computes(form, networks_benchmark):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    x = torch.randn(1, 3, 9, 14)
+    with torch.no_grad():
+        expected = network(x)
+        torch.testing.assert_close(networks_benchmark.FORMS[form](network, x)(), expected)
+
+
 def test_multiply_adds_of_a_convolution_are_counted_once(networks_benchmark, setting, monkeypatch):
     conv = torch.nn.Conv2d(3, 5, kernel_size=3, padding=1)
     monkeypatch.setattr(networks_benchmark.Setting, "build", lambda self, name, spatial_dims: conv)

@@ -102,7 +102,7 @@ def test_weights_that_fit_in_part_are_refused_with_what_does_not(tmp_path, train
 def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "model.pt")
     message = refusal(tmp_path / "model.pt")
-    assert "holds no state dict" in message or "are no tensors" in message
+    assert "holds no state dict" in message or "are not tensors" in message
 
 
 def test_a_network_with_a_part_called_model_is_read_as_it_is(tmp_path):

@@ -180,14 +180,16 @@ def test_a_series_of_which_a_folder_of_its_name_holds_a_part_is_refused(tmp_path
 
 def test_a_file_that_is_no_volume_by_its_suffix_is_refused(tmp_path):
     written = write_series(tmp_path)
-    with pytest.raises(ValueError, match=r"not a volume by its name .*; of a DICOM series give the folder") as error:
+    with pytest.raises(ValueError, match=r"not a volume by its name .*; for a DICOM series, give the folder") as error:
         find_volumes(written.files[0])
     assert str(error.value).startswith(str(written.files[0]))
 
 
 def test_a_folder_without_a_volume_is_refused_with_what_was_looked_for(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"no volume in this folder .*nii, nii\.gz, mha.* no DICOM series below it"):
+    with pytest.raises(
+        ValueError, match=r"no volume in this folder .*nii, nii\.gz, mha.* and no DICOM series below it"
+    ):
         find_volumes(tmp_path)
 
 
@@ -267,7 +269,7 @@ def test_other_dicom_in_a_folder_is_left_out_and_one_warning_names_it(chests, ca
     with caplog.at_level(logging.WARNING):
         assert names(find_radiographs(chests)) == ["IM0001", "a.JPG", "b.png", "d.dcm"]
     assert [record.message for record in caplog.records] == [
-        f"{chests}: left out, as they are no radiographs: d.seg.dcm (SEG), scan.dcm (CT)."
+        f"{chests}: left out, as they are not radiographs: d.seg.dcm (SEG), scan.dcm (CT)."
     ]
 
 

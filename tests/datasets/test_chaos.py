@@ -221,7 +221,7 @@ def test_names_that_do_not_follow_the_positions_are_refused(case, tmp_path):
 def test_a_mask_whose_slice_is_missing_is_named(published, tmp_path):
     ground = published / "MR" / "2" / "T2SPIR" / "Ground"
     (ground / "IMG-0002-00006.png").rename(ground / "IMG-0002-00007.png")
-    with pytest.raises(ValueError, match="MR/2/T2SPIR/Ground: masks without a slice of their name: IMG-0002-00007"):
+    with pytest.raises(ValueError, match="MR/2/T2SPIR/Ground: masks without a slice of the same name: IMG-0002-00007"):
         read_chaos(published, derived=tmp_path, modality="t2")
 
 

@@ -81,7 +81,7 @@ def test_single_values_above_12_bits_are_black_and_another_byte_order_is_refused
     assert np.asarray(Image.open(item["image"]))[0, 0] == 0
     film.astype("<u2").tofile(published / "All247images" / "JPCLN001.IMG")
     with pytest.raises(
-        ValueError, match=r"JPCLN001\.IMG: has values above 4095, is no 12-bit image in big-endian order"
+        ValueError, match=r"JPCLN001\.IMG: has values above 4095, so it is not a 12-bit image in big-endian order"
     ):
         read_jsrt(published, derived=tmp_path / "derived")
 
@@ -102,7 +102,7 @@ def test_missing_and_doubtful_files_are_named_in_one_error(published, tmp_path, 
     assert "left lung/JPCLN003.gif: mask of the left lung without image" in message
     assert "All247images/readme.img: unexpected name" in message
     assert "right lung/JPCLN004.gif: is 10x9, its image 20x20" in message
-    assert "left lung/JPCLN005.gif: is 30x30, which cannot be scaled to 40x40 by a whole number" in message
+    assert "left lung/JPCLN005.gif: is 30x30, which cannot be scaled to 40x40 by an integer factor" in message
 
 
 def test_the_published_size_is_2048_and_the_masks_have_half_of_it(tmp_path):

@@ -114,7 +114,7 @@ def test_lateral_views_ct_and_images_without_lungs_are_left_out_and_listed_once(
     assert len(items) == 11
     (record,) = caplog.records
     left_out = "1 lateral views: 000011.png; 1 CT: 000012.png; 1 without lungs: 000013.png"
-    assert record.message == f"{published}: of 14 images are left out {left_out}."
+    assert record.message == f"{published}: of 14 images, these are left out: {left_out}."
 
 
 def test_the_split_is_by_patient_as_the_original_names_tell(published, tmp_path):
@@ -180,8 +180,8 @@ def test_missing_and_doubtful_files_are_named_in_one_error(published, export, dr
     assert "000001.json: names an image that is missing: 000001.png" in message
     assert "images/stray.png: image without annotation" in message
     assert "000003.json: second annotation of 000002.png beside 000002.json" in message
-    assert "000004.json: is no Darwin JSON of an image" in message
-    assert "000005.json: is no Darwin JSON of an image" in message
+    assert "000004.json: is not Darwin JSON of an image" in message
+    assert "000005.json: is not Darwin JSON of an image" in message
 
 
 def test_an_image_of_another_size_than_its_annotation_says_is_named(published, export, tmp_path):

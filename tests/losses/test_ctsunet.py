@@ -281,8 +281,8 @@ def test_metatensors_whole_numbers_and_half_precision_give_the_same_loss():
         ("stage2_lobes", torch.zeros(4, 5, SIDE, SIDE, SIDE), r"stage2_lobes has shape \(4, 5, 4, 4, 4\)"),
         ("stage2_border", torch.zeros(4, 2, SIDE, SIDE, SIDE), r"stage2_border has shape \(4, 2, 4, 4, 4\)"),
         ("starts", STARTS[:1], r"starts has shape \(1, 2, 3\); give \[2, P, 3\]"),
-        ("starts", STARTS + torch.tensor([0, 0, 1]), r"starts lie outside 0 to \[8, 12, 16\]"),
-        ("starts", STARTS - torch.tensor([0, 1, 0]), r"a crop reaches beyond the scan \(12, 16, 20\)"),
+        ("starts", STARTS + torch.tensor([0, 0, 1]), r"starts must be from 0 to \[8, 12, 16\]"),
+        ("starts", STARTS - torch.tensor([0, 1, 0]), r"a crop reaches beyond the scan of size \(12, 16, 20\)"),
     ],
 )
 def test_outputs_that_do_not_belong_together_are_refused(name, values, message):
@@ -296,7 +296,7 @@ def test_a_wrong_label_a_wrong_share_and_unknown_weights_are_refused():
     with pytest.raises(ValueError, match="label has values 0 to 6; the network has 0 to 5"):
         TwoStageLoss()(outputs(), label().index_fill(4, torch.tensor([3]), 6).index_fill(4, torch.tensor([4]), 0))
     for share in (-0.1, 1.1):
-        with pytest.raises(ValueError, match=f"top_k must lie in 0 to 1, got {share}"):
+        with pytest.raises(ValueError, match=f"top_k must be from 0 to 1, got {share}"):
             TwoStageLoss(top_k=share)
     with pytest.raises(ValueError, match="squared"):
         TwoStageLoss(w_type="squared")

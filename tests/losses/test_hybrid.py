@@ -209,9 +209,9 @@ def test_metatensors_whole_numbers_and_half_precision_give_the_same_loss():
 
 def test_a_label_of_another_shape_is_refused_and_not_resized():
     logits, truth = random_logits(), label()
-    with pytest.raises(ValueError, match=r"label has shape \(2, 1, 11, 7\), an output of \(2, 1, 7, 11\)"):
+    with pytest.raises(ValueError, match=r"label has shape \(2, 1, 11, 7\), but an output has shape \(2, 1, 7, 11\)"):
         HybridLoss()([logits, logits], truth.transpose(2, 3))
-    with pytest.raises(ValueError, match=r"label has shape \(2, 1, 7, 11\), an output of \(2, 3, 7, 11\)"):
+    with pytest.raises(ValueError, match=r"label has shape \(2, 1, 7, 11\), but an output has shape \(2, 3, 7, 11\)"):
         HybridLoss()([logits, random_logits(channels=3)], truth)
     with pytest.raises(ValueError, match="no head"):
         HybridLoss()([], truth)
@@ -219,5 +219,5 @@ def test_a_label_of_another_shape_is_refused_and_not_resized():
 
 @pytest.mark.parametrize("settings", [{"alpha": 1.1}, {"alpha": -0.1}, {"gamma": -1.0}, {"smooth": 0.0}])
 def test_hyperparameters_out_of_their_range_are_refused(settings):
-    with pytest.raises(ValueError, match="alpha has to be from 0 to 1, gamma 0 or more and smooth above 0"):
+    with pytest.raises(ValueError, match="alpha must be from 0 to 1, gamma 0 or more and smooth above 0"):
         HybridLoss(**settings)

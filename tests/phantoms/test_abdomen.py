@@ -209,7 +209,7 @@ def test_the_body_keeps_its_proportions_in_a_field_that_is_deeper_than_it():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"size": (7, 64, 64)}, r"size=\(7, 64, 64\) is no size of an abdomen: .* at least 8 x 32 x 32"),
+        ({"size": (7, 64, 64)}, r"size=\(7, 64, 64\) is not valid for an abdomen: .* at least 8 x 32 x 32"),
         ({"size": (64, 64)}, "give D, H and W"),
         ({"spacing": (1.0, 0.0, 1.0)}, "three positive lengths"),
         ({"contrast": "mr"}, "contrast='mr' is unknown: choose from ct, t1_in, t1_out, t2"),

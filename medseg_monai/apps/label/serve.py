@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import write_text
 
 __all__ = ["is_loopback", "serve"]
 
@@ -62,8 +62,7 @@ def serve(
     chosen = choose_bundles(bundles, weights)
     folder = Path(work_dir).resolve()
     app = folder / "app"
-    with atomic_path(app / "main.py") as temporary:
-        temporary.write_text(_MAIN, encoding="utf-8")
+    write_text(app / "main.py", _MAIN)
     _set_environment(folder)
     arguments = ["start_server", "--app", str(app), "--studies", source, "--host", host, "--port", str(port)]
     arguments += ["--uvicorn_app", "medseg_monai.apps.label.lib.server:app"]

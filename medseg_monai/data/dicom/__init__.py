@@ -1,4 +1,4 @@
-"""DICOM: files, series, their geometry, and segmentations as DICOM objects."""
+"""DICOM: files, series, the geometry of series, and segmentations as DICOM objects."""
 
 from .files import DicomSlice, is_dicom_file, read_modality
 from .geometry import SeriesGeometry, check_geometry, find_faults, list_series, read_series

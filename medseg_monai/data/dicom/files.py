@@ -1,4 +1,4 @@
-"""DICOM files: told from others, and the header of one slice as the checks of a series need it."""
+"""DICOM files: recognising them, and reading what the checks of a series need from each header."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 
 DICOM_SUFFIX = "dcm"
-"""File name ending of DICOM, without the dot; files without it are told by their content."""
+"""File name ending of DICOM, without the dot; files without it are recognised by their content."""
 
 _TAGS = [
     "BitsAllocated",
@@ -50,35 +50,45 @@ _TAGS = [
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
-    "SharedFunctionalGroupsSequence",  # stands in the multi-frame ("enhanced") files
+    "SharedFunctionalGroupsSequence",  # in multi-frame ("enhanced") files
     "SpecificCharacterSet",
 ]
 
-# made from a scan, with pixels of their own, but not a scan
+# objects with pixels that were made from a scan and are not scans themselves
 _DERIVED_MODALITIES = ("SEG", "RTDOSE")
 
-# headers that are kept: those of a few large studies
+# number of headers to keep: enough for a few large studies
 _KEPT_HEADERS = 16384
 
 
 @dataclass(frozen=True)
 class DicomSlice:
-    """What the header of one file says; what it does not say, or not in numbers, is empty or ``None``.
+    """The contents of one file's header; what it does not state, or not as a number, is empty or ``None``.
 
     Attributes:
         file: the file.
         size: columns and rows.
         frames: number of frames, 1 in an ordinary slice.
-        pixel_spacing: mm between columns and between rows (DICOM writes the two the other way round).
+        pixel_spacing: mm between columns, then between rows (DICOM has them in the opposite order).
         position: centre of the first pixel in mm, LPS.
         orientation: direction of a row, then of a column, LPS.
         image_type: the values of ``ImageType``.
-        colour: ``PhotometricInterpretation`` if a pixel is not one grey value, else empty.
+        colour: ``PhotometricInterpretation`` if a pixel is not a single grey value, else empty.
         slope: ``RescaleSlope``.
         intercept: ``RescaleIntercept``.
         rescale_type: ``RescaleType``, empty if absent.
         cut_off: the file ends before its pixels do (compressed pixels: before they begin).
         decoder: what has to be installed to decode the pixels, empty if nothing.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     first = find_series(patients)[0].slices[0]
+        >>> first.size, first.rescale_type, first.cut_off
+        ((40, 32), 'HU', False)
     """
 
     file: Path
@@ -97,7 +107,7 @@ class DicomSlice:
 
     @property
     def is_localiser(self) -> bool:
-        """Whether ``ImageType`` says so."""
+        """Whether ``ImageType`` marks the slice as a localiser."""
         return "LOCALIZER" in self.image_type
 
 
@@ -120,7 +130,7 @@ class SliceHeader:
 
 @dataclass(frozen=True)
 class DamagedFile:
-    """A file that is DICOM by its name or content, and whose header cannot be read.
+    """A file that is DICOM by its name or content, but whose header cannot be read.
 
     Attributes:
         file: the file.
@@ -130,23 +140,42 @@ class DamagedFile:
 
 
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is DICOM, by its ending ``.dcm`` or by the letters DICM after 128 bytes.
+    """Return whether a file is DICOM, by its ending ``.dcm`` or by the letters DICM after 128 bytes.
 
     Args:
-        path: the file. One that is named ``.dcm`` counts whatever it holds, so that reading it says what is wrong.
+        path: the file. Any file named ``.dcm`` counts as DICOM, so that reading it reports what is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data.dicom import is_dicom_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, content in {"IM001": bytes(128) + b"DICM", "notes": b"text"}.items():
+        ...         _ = Path(folder, name).write_bytes(content)
+        ...     [is_dicom_file(Path(folder, name)) for name in ("IM001", "notes")]
+        [True, False]
     """
     file = Path(path)
     return is_supported_format(file, [DICOM_SUFFIX]) or (file.is_file() and is_dicom(file))
 
 
 def read_modality(path: str | os.PathLike[str]) -> str:
-    """Return the ``Modality`` of a DICOM file, empty if the file does not tell or its header cannot be read.
+    """Return the ``Modality`` of a DICOM file; empty if the file states none or its header cannot be read.
 
     Args:
         path: the file.
 
     Raises:
         OSError: it cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import read_modality
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 1}, size=(64, 64), seed=0, image_format="dicom")
+        ...     read_modality(f"{folder}/images/phantom_0001.dcm")
+        'DX'
     """
     try:
         return str(dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
@@ -157,16 +186,16 @@ def read_modality(path: str | os.PathLike[str]) -> str:
 
 
 def read_slice_header(path: str | os.PathLike[str]) -> SliceHeader | DamagedFile | None:
-    """Read what a series has to know of one of its files.
+    """Read what a series needs to know about one of its files.
 
-    A header is read once: a file of the same size and time of change is not opened again. So a scan may be listed,
-    checked and loaded one after the other for the price of one look at its headers.
+    A header is read once: a file with the same size and modification time is not opened again. A scan can therefore be
+    listed, checked and loaded while its headers are read only once.
 
     Args:
         path: any file.
 
     Returns:
-        the header; ``None`` for a file that is not DICOM, or not an image that a scanner made (reports, contours,
+        the header; ``None`` for a file that is not DICOM or not an image from a scanner (reports, contours,
         segmentations, doses); a :class:`DamagedFile` if the header cannot be read.
 
     Raises:
@@ -218,14 +247,14 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
 
 
 def _read_header(file: Path) -> tuple[Dataset, int]:
-    """The header, and how many bytes of the file follow it: those of the pixels."""
+    """The header, and the number of bytes that follow it in the file: those of the pixels."""
     with file.open("rb") as stream:
         header = dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
         return header, file.stat().st_size - stream.tell()
 
 
 def _is_scan(header: Dataset) -> bool:
-    """Whether the file is an image and not made from one; a damaged header counts as an image's."""
+    """Whether the file is an image and was not derived from one; a damaged header counts as that of an image."""
     storage = header.file_meta.get("MediaStorageSOPClassUID")
     is_image = "Rows" in header or storage is None or "Image Storage" in UID(storage).name
     return is_image and header.get("Modality") not in _DERIVED_MODALITIES
@@ -268,7 +297,7 @@ def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
 
 
 def _directions(values: tuple[float, ...]) -> tuple[float, ...]:
-    """The direction cosines, if they are two perpendicular directions of length 1."""
+    """The direction cosines, if they are two perpendicular unit vectors."""
     directions = np.reshape(values, (-1, 3))
     is_usable = len(directions) == 2 and np.allclose(directions @ directions.T, np.eye(2), atol=1e-3)
     return values if is_usable else ()
@@ -276,10 +305,10 @@ def _directions(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _is_cut_off(header: Dataset, held: int) -> bool:
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax == DeflatedExplicitVRLittleEndian:  # the whole file is one compressed stream, which has been read
+    if syntax == DeflatedExplicitVRLittleEndian:  # the whole file is one compressed stream, which was read completely
         return False
     if syntax.is_compressed:
         return held <= 0
     voxels = int(header.Columns) * int(header.Rows) * int(header.get("NumberOfFrames") or 1)
     expected = voxels * int(header.get("SamplesPerPixel", 1)) * int(header.get("BitsAllocated", 16)) // 8
-    return held < expected + (8 if syntax.is_implicit_VR else 12)  # tag, type and length of the pixels' element
+    return held < expected + (8 if syntax.is_implicit_VR else 12)  # tag, type and length of the pixel data element

@@ -1,8 +1,8 @@
-"""The grid of a DICOM series: checked, told what is wrong with it, and read as one volume of the scanner's values.
+"""The grid of a DICOM series: checking it, reporting its faults, and reading it as one volume of the scanner's values.
 
-MONAI's readers take a folder as it is: a missing slice, a tilted gantry or two series in one folder become a volume of
-wrong geometry. Here the headers are read first, and a series that is not one regular 3D grid is refused with everything
-that is wrong with it. The grid of a regular series is the one that MONAI's ``ITKReader`` gives.
+MONAI's readers take a folder as it is: a missing slice, a tilted gantry or two series in one folder become a volume
+with the wrong geometry. Here the headers are read first, and a series that is not one regular 3D grid is refused with a
+list of all its faults. The grid of a regular series is the same as that of MONAI's ``ITKReader``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from monai.data.utils import orientation_ras_lps
 from pydicom import dcmread
 
 from medseg_monai.data.datalist import shorten
+from medseg_monai.files import one_line
 
 from .files import DicomSlice
 from .series import SAME_POSITION, DicomSeries, along_normal, count_of, slice_axes, usual_step, without_localisers
@@ -30,7 +31,7 @@ DoubleArray = npt.NDArray[np.float64]
 
 _LOGGER = logging.getLogger(__name__)
 
-# unspecified stands in many files of Hounsfield units; density, atomic number, optical density ... are something else
+# many files in Hounsfield units say "unspecified"; density, atomic number, optical density ... are something else
 _HOUNSFIELD_TYPES = ("HU", "US", "")
 
 
@@ -43,6 +44,16 @@ class SeriesGeometry:
         slices: its slices in the order of the grid's third axis, without localisers.
         shape: columns, rows and slices: X, Y, Z.
         affine: ``[4, 4]``, from voxel indices to mm in RAS.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import check_geometry, find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0, spacing=(5.0, 2.5, 2.0))
+        ...     geometry = check_geometry(find_series(patients)[0])
+        >>> geometry.shape, [round(edge, 3) for edge in geometry.spacing]
+        ((40, 32, 8), [2.0, 2.5, 5.0])
     """
 
     series: DicomSeries
@@ -57,27 +68,36 @@ class SeriesGeometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Mm between voxels along X, Y and Z."""
+        """Distance between voxels along X, Y and Z in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(x), float(y), float(z))
 
 
 def check_geometry(series: DicomSeries, *, modality: str = "CT") -> SeriesGeometry:
-    """Order the slices of a series and say where they lie, or refuse the series.
+    """Order the slices of a series and compute its grid, or refuse the series.
 
-    A localiser (``LOCALIZER`` in ``ImageType``) among the slices is left out with a warning if the others are a regular
-    series by themselves. Nothing else is repaired.
+    A localiser (``LOCALIZER`` in ``ImageType``) among the slices is left out with a warning if the other slices are a
+    regular series. Nothing else is repaired.
 
     Args:
-        series: one of :func:`find_series`.
-        modality: the modality asked for. Only for ``CT`` must every file have rescale tags.
+        series: a series from :func:`find_series`.
+        modality: the modality that the series must have. Every file must have rescale tags only for ``CT``.
 
     Returns:
-        the grid: axes along rows, along columns and along the normal of the slices, as MONAI's ``ITKReader``.
+        the grid: axes along rows, along columns and along the normal of the slices, as in MONAI's ``ITKReader``.
 
     Raises:
-        ValueError: the series is not one regular grid of grey values; one line names everything found by
-            :func:`find_faults`.
+        ValueError: the series is not one regular grid of grey values; one line lists everything that
+            :func:`find_faults` found.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import check_geometry, find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     check_geometry(find_series(patients)[0]).shape
+        (40, 32, 8)
     """
     faults = find_faults(series, modality=modality)
     if faults:
@@ -99,19 +119,29 @@ def check_geometry(series: DicomSeries, *, modality: str = "CT") -> SeriesGeomet
 
 
 def find_faults(series: DicomSeries, *, modality: str = "CT") -> list[str]:
-    """Say all that keeps a series from being one regular 3D grid of grey values, as far as the headers tell.
+    """List everything in the headers that keeps a series from being one regular 3D grid of grey values.
 
-    Found are: damaged and truncated files, pixels that need a decoder which is not installed, another modality,
+    The check finds damaged and truncated files, pixels that need a decoder which is not installed, another modality,
     multi-frame files, colour, missing rescale tags or values other than Hounsfield units (CT), missing or mixed
-    geometry, a single slice, slices at one position, missing slices, uneven distances (more than 0.1 mm and 5 % of the
-    slice distance off a regular grid), gantry tilt and slices shifted sideways (both from half a pixel over the stack).
+    geometry, a single slice, several slices at one position, missing slices, uneven distances (more than 0.1 mm and 5 %
+    of the slice distance off a regular grid), and gantry tilt and slices that are shifted sideways (both from half a
+    pixel over the stack).
 
     Args:
-        series: one of :func:`find_series`.
-        modality: the modality asked for.
+        series: a series from :func:`find_series`.
+        modality: the modality that the series must have.
 
     Returns:
-        one text for each fault, with the remedy; empty for a regular series.
+        one text for each fault, with its remedy; empty for a regular series.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_faults, find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     find_faults(find_series(patients)[0], modality="MR")
+        ['modality CT, expected MR; choose a series of MR']
     """
     scan = without_localisers(series.slices)
     faults = _file_faults(series)
@@ -131,11 +161,20 @@ def find_faults(series: DicomSeries, *, modality: str = "CT") -> list[str]:
 
 
 def list_series(found: Sequence[DicomSeries], *, modality: str = "CT") -> str:
-    """Describe several series in one line, each with what is wrong with it.
+    """Describe several series in one line, each with its faults.
 
     Args:
         found: the series.
-        modality: the modality asked for.
+        modality: the modality that the series must have.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_series, list_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     print(list_series(find_series(patients)))  # doctest: +ELLIPSIS
+        (1) ... 'Abdomen phantom' (CT), 8 slices, ... mm
     """
     lines = []
     for number, series in enumerate(found, start=1):
@@ -147,17 +186,27 @@ def list_series(found: Sequence[DicomSeries], *, modality: str = "CT") -> str:
 def read_series(series: DicomSeries | SeriesGeometry, *, modality: str = "CT") -> tuple[FloatArray, DoubleArray]:
     """Read a series as one volume, each file scaled by its own rescale tags: Hounsfield units for CT.
 
-    One slice is decoded at a time into the volume, so the peak of memory is one float32 copy.
+    One slice is decoded at a time into the volume, so the peak memory is one float32 copy.
 
     Args:
-        series: a series, or its geometry if that has been checked.
-        modality: the modality asked for.
+        series: a series, or its geometry if it has been checked.
+        modality: the modality that the series must have.
 
     Returns:
         float32 ``[X, Y, Z]`` and the affine ``[4, 4]`` from voxel indices to mm in RAS.
 
     Raises:
         ValueError: the series is not regular (see :func:`check_geometry`), or the pixels of a file cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_series, read_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     hounsfield, affine = read_series(find_series(patients)[0])
+        >>> hounsfield.shape, affine.shape
+        ((40, 32, 8), (4, 4))
     """
     geometry = series if isinstance(series, SeriesGeometry) else check_geometry(series, modality=modality)
     volume: FloatArray = np.empty(geometry.shape, dtype=np.float32)
@@ -265,7 +314,7 @@ def _position_faults(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[st
 
 
 def _gap_faults(series: DicomSeries, ordered: Sequence[DicomSlice], distances: DoubleArray) -> list[str]:
-    """Missing slices and uneven distances, from the slices' places on the regular grid that fits them best."""
+    """Missing slices and uneven distances, from the positions of the slices on the regular grid that fits them best."""
     gaps = np.diff(distances)
     step = usual_step(gaps)
     steps = np.where(gaps < SAME_POSITION, 0, np.maximum(np.rint(gaps / step), 1)).astype(np.int64)
@@ -292,7 +341,7 @@ def _gap_faults(series: DicomSeries, ordered: Sequence[DicomSlice], distances: D
 
 
 def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> list[str]:
-    """Positions that leave the normal through the first: steadily (gantry tilt) or not (shifted slices)."""
+    """Positions off the normal through the first slice: steadily (gantry tilt) or not (shifted slices)."""
     positions = np.asarray([s.position for s in ordered], dtype=np.float64)
     depth = distances - distances[0]
     sideways = positions - positions[0] - depth[:, None] * slice_axes(ordered[0])[2]
@@ -309,12 +358,8 @@ def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> l
 
 def _pixels(header: DicomSlice) -> npt.NDArray[np.generic]:
     """The stored values of one file, ``[rows, columns]``."""
-    try:
+    with one_line(f"{header.file}: the pixels cannot be decoded; copy the file again.", passing=OSError):
         pixels: npt.NDArray[np.generic] = dcmread(header.file).pixel_array
-    except OSError:
-        raise
-    except Exception as error:  # each decoder raises its own types on damaged pixels
-        raise ValueError(f"{header.file}: the pixels cannot be decoded; copy the file again.") from error
     if pixels.shape != header.size[::-1]:
         size = " x ".join(str(n) for n in pixels.shape[::-1])
         raise ValueError(f"{header.file}: {size} pixels, the header says {header.size[0]} x {header.size[1]}.")

@@ -1,4 +1,4 @@
-"""DICOM SEG: a label map as a DICOM object that refers to the series or the radiograph it was made from."""
+"""DICOM SEG: a label map as a DICOM object that refers to the series or the radiograph that it was made from."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from medseg_monai.files import atomic_path
 
 __all__ = ["write_dicom_seg", "write_radiograph_seg"]
 
-# must stand in the source: a SEG that refers to it has them from there (DICOM type 1)
+# attributes that a SEG copies from its source, which therefore must have them (DICOM type 1)
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
-# must stand in each slice of a series beside these
+# attributes that each slice of a series must have in addition
 _REQUIRED_OF_SLICES = ("FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 
-# what highdicom takes for a place in space; a projection has none, and a spacing without thickness it refuses, as do
-# older ones a frame of reference without all the others
+# attributes by which highdicom places an image in space. A radiograph is a projection and has no such place, and
+# highdicom refuses an incomplete set: a spacing without a slice thickness, and in older versions also a frame of
+# reference without the other four
 _GEOMETRY = (
     "FrameOfReferenceUID",
     "ImagePositionPatient",
@@ -37,7 +38,7 @@ _GEOMETRY = (
     "SliceThickness",
 )
 
-# must stand in a SEG, but may be empty (DICOM type 2): a source without them gives an empty one
+# attributes that a SEG must have but that may be empty (DICOM type 2); it has an empty one if the source has none
 _MAY_BE_EMPTY = (
     "PatientID",
     "PatientName",
@@ -50,10 +51,10 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 
-_FAULTS = (AttributeError, KeyError, TypeError, ValueError)  # what highdicom raises if a source does not suit it
-_SAME_DIRECTION = 1e-3  # direction cosines; files of one series may state them with different rounding
+_FAULTS = (AttributeError, KeyError, TypeError, ValueError)  # what highdicom raises for a source that it cannot use
+_SAME_DIRECTION = 1e-3  # direction cosines; files of one series may round them differently
 _NAME_WARNING = "The string .* is unlikely to represent the intended person name"  # it would print a patient's name
-_SERIES_NUMBER = 1000  # behind those of scanners
+_SERIES_NUMBER = 1000  # larger than those of scanners
 
 
 def write_dicom_seg(
@@ -67,16 +68,16 @@ def write_dicom_seg(
 ) -> None:
     """Write a label map as one binary DICOM SEG, all or nothing.
 
-    Every one of ``segments`` is described in the file, with its label as segment number, whether it occurs or not; so a
-    reader can tell a lobe that was not found from one that was not looked for. Frames without a voxel of a segment are
-    left out, as usual. A map without any label becomes a file whose frames are all empty, since DICOM knows no file
-    without frames. The frames stand segment by segment and within one in spatial order, which highdicom takes against
-    the slices' normal (0.22, which goes with pydicom 2, by the coordinates in the patient); readers go by the position
-    and the source instance that each frame names.
+    The file describes each of ``segments``, with its label as the segment number, whether the label occurs or not, so
+    that a reader can tell a lobe that was not found from one that was not looked for. Frames without a voxel of a
+    segment are left out, as usual. A map without any label becomes a file whose frames are all empty, since DICOM does
+    not allow a file without frames. Frames are sorted by segment, and within a segment by position: highdicom runs
+    against the normal of the slices (version 0.22, which works with pydicom 2, runs along the patient's coordinates).
+    Readers rely on the position and the source instance that each frame states.
 
-    Patient and study are those of the first source file; what it lacks stays empty. The frame of reference, position,
-    orientation and spacing are the source's (without a slice thickness in it, a frame is as thick as the slices lie
-    apart), and each frame names the source instance it belongs to.
+    Patient and study are those of the first source file; attributes that it lacks stay empty. Frame of reference,
+    position, orientation and spacing are those of the source, and each frame states the source instance that it belongs
+    to. If the source has no slice thickness, the distance between slices takes its place.
 
     Args:
         path: the file to write or replace.
@@ -88,8 +89,31 @@ def write_dicom_seg(
 
     Raises:
         FileNotFoundError: a source file is missing.
-        ValueError: the map has another size than the source or other labels than ``segments``, or the source has not
+        ValueError: the map has another size than the source or other labels than ``segments``, or the source lacks
             what a SEG needs.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pydicom import dcmread
+        >>> from medseg_monai.data import find_organ, write_dicom_seg
+        >>> from medseg_monai.data.dicom import check_geometry, find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     scan = check_geometry(find_series(patients)[0])
+        ...     labels = np.zeros(scan.shape, np.uint8)
+        ...     labels[10:20, 10:20, 4] = 1
+        ...     write_dicom_seg(
+        ...         f"{folder}/liver.seg.dcm",
+        ...         labels,
+        ...         source_files=scan.files,
+        ...         segments=[find_organ("liver")],
+        ...         algorithm_name="liver_ct_anunet",
+        ...         algorithm_version="0.1.0",
+        ...     )
+        ...     [segment.SegmentLabel for segment in dcmread(f"{folder}/liver.seg.dcm").SegmentSequence]
+        ['liver']
     """
     sources = [_header(Path(file), _REQUIRED + _REQUIRED_OF_SLICES) for file in source_files]
     if not sources:
@@ -120,14 +144,14 @@ def write_radiograph_seg(
 ) -> None:
     """Write the label map of one radiograph as a binary DICOM SEG, all or nothing.
 
-    The sibling of :func:`write_dicom_seg` for a projection, which has neither a position in the patient nor slices.
-    Each frame names the radiograph as its source and has its matrix; a spacing is not repeated, since a reader has it
-    from there. Patient, study and, if there is one, frame of reference are those of the source; what it lacks stays
-    empty.
+    The counterpart of :func:`write_dicom_seg` for a projection, which has neither slices nor a position in the patient.
+    Each frame states the radiograph as its source and has the same rows and columns. The spacing is not repeated, since
+    readers take it from the radiograph. Patient, study and the frame of reference, if there is one, are those of the
+    source; attributes that it lacks stay empty.
 
     Args:
         path: the file to write or replace.
-        labels: ``[H, W]``, rows first, in the matrix of the source, 0 for background and 1 to ``len(segments)``.
+        labels: ``[H, W]``, rows first, in the size of the source, 0 for background and 1 to ``len(segments)``.
         source_file: the radiograph, a single-frame DICOM file.
         segments: description of label 1, of label 2, and so on, such as ``LUNGS``.
         algorithm_name: name of the algorithm, such as that of the bundle.
@@ -135,8 +159,28 @@ def write_radiograph_seg(
 
     Raises:
         FileNotFoundError: the source file is missing.
-        ValueError: the map has another size than the source or other labels than ``segments``, or the source has not
+        ValueError: the map has another size than the source or other labels than ``segments``, or the source lacks
             what a SEG needs.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pydicom import dcmread
+        >>> from medseg_monai.data import LUNGS, write_radiograph_seg
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 1}, size=(64, 80), seed=0, image_format="dicom")
+        ...     write_radiograph_seg(
+        ...         f"{folder}/lungs.seg.dcm",
+        ...         np.ones((64, 80), np.uint8),
+        ...         source_file=f"{folder}/images/phantom_0001.dcm",
+        ...         segments=LUNGS,
+        ...         algorithm_name="lung_cxr_rescrnet",
+        ...         algorithm_version="0.1.0",
+        ...     )
+        ...     segmentation = dcmread(f"{folder}/lungs.seg.dcm")
+        >>> segmentation.Modality, segmentation.Rows, segmentation.Columns
+        ('SEG', 64, 80)
     """
     source = _header(Path(source_file), _REQUIRED)
     expected = (int(source.Rows), int(source.Columns))
@@ -173,7 +217,8 @@ def _segmentation(
     algorithm_version: str,
 ) -> hd.seg.Segmentation:
     """The SEG of frames ``[slices, rows, columns]``, or of one frame ``[rows, columns]``."""
-    # highdicom refuses the extensions that begin with an empty value, as in Japan, and older ones know no character set
+    # highdicom refuses character sets that begin with an empty value, as Japanese files have them, and older versions
+    # do not support any
     characters = sources[0].get("SpecificCharacterSet")
     sources[0].pop("SpecificCharacterSet", None)
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -202,10 +247,10 @@ def _segmentation(
 
 
 def _header(file: Path, required: Sequence[str]) -> Dataset:
-    """Everything but the pixels, with empty values where DICOM allows none to be known."""
+    """Everything except the pixels, with empty values where DICOM allows an unknown value."""
     header = dcmread(file, stop_before_pixels=True)
     if missing := [keyword for keyword in required if header.get(keyword) in (None, "")]:
-        raise ValueError(f"{file}: no {', '.join(missing)}, which a DICOM SEG has to repeat; repair the file.")
+        raise ValueError(f"{file}: no {', '.join(missing)}, which a DICOM SEG must repeat; repair the file.")
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:
             setattr(header, keyword, "")
@@ -213,7 +258,7 @@ def _header(file: Path, required: Sequence[str]) -> Dataset:
 
 
 def _share_orientation(sources: Sequence[Dataset], folder: Path) -> None:
-    """Give all headers the first one's orientation, as highdicom compares them to the last digit."""
+    """Give all headers the orientation of the first, since highdicom compares them to the last digit."""
     orientation = sources[0].ImageOrientationPatient
     for source in sources:
         if not np.allclose(source.ImageOrientationPatient, orientation, rtol=0, atol=_SAME_DIRECTION):
@@ -222,7 +267,7 @@ def _share_orientation(sources: Sequence[Dataset], folder: Path) -> None:
 
 
 def _ensure_thickness(sources: Sequence[Dataset], file: Path) -> None:
-    """Where the source does not state it, a frame of the SEG is as thick as the slices lie apart."""
+    """Take the distance between slices as the thickness if the source does not state one."""
     if sources[0].get("SliceThickness"):
         return
     if len(sources) == 1:
@@ -242,7 +287,7 @@ def _describe(
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
     )
-    # not highdicom's CIELabColor: its rounding differs between versions, and older ones do not take RGB
+    # not highdicom's CIELabColor: its rounding differs between versions, and older versions do not accept RGB
     description.RecommendedDisplayCIELabValue = _to_cielab(segment.colour)
     return description
 

@@ -1,4 +1,4 @@
-"""DICOM series: the files below a folder that belong together, in whatever files and subfolders they lie."""
+"""DICOM series: the files below a folder that belong together, whatever their names and subfolders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 DoubleArray = npt.NDArray[np.float64]
 
-# files state positions in mm with one to six decimals; slices closer than this are at one place
+# files state positions in mm with one to six decimals; slices closer than this count as being at the same position
 SAME_POSITION = 0.01
 
 
@@ -39,7 +39,17 @@ class DicomSeries:
         description: ``SeriesDescription``, empty if absent.
         modality: ``Modality``, such as ``CT``.
         slices: the headers, sorted by file.
-        damaged: files beside those of the series that look like DICOM but cannot be read; one may be a slice of it.
+        damaged: files in the same folders that look like DICOM but cannot be read; any of them may be a lost slice.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     patients = write_chaos_layout(folder, patients=1, size=(8, 32, 40), seed=0)
+        ...     series = find_series(patients)[0]
+        >>> series.modality, series.description, len(series.files)
+        ('CT', 'Abdomen phantom', 8)
     """
 
     uid: str
@@ -60,7 +70,7 @@ class DicomSeries:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Mm between columns, rows and neighbouring slices as most slices have it; ``nan`` where no file tells."""
+        """Most common distance between columns, rows and slices in mm; ``nan`` where no file states one."""
         scan = [s for s in without_localisers(self.slices) if s.position and s.orientation and s.pixel_spacing]
         if not scan:
             return (np.nan, np.nan, np.nan)
@@ -68,13 +78,13 @@ class DicomSeries:
         return (x, y, usual_step(np.diff(np.sort(along_normal(scan)))))
 
     def describe(self) -> str:
-        """One line to tell series apart: UID, description, modality, number of slices, spacing."""
+        """One line that distinguishes the series: UID, description, modality, number of slices, spacing."""
         spacing = " x ".join(f"{value:.4g}" for value in self.spacing) + " mm"
         known = "unknown spacing" if np.isnan(self.spacing).any() else spacing
         return f"{self.uid} '{self.description}' ({self.modality}), {count_of(len(self.slices), 'slice')}, {known}"
 
     def name_of(self, file: Path) -> str:
-        """The name of a file for a message: its path below :attr:`folder`, or the whole if it lies elsewhere.
+        """The name of a file for a message: its path below :attr:`folder`, or the whole path if it lies elsewhere.
 
         Args:
             file: the file.
@@ -83,14 +93,14 @@ class DicomSeries:
 
 
 def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
-    """Find the DICOM series below a folder, in whatever files and subfolders they lie.
+    """Find the DICOM series below a folder, whatever the names and subfolders of their files.
 
-    A DICOM file is told by its content (the letters DICM after 128 bytes) or by its ending ``.dcm``. Left out are:
-    hidden files and folders, ``DICOMDIR``, objects without pixels (reports, contours, presentation states),
-    segmentations and doses. Links to files are followed, links to folders are not.
+    A DICOM file is recognised by its content (the letters DICM after 128 bytes) or by its ending ``.dcm``. The search
+    leaves out hidden files and folders, ``DICOMDIR``, objects without pixels (reports, contours, presentation states),
+    segmentations and doses. It follows links to files, but not links to folders.
 
     An empty file beside DICOM files, a file named ``.dcm`` that is not DICOM, and a file whose header cannot be read
-    are kept as ``damaged`` with the series of the same folder, since each may be a slice that was lost while copying.
+    are listed as ``damaged`` in the series of the same folder, since each may be a slice that was lost while copying.
 
     Args:
         folder: where to search.
@@ -104,9 +114,12 @@ def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
 
     Example:
         >>> import tempfile
+        >>> from medseg_monai.data.dicom import find_series
+        >>> from medseg_monai.phantoms import write_chaos_layout
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     find_series(folder)
-        []
+        ...     patients = write_chaos_layout(folder, patients=2, size=(8, 32, 40), seed=0)
+        ...     [(series.modality, len(series.slices)) for series in find_series(patients)]
+        [('CT', 8), ('CT', 8)]
     """
     root = Path(folder)
     if not root.is_dir():
@@ -165,13 +178,15 @@ def along_normal(scan: Sequence[DicomSlice]) -> DoubleArray:
 
 
 def usual_step(gaps: DoubleArray) -> float:
-    """The usual distance of neighbours: of two middle values the smaller, as gaps of missing slices are larger.
+    """The usual distance between neighbours: the median, and the smaller of two middle values.
+
+    The smaller one is right, since the gap where a slice is missing is larger.
 
     Args:
-        gaps: distances of neighbours in mm.
+        gaps: distances between neighbours in mm.
 
     Returns:
-        the distance in mm; ``nan`` if all slices lie at one place.
+        the distance in mm; ``nan`` if all slices lie at the same position.
     """
     apart = np.sort(gaps[gaps >= SAME_POSITION])
     return float(apart[(len(apart) - 1) // 2]) if len(apart) else float("nan")
@@ -181,10 +196,11 @@ def count_of(number: int, noun: str) -> str:
     """A number with its noun, for a message.
 
     Args:
-        number: how many.
-        noun: what, in the singular.
+        number: the number.
+        noun: what is counted, in the singular.
 
     Example:
+        >>> from medseg_monai.data.dicom.series import count_of
         >>> count_of(1, "slice"), count_of(2, "slice")
         ('1 slice', '2 slices')
     """

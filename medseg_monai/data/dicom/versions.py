@@ -1,6 +1,6 @@
-"""What pydicom 2 and pydicom 3 do in different ways: lookup tables, decoders, and writing a complete file.
+"""What differs between pydicom 2 and pydicom 3: lookup tables, decoders, and writing a complete file.
 
-pydicom 2 goes with NumPy 1, which some hospitals' environments are bound to; masks and files are the same with both.
+pydicom 2 works with NumPy 1, which some hospitals' environments require; masks and files are the same with both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 try:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-except ImportError:  # pydicom 2 has the tables elsewhere, where pydicom 3 warns and pydicom 4 will have nothing
+except ImportError:  # pydicom 2 has them elsewhere; there, pydicom 3 warns and pydicom 4 will have nothing
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut  # type: ignore[no-redef]
 
     _HAS_DECODERS = False
@@ -27,7 +27,7 @@ _UNKNOWN = "a decoder that pydicom does not have"
 
 
 def missing_decoder(syntax: UID) -> str:
-    """Say what has to be installed to decode pixels of a transfer syntax, empty if nothing."""
+    """Return what has to be installed to decode pixels of a transfer syntax; empty if nothing."""
     return _missing_of_decoder(syntax) if _HAS_DECODERS else _missing_of_handlers(syntax)
 
 
@@ -42,7 +42,7 @@ def _missing_of_decoder(syntax: UID) -> str:
 
 
 def _missing_of_handlers(syntax: UID) -> str:
-    """The answer of pydicom 2, whose ``pixel_array`` tries a list of handlers."""
+    """The same for pydicom 2, whose ``pixel_array`` tries a list of handlers."""
     handlers = [handler for handler in pydicom.config.pixel_data_handlers if handler.supports_transfer_syntax(syntax)]
     if not handlers:
         return _UNKNOWN
@@ -59,11 +59,11 @@ def write_dicom(attributes: Dataset, path: str | os.PathLike[str]) -> None:
     """Write a complete DICOM file (PS3.10), explicit VR little endian.
 
     Args:
-        attributes: what the file holds, with ``SOPClassUID`` and ``SOPInstanceUID``.
+        attributes: contents of the file, with ``SOPClassUID`` and ``SOPInstanceUID``.
         path: the file to write or replace.
     """
     meta = FileMetaDataset()
-    meta.FileMetaInformationGroupLength = 0  # pydicom replaces it by the true one
+    meta.FileMetaInformationGroupLength = 0  # pydicom replaces it with the true one
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = attributes.SOPClassUID, attributes.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     validate_file_meta(meta)

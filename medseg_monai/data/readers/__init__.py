@@ -1,4 +1,4 @@
-"""MONAI readers of what users have: 2D raster images, radiographs, volumes."""
+"""MONAI readers of users' images: 2D raster images, radiographs, volumes."""
 
 from .radiograph import RadiographReader
 from .raster import RasterReader

@@ -1,4 +1,4 @@
-"""Reader of 2D radiographs: raster images, and DICOM of computed and digital radiography, as grey values 0 to 255."""
+"""Reader of 2D radiographs: raster images and DICOM of computed and digital radiography, as grey values 0 to 255."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pydicom.uid import UID
 
 from medseg_monai.data.dicom.files import DICOM_SUFFIX, is_dicom_file
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
+from medseg_monai.files import one_line
 
 from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
@@ -40,28 +41,29 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 class RadiographReader(ImageReader):
     """MONAI reader of one 2D radiograph as float32 ``[1, H, W]`` in 0 to 255, rows first, air black, bone white.
 
-    A raster image is read by :class:`medseg_monai.data.RasterReader` with one channel; its rules hold. DICOM is a
-    single-frame grey image of modality CR or DX with 8 to 16 bits, and is read as a viewer shows it:
+    A raster image is read by :class:`medseg_monai.data.RasterReader` with one channel, by the rules of that class. A
+    DICOM file must hold a single-frame grey image of modality CR or DX with 8 to 16 bits. It is read as a viewer shows
+    it:
 
-    - The stored values go through the modality LUT or the rescale tags, then through the first VOI LUT, else the first
-      window (linear, linear exact or sigmoid). The full output range of these becomes 0 to 255, so a picture that its
-      maker windowed is neither stretched nor clipped further. Without either, the darkest and the brightest pixel
-      become 0 and 255.
+    - The stored values go through the modality LUT or the rescale tags, then through the first VOI LUT, or else the
+      first window (linear, linear exact or sigmoid). The full output range of the LUT or window becomes 0 to 255, so an
+      image that its maker windowed is neither stretched nor clipped further. If there is neither, the darkest and the
+      brightest pixel become 0 and 255.
     - MONOCHROME1 is inverted, so that white is dense in every image.
     - Pixels with ``PixelPaddingValue`` (or in the range up to ``PixelPaddingRangeLimit``) become 0, and do not count as
       darkest or brightest.
 
     Another modality, several frames, colour, other depths, missing or broken pixels and unusable tags are refused in
-    one line. An image ``FOR PROCESSING`` is read with a warning: it holds the detector's values, which look otherwise.
+    one line. An image ``FOR PROCESSING`` is read with a warning: it holds the detector's values, which look different.
 
     The metadata holds ``"spatial_shape"`` as ``(H, W)``, ``"exif_orientation"`` (1 for DICOM), ``"format"``, ``"mode"``
-    (of DICOM: the photometric interpretation) and ``"dicom_files"``: the path of the DICOM file, empty for a raster
-    image (see :func:`medseg_monai.data.readers.volume.dicom_files`), so that a mask can be written as PNG
-    (:class:`medseg_monai.data.RasterMaskWriter`) and as DICOM SEG (:class:`medseg_monai.data.SaveRadiographSegd`).
-    There is no affine, so MONAI takes the identity: distances are in pixels.
+    (the photometric interpretation of a DICOM image) and ``"dicom_files"``, the path of the DICOM file (empty for a
+    raster image, see :func:`medseg_monai.data.readers.volume.dicom_files`). So a mask can be written as PNG
+    (:class:`medseg_monai.data.PNGWriter`) and as DICOM SEG (:class:`medseg_monai.data.DicomSegWriter`). There is no
+    affine, so MONAI uses the identity: distances are in pixels.
 
-    ``read`` only takes the name; the file is opened in ``get_data``. ``LoadImage`` answers an error in ``read`` by
-    trying MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
+    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
+    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Attributes:
         spatial_dims: 2.
@@ -89,12 +91,12 @@ class RadiographReader(ImageReader):
         self.raster = RasterReader(channels=1)
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
-        """Say whether the name (or every name) ends in one of ``RASTER_SUFFIXES``, or is that of a DICOM file."""
+        """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES`` or belongs to a DICOM file."""
         names = ensure_tuple(filename)
         return all(is_supported_format(name, RASTER_SUFFIXES) or is_dicom_file(name) for name in names)
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file for :meth:`get_data`; nothing is opened yet (see the class)."""
+        """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
@@ -108,8 +110,8 @@ class RadiographReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: for several files, a raster image that ``RasterReader`` refuses, and DICOM that is no radiograph
-                or cannot be shown (see the class).
+            ValueError: for several files, a raster image that ``RasterReader`` refuses, and DICOM that is not a
+                radiograph or cannot be shown (see the class).
         """
         if len(img) != 1:
             names = ", ".join(str(name) for name in img)
@@ -118,7 +120,7 @@ class RadiographReader(ImageReader):
         if path.is_file() and is_dicom_file(path):
             return _read_dicom(path)
         values, meta = self.raster.get_data(img)
-        # batches keep only keys that all images have: an image without this one would take it from the others
+        # a batch keeps only the keys that all its images have: an image without this key would take it from the others
         return values, {**meta, DICOM_FILES: ""}
 
 
@@ -130,7 +132,7 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
         raise ValueError(f"{path}: every pixel is padding; export the image again.")
     try:
         shown = _as_shown(dataset, stored, padding)
-    except Exception as error:  # pydicom raises many types on tags without value or with impossible ones
+    except Exception as error:  # pydicom raises many types for tags with no value or an impossible one
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{path}: LUT, window or rescale tags that cannot be applied ({reason}); repair them."
@@ -147,33 +149,29 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
 
 
 def _open(path: Path) -> Dataset:
-    """Read the file, and refuse what is not one grey radiograph."""
+    """Read the file, and refuse anything that is not a single grey radiograph."""
     if not is_dicom(path):
-        raise ValueError(f"{path}: named .{DICOM_SUFFIX}, but not DICOM; export it again.")
-    try:
+        raise ValueError(f"{path}: named .{DICOM_SUFFIX}, but is not DICOM; export it again.")
+    with one_line(f"{path}: damaged DICOM header; copy the file again.", passing=OSError):
         dataset = dcmread(path)
         modality = str(dataset.get("Modality") or "unknown")
         frames = int(dataset.get("NumberOfFrames") or 1)
         colours = int(dataset.get("SamplesPerPixel") or 1)
         interpretation = str(dataset.get("PhotometricInterpretation") or "unknown")
         bits = int(dataset.get("BitsStored") or 0)
-    except OSError:
-        raise
-    except Exception as error:  # pydicom raises many types on damaged headers
-        raise ValueError(f"{path}: damaged DICOM header; copy the file again.") from error
     if modality not in RADIOGRAPH_MODALITIES:
         wanted = " or ".join(RADIOGRAPH_MODALITIES)
         raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")
     if "PixelData" not in dataset:
         raise ValueError(f"{path}: no pixel data; copy the whole file again.")
     if frames > 1:
-        raise ValueError(f"{path}: {frames} frames; save the one to segment as a file of its own.")
+        raise ValueError(f"{path}: {frames} frames; save the frame to segment as a file of its own.")
     if colours != 1 or interpretation not in _GREY:
         raise ValueError(f"{path}: colour ({interpretation}), expected {' or '.join(_GREY)}; give the original image.")
     if not 8 <= bits <= 16:
-        raise ValueError(f"{path}: {bits} bits a pixel, expected 8 to 16; give the original image.")
+        raise ValueError(f"{path}: {bits} bits per pixel, expected 8 to 16; give the original image.")
     if str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING":
-        _LOGGER.warning("%s: FOR PROCESSING, the detector's values; prefer the image FOR PRESENTATION.", path)
+        _LOGGER.warning("%s: FOR PROCESSING (the detector's values); prefer the image FOR PRESENTATION.", path)
     return dataset
 
 
@@ -191,24 +189,24 @@ def _stored_values(path: Path, dataset: Dataset) -> npt.NDArray[np.integer[Any]]
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[np.integer[Any]]) -> BoolArray:
-    """Where the image was filled up to a rectangle."""
+    """The pixels that were added to fill the image up to a rectangle."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=np.bool_)
     limit = dataset.get("PixelPaddingRangeLimit")
-    # some files write the bits of a negative value as an unsigned number, or the other way round
+    # some files write the bits of a negative value as an unsigned number, or vice versa
     low, high = sorted(np.asarray([value, value if limit is None else limit]).astype(stored.dtype).tolist())
     return np.asarray((stored >= low) & (stored <= high))
 
 
 def _as_shown(dataset: Dataset, stored: npt.NDArray[np.integer[Any]], padding: BoolArray) -> FloatArray:
-    """Grey values ``[H, W]`` in 0 to 255, white for dense."""
+    """Grey values ``[H, W]`` in 0 to 255; dense is white."""
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         shown, low, high = _through_table(values, dataset)
     else:
         shown = apply_voi_lut(values, dataset)
-        if shown is values:  # there is no window either
+        if shown is values:  # there is no window
             low, high = (float(end(values[~padding])) for end in (np.min, np.max))
         else:
             low, high = apply_voi_lut(np.asarray((-np.inf, np.inf)), dataset)

@@ -45,27 +45,27 @@ _UNDO_TIFF_ORIENTATION = {
 class RasterReader(ImageReader):
     """MONAI reader of one 2D raster image as float32 ``[channels, H, W]`` in 0 to 255, rows first.
 
-    MONAI's ``PILReader`` returns whatever the file holds (a palette's indices, four channels, 16-bit values, the first
-    frame of an animation); a trained network needs the same scale and channels from every file. The rules:
+    MONAI's ``PILReader`` returns whatever the file holds (the indices of a palette, four channels, 16-bit values, the
+    first frame of an animation); a trained network needs the same scale and channels from every file. The rules are:
 
     - 8-bit grey, RGB, 1-bit (0 and 255), palette, CMYK, YCbCr and HSV files become grey or RGB values.
-    - Alpha or a transparent colour is dropped where the image is opaque throughout; otherwise the image is laid over
-      black. A transparent key of a 16-bit grey image has no effect.
+    - An alpha channel or a transparent colour is dropped if the whole image is opaque; otherwise the image is laid over
+      black. A transparent colour key of a 16-bit grey image has no effect.
     - 16-bit grey is scaled by the depth that the file declares, without rounding: 65535 (in a 12-bit TIFF, 4095)
-      becomes 255. A 12-bit picture stored in a 16-bit file therefore stays dark. Pillow reads
-      16-bit colour with 8 bits.
-    - 32-bit integers must lie in 0..65535 and are scaled as 16-bit; floats must lie in 0..1 and are multiplied by 255.
-      Anything else is refused, since such a file does not say what white is.
-    - Grey becomes three equal channels for ``channels=3``; colour becomes its luminance (ITU-R BT.601) for
-      ``channels=1``, exactly so where the three channels are equal.
-    - The pixel matrix is the one that the file stores. Its EXIF orientation is not applied; it stands in the metadata
-      as ``"exif_orientation"`` (1 by default), so that a mask can repeat it.
+      becomes 255. A 12-bit picture stored in a 16-bit file therefore stays dark. Pillow reads 16-bit colour with 8
+      bits.
+    - 32-bit integers must lie in 0..65535 and are scaled like 16-bit values; floats must lie in 0..1 and are multiplied
+      by 255. Anything else is refused, since such a file does not say what white is.
+    - With ``channels=3``, grey becomes three equal channels. With ``channels=1``, colour becomes its luminance (ITU-R
+      BT.601), which is exact where the three channels are equal.
+    - The pixel matrix is the one that the file stores. Its EXIF orientation is not applied; the metadata holds it as
+      ``"exif_orientation"`` (1 by default), so that a mask can repeat it.
 
     The metadata also holds ``"spatial_shape"`` as ``(H, W)`` and Pillow's ``"format"`` and ``"mode"``. There is no
-    affine, so MONAI takes the identity: distances are in pixels.
+    affine, so MONAI uses the identity: distances are in pixels.
 
-    ``read`` only takes the name; the file is opened in ``get_data``. ``LoadImage`` answers an error in ``read`` by
-    trying MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
+    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
+    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Args:
         channels: 3 or 1.
@@ -76,7 +76,7 @@ class RasterReader(ImageReader):
 
     Attributes:
         spatial_dims: 2.
-        modalities: DICOM modalities that can be read, none.
+        modalities: DICOM modalities that can be read; none.
 
     Example:
         >>> import tempfile
@@ -105,11 +105,11 @@ class RasterReader(ImageReader):
         self.channel_order = channel_order
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
-        """Say whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
+        """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
         return bool(is_supported_format(filename, RASTER_SUFFIXES))
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file for :meth:`get_data`; nothing is opened yet (see the class)."""
+        """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
@@ -123,8 +123,8 @@ class RasterReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: for several files, several pages or frames, a file that is truncated or not an image, one beyond
-                Pillow's pixel limit, an empty image, or values whose scale is unknown.
+            ValueError: for several files, several pages or frames, a file that is truncated or not an image, an image
+                with more pixels than Pillow's limit, an empty image, or values whose scale is unknown.
         """
         if len(img) != 1:
             names = ", ".join(str(name) for name in img)
@@ -171,7 +171,7 @@ def _open(path: Path) -> tuple[Image.Image, int]:
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise ValueError(f"{path}: truncated or not an image; replace the file.") from error
     if frames > 1:
-        raise ValueError(f"{path}: {frames} pages or frames; save the one to segment as a file of its own.")
+        raise ValueError(f"{path}: {frames} pages or frames; save the image to segment as a file of its own.")
     if min(image.size) < 1:
         raise ValueError(f"{path}: an image without pixels ({image.width}x{image.height}).")
     orientation = orientation if orientation in range(1, 9) else 1
@@ -210,7 +210,7 @@ def _over_black(image: Image.Image) -> FloatArray:
 
 
 def _from_16_bit(image: Image.Image) -> FloatArray:
-    """Scale by the declared depth: a TIFF may say 12 bits, or that zero is white (which Pillow ignores)."""
+    """Scale by the declared depth: a TIFF may declare 12 bits, or that zero is white (which Pillow ignores)."""
     tags = getattr(image, "tag_v2", {})
     white = 2 ** int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]) - 1
     values = np.asarray(image).astype(np.float32) * np.float32(255) / np.float32(white)

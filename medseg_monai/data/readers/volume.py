@@ -1,12 +1,12 @@
-"""Reader of 3D volumes: NIfTI, MetaImage, NRRD and DICOM series, each one scalar value a voxel on a straight grid."""
+"""Reader of 3D volumes: NIfTI, MetaImage, NRRD and DICOM series with one scalar value per voxel on a straight grid."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.datalist import shorten
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+from medseg_monai.files import one_line
 
 __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
@@ -44,16 +45,21 @@ Meta = dict[str, Any]
 
 
 def dicom_files(meta: Mapping[str, Any]) -> list[Path]:
-    """The source files of a volume that was read from a DICOM series, in the order of its third axis.
+    r"""The source files of a volume that was read from a DICOM series, in the order of its third axis.
 
-    The metadata holds them as one text, a file a line: MONAI's ``list_data_collate`` refuses a batch of two volumes
-    whose lists of files differ in length.
+    The metadata holds them as one string with one file per line: MONAI's ``list_data_collate`` refuses a batch of two
+    volumes whose lists of files differ in length.
 
     Args:
         meta: metadata of the image, as loaded or after ``decollate_batch``.
 
     Returns:
         the files; none if the volume was not a DICOM series.
+
+    Example:
+        >>> from medseg_monai.data.readers.volume import dicom_files
+        >>> [file.name for file in dicom_files({"dicom_files": "scan/1.dcm\nscan/2.dcm"})]
+        ['1.dcm', '2.dcm']
     """
     return [Path(line) for line in str(meta.get(DICOM_FILES, "")).split("\n") if line]
 
@@ -62,25 +68,25 @@ class VolumeReader(ImageReader):
     """MONAI reader of one 3D volume ``[X, Y, Z]`` with a RAS affine, whatever the format.
 
     ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``; ``.mha``, ``.mhd``, ``.nrrd`` and ``.nhdr`` by its
-    ``ITKReader``; the values and the affine are theirs. A folder stands for the one DICOM series below it, and
-    ``<folder>/<SeriesInstanceUID>`` for one of several; see :func:`medseg_monai.data.dicom.find_series`. CT has
-    Hounsfield units by the rescale tags of each file.
+    ``ITKReader``; values and affine are those of MONAI's readers. A folder stands for the one DICOM series below it,
+    and ``<folder>/<SeriesInstanceUID>`` for one of several; see :func:`medseg_monai.data.dicom.find_series`. CT is in
+    Hounsfield units, by the rescale tags of each file.
 
-    The metadata is what MONAI's readers give: ``affine``, ``original_affine``, ``spatial_shape``, ``space`` (RAS),
-    ``original_channel_dim`` (none) and the header's own entries. A DICOM series has ``"series_uid"`` and
+    The metadata is what MONAI's readers return: ``affine``, ``original_affine``, ``spatial_shape``, ``space`` (RAS),
+    ``original_channel_dim`` (none) and the header's own entries. A DICOM series also has ``"series_uid"`` and
     ``"dicom_files"`` (see :func:`dicom_files`), so that a result can refer to its source.
 
-    A trailing axis of length 1 after the third is dropped. A NIfTI file with neither qform nor sform says nothing of
-    its orientation; it is read as ``nibabel`` and thus most tools read it (first axis to the left, origin in the
-    centre) and a warning is logged, since left and right may be exchanged.
+    A trailing axis of length 1 after the third is dropped. A NIfTI file with neither qform nor sform does not state its
+    orientation. It is read as ``nibabel`` and most other tools read it (first axis to the left, origin in the centre),
+    and a warning is logged, since left and right may be exchanged.
 
-    ``read`` only takes the name; the file is opened in ``get_data``. ``LoadImage`` answers an error in ``read`` by
-    trying MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
+    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
+    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Args:
         modality: DICOM modality that a series must have.
         series: SeriesInstanceUID to read from a folder with several series.
-        keep_last: keep the last volume for :meth:`take_last`, in the memory that it takes.
+        keep_last: keep the last volume in memory for :meth:`take_last`.
 
     Attributes:
         spatial_dims: 3.
@@ -112,12 +118,12 @@ class VolumeReader(ImageReader):
         return (self.modality,)
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
-        """Say whether every name ends in one of ``VOLUME_SUFFIXES``, or is that of a folder or of a series in one."""
+        """Return whether every name ends in one of ``VOLUME_SUFFIXES``, or names a folder or a series in a folder."""
         names = [Path(name) for name in ensure_tuple(filename)]
         return all(is_supported_format(name, VOLUME_SUFFIXES) or name.is_dir() or _is_series(name) for name in names)
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file or folder for :meth:`get_data`; nothing is opened yet (see the class)."""
+        """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
     def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:
@@ -127,13 +133,13 @@ class VolumeReader(ImageReader):
             img: exactly one path.
 
         Returns:
-            ``[X, Y, Z]``, float32 except for NIfTI, which has the type of the file; and the metadata.
+            ``[X, Y, Z]``, float32 except for NIfTI, which keeps the type of the file; and the metadata.
 
         Raises:
             FileNotFoundError: if there is no such file, folder or series.
-            ValueError: for several files, another suffix, a file that is truncated or damaged, not one 3D volume,
-                several values a voxel, values that are not finite, a singular, sheared or contradictory affine, and for
-                a folder with several DICOM series or with one that is not a regular grid.
+            ValueError: for several files, another suffix, a file that is truncated or damaged or not one 3D volume,
+                several values per voxel, values that are not finite, a singular, sheared or contradictory affine, and
+                for a folder with several DICOM series or with one that is not a regular grid.
         """
         if len(img) != 1:
             names = ", ".join(str(name) for name in img)
@@ -145,15 +151,15 @@ class VolumeReader(ImageReader):
         return data, meta
 
     def take_last(self, path: str | os.PathLike[str]) -> tuple[Array, Meta]:
-        """Hand out a volume as :meth:`get_data` returned it, without reading it again if it was the last one.
+        """Return a volume as :meth:`get_data` returned it, without reading it again if it was the last one.
 
-        The volume is kept no longer then.
+        The reader does not keep the volume any longer.
 
         Args:
             path: the volume.
 
         Returns:
-            what :meth:`get_data` returns.
+            the values and the metadata, as :meth:`get_data` returns them.
 
         Raises:
             FileNotFoundError: see :meth:`get_data`.
@@ -173,7 +179,7 @@ class VolumeReader(ImageReader):
             raise FileNotFoundError(f"{path}: no such file or folder.")
         elif not is_supported_format(path, VOLUME_SUFFIXES):
             suffixes = ", ".join(VOLUME_SUFFIXES)
-            raise ValueError(f"{path}: not a volume by its name ({suffixes}); of a DICOM series give the folder.")
+            raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
         else:
             data, meta = _read_nifti(path) if is_supported_format(path, NIFTI_SUFFIXES) else _read_itk(path)
         _refuse_bad_values(path, data)
@@ -213,7 +219,7 @@ class VolumeReader(ImageReader):
 
 
 def _is_series(path: Path) -> bool:
-    """Whether the path can only be that of a series in a folder: its name is a UID, and there is no such file."""
+    """Whether the path can only name a series in a folder: its last part is a UID, and no such file exists."""
     return bool(_UID.fullmatch(path.name)) and not path.exists() and path.parent.is_dir()
 
 
@@ -222,9 +228,9 @@ def _read_nifti(path: Path) -> tuple[Array, Meta]:
     with _reading(path):
         image = nib.load(path)
     _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3)
-    _refuse_bad_affine(path, image.affine)  # of the file: MONAI's reader replaces one that contradicts the voxel size
+    _refuse_bad_affine(path, image.affine)  # the file's own: MONAI's reader replaces one that contradicts the voxels
     if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
-        _LOGGER.warning("%s: neither qform nor sform, so left and right are taken by convention; check them.", path)
+        _LOGGER.warning("%s: neither qform nor sform, so left and right follow convention; check them.", path)
     with _reading(path):
         data, meta = reader.get_data(reader.read(path))
     if not np.allclose(meta[MetaKeys.AFFINE], image.affine, rtol=0, atol=1e-3):
@@ -235,7 +241,7 @@ def _read_nifti(path: Path) -> tuple[Array, Meta]:
 def _read_itk(path: Path) -> tuple[Array, Meta]:
     import itk  # takes seconds
 
-    reader = ITKReader(pixel_type=itk.F)  # by itself it knows neither 8-bit signed nor 64-bit integers
+    reader = ITKReader(pixel_type=itk.F)  # without it, 8-bit signed and 64-bit integers cannot be read
     with _reading(path):
         header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         header.SetFileName(str(path))
@@ -249,15 +255,8 @@ def _read_itk(path: Path) -> tuple[Array, Meta]:
     return _three_axes(data, meta)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """One line for whatever a library says of a file that it cannot read."""
-    try:
-        yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # each library and compression raises its own types
-        raise ValueError(f"{path}: truncated, damaged or incomplete; copy it again.") from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_line(f"{path}: truncated, damaged or incomplete; copy it again.")
 
 
 def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
@@ -269,11 +268,11 @@ def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
 def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int) -> None:
     size = " x ".join(str(n) for n in shape)
     if components != 1:
-        raise ValueError(f"{path}: {components} values a voxel (colour or vectors); save one value a voxel.")
+        raise ValueError(f"{path}: {components} values per voxel (colour or vectors); save one value per voxel.")
     if len(shape) < 3 or min(shape[:3]) < 2:
         raise ValueError(f"{path}: {size} voxels are not a volume; give a 3D image of at least two slices.")
     if int(np.prod(shape[3:])) != 1:
-        raise ValueError(f"{path}: {size} voxels are several volumes; save the one to segment as a file of its own.")
+        raise ValueError(f"{path}: {size} voxels are several volumes; save the volume to segment as a file of its own.")
 
 
 def _refuse_bad_affine(path: Path, affine: npt.NDArray[np.float64]) -> None:
@@ -294,4 +293,4 @@ def _refuse_bad_values(path: Path, data: Array) -> None:
         raise ValueError(f"{path}: values of type {data.dtype}; save real numbers.")
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
-        raise ValueError(f"{path}: {count} voxels are not finite numbers; replace them, in CT by -1024 (air).")
+        raise ValueError(f"{path}: {count} voxels are not finite numbers; replace them, in CT with -1024 (air).")

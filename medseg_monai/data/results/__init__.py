@@ -1,4 +1,4 @@
-"""Results of predictions as files: one last step for all bundles, one writer for each kind of file."""
+"""Results of predictions as files: one last step for all bundles, and one writer for each kind of file."""
 
 from .lobe_table import LobeTableWriter, lobe_table, severity_score
 from .masks import NIfTIWriter, PNGWriter, RasterMaskWriter

@@ -1,4 +1,4 @@
-"""A predicted label map with what its input says, in the form that every writer of results takes."""
+"""A predicted label map with the metadata of its input, in the form that every writer of results takes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medseg_monai.data.inputs import case_name
 
 __all__ = ["ResultWriter", "SavedCase", "check_same_grid", "to_case"]
 
-_SAME_AFFINE = 1e-3  # mm; inverse transforms return to the input's grid but for rounding
+_SAME_AFFINE = 1e-3  # mm; inverse transforms return to the input's grid except for rounding
 
 
 @dataclass(frozen=True, eq=False)
 class SavedCase:
-    """A label map in the grid of its input, and the input.
+    """A label map in the grid of its input, with what is known of the input.
 
     Attributes:
         name: stem of the files to write, see :func:`medseg_monai.data.inputs.case_name`.
         source: path of the input.
-        labels: uint8 ``[X, Y, Z]``, of an image ``[H, W]``.
+        labels: uint8, ``[X, Y, Z]`` for a volume and ``[H, W]`` for an image.
         affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
         meta: metadata of the input.
     """
@@ -40,14 +40,14 @@ class SavedCase:
 
 
 class ResultWriter(Protocol):
-    """Writes one kind of file for a case, each file whole or not at all."""
+    """Writes one kind of file for a case, each file completely or not at all."""
 
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the files of a case.
 
         Args:
-            case: what was predicted.
-            folder: where to write; it exists.
+            case: the prediction.
+            folder: an existing folder to write into.
 
         Returns:
             the files written; none if the case has no such result.
@@ -55,15 +55,27 @@ class ResultWriter(Protocol):
 
 
 def to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
-    """Bring a label map together with its input.
+    """Combine a label map with its input.
 
     Args:
-        pred: ``[1, X, Y, Z]``, of an image ``[1, H, W]``, with metadata and whole values from 0 to 255, back in the
-            grid of its input (after ``Invertd``).
-        image: the input, whose metadata tell where the case is from and what its grid was when it was loaded.
+        pred: ``[1, X, Y, Z]`` for a volume and ``[1, H, W]`` for an image, with metadata and integer values from 0 to
+            255, back in the grid of its input (after ``Invertd``).
+        image: the input; its metadata state the file and the grid that it was loaded with.
+
+    Returns:
+        the case for the writers.
 
     Raises:
         ValueError: several channels, values that are not labels, or another grid than the input's.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.data.results.case import to_case
+        >>> image = MetaTensor(torch.zeros(1, 4, 5), meta={"filename_or_obj": "photo.png", "spatial_shape": [4, 5]})
+        >>> case = to_case(image + 1, image)
+        >>> case.name, case.labels.shape, case.labels.dtype.name
+        ('photo', (4, 5), 'uint8')
     """
     meta: Mapping[str, Any] = image.meta  # type: ignore[attr-defined]
     source = str(meta[ImageMetaKey.FILENAME_OR_OBJ])
@@ -77,7 +89,7 @@ def to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
     values = torch.as_tensor(pred)[0].cpu()
     labels = values.to(torch.uint8)
     if not torch.equal(labels.to(values.dtype), values):
-        raise ValueError(f"{source}: expected whole labels from 0 to 255; apply AsDiscreted first.")
+        raise ValueError(f"{source}: expected integer labels from 0 to 255; apply AsDiscreted first.")
     return SavedCase(case_name(source), source, labels.numpy(), affine, meta)
 
 
@@ -91,11 +103,11 @@ def check_same_grid(
     """Refuse an array that does not lie in the grid of a case.
 
     Args:
-        name: what to call the array in the message.
-        shape: its spatial shape.
-        affine: its affine.
-        expected_shape: that of the case.
-        expected_affine: that of the case.
+        name: name of the array for the message.
+        shape: spatial shape of the array.
+        affine: affine of the array.
+        expected_shape: spatial shape of the case.
+        expected_affine: affine of the case.
 
     Raises:
         ValueError: another shape, or an affine that differs by more than 0.001 mm.

@@ -1,4 +1,4 @@
-"""The savers of bundles made before :class:`SaveResultsd`, so that a copy of such a bundle still writes its results."""
+"""The savers of bundles from before :class:`SaveResultsd`, so that a copy of such a bundle still writes its results."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SaveDicomSegd(SaveResultsd):
 
 
 class SaveRadiographSegd(SaveDicomSegd):
-    """:class:`SaveDicomSegd` of a radiograph, which it told from a series by its name."""
+    """:class:`SaveDicomSegd` for radiographs, which once needed a saver of their own."""
 
 
 class SaveLobeTabled(SaveResultsd):
@@ -101,21 +101,22 @@ class SaveLobeTabled(SaveResultsd):
 
 
 def name_radiograph(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
-    """Name a mask as its image; the ``output_name_formatter`` of MONAI's ``SaveImage``.
+    """Give a mask the name of its image; an ``output_name_formatter`` for MONAI's ``SaveImage``.
 
     Args:
-        meta: of the mask, with the file it is of.
-        saver: the transform that asks.
+        meta: metadata of the mask, with the file of the image.
+        saver: the transform that calls this function.
     """
-    # MONAI takes the last ending off, whatever it is
+    # MONAI removes the last ending, whatever it is
     return {"subject": f"{case_name(str(meta['filename_or_obj']))}.png", "idx": meta.get("patch_index")}
 
 
 class SaveByMonai:
-    """MONAI's ``SaveImaged`` with the face of :class:`SaveResultsd`.
+    """MONAI's ``SaveImaged`` with the interface of :class:`SaveResultsd`.
 
     Args:
-        transform: what writes the files; it must leave their paths in the metadata (``savepath_in_metadict``).
+        transform: the transform that writes the files; it must add their paths to the metadata
+            (``savepath_in_metadict``).
     """
 
     def __init__(self, transform: SaveImaged) -> None:
@@ -126,7 +127,7 @@ class SaveByMonai:
 
         Args:
             data: item with the label map.
-            output_dir: folder to write into instead of the transform's own.
+            output_dir: folder to write into instead of the transform's own folder.
         """
         if output_dir is not None:
             self.transform.saver.folder_layout.output_dir = str(output_dir)
@@ -135,13 +136,13 @@ class SaveByMonai:
 
 
 def split_savers(transforms: Sequence[Any]) -> tuple[list[Any], list[SaveResultsd | SaveByMonai]]:
-    """Take the steps that write results out of a postprocessing.
+    """Separate the steps of a postprocessing that write results from the other steps.
 
     Args:
         transforms: the steps of the postprocessing.
 
     Returns:
-        the steps that make the result, and those that write it.
+        the steps that compute the result, and the steps that write it.
     """
     steps: list[Any] = []
     savers: list[SaveResultsd | SaveByMonai] = []

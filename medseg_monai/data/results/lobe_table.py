@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Counts = npt.NDArray[np.int64]
 
 EMPHYSEMA_HU = -950.0
-"""Voxels under this value count as emphysema (the usual threshold on inspiratory CT)."""
+"""Voxels below this value count as emphysema (the usual threshold on inspiratory CT)."""
 
 ALL_LOBES = "all lobes"
 
@@ -42,29 +42,40 @@ def lobe_table(
 ) -> list[Row]:
     """Measure each lobe of a label map.
 
-    The sums run plane by plane along the first axis, in double precision, so the memory is that of the arguments.
+    The sums are computed plane by plane along the first axis, in double precision, so they need hardly more memory than
+    the arguments.
 
     Args:
         labels: ``[X, Y, Z]``, integers, 0 for background and 1 to ``len(names)``; ``uint8`` saves memory.
         hu: the scan in Hounsfield units, of the same shape.
-        affine: ``[4, 4]`` (or ``[3, 3]``) from voxel indices to mm; the volume of a voxel is its determinant.
+        affine: ``[4, 4]`` (or ``[3, 3]``) from voxel indices to mm; its determinant is the volume of a voxel.
         names: name of label 1, of label 2, and so on.
         infection: mask of the same shape, 0 and 1. Only voxels inside a lobe count.
 
     Returns:
-        a row for each of ``names``, in their order, and a last one named ``"all lobes"`` with ``label`` ``None``:
+        a row for each of ``names``, in their order, and a last row named ``"all lobes"`` with ``label`` ``None``:
 
         - ``label``, ``name``;
         - ``volume_ml``: 0 if the lobe is absent;
         - ``mean_hu``: mean of the scan in the lobe, ``None`` if it is absent;
-        - ``percent_below_950_hu``: percentage of the lobe strictly under -950 HU, ``None`` if it is absent;
-        - ``percent_infected``, with a mask only: percentage of the lobe that is infected, ``None`` if it is absent;
-        - ``severity_score``, with a mask only: 0 to 5 (see :func:`severity_score`), ``None`` if the lobe is absent; in
-          the last row the sum over the lobes that are present, 0 to 25 for five, and not the score of the whole.
+        - ``percent_below_950_hu``: percentage of the lobe that is strictly below -950 HU, ``None`` if it is absent;
+        - ``percent_infected``, only with a mask: percentage of the lobe that is infected, ``None`` if it is absent;
+        - ``severity_score``, only with a mask: 0 to 5 (see :func:`severity_score`), ``None`` if the lobe is absent. In
+          the last row it is the sum over the lobes that are present, 0 to 25 for five lobes, and not the score of the
+          whole lung.
 
     Raises:
         ValueError: for arrays of different shapes, labels without a name, a mask with other values than 0 and 1, or
-            Hounsfield units of a lobe that are not finite.
+            values inside a lobe that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.data.results import lobe_table
+        >>> labels = np.array([[[0, 1, 1, 2]]])
+        >>> scan = np.array([[[-1000.0, -800.0, -960.0, -700.0]]])
+        >>> rows = lobe_table(labels, scan, affine=np.eye(4), names=["upper lobe", "lower lobe"])
+        >>> [(row["name"], row["mean_hu"]) for row in rows]
+        [('upper lobe', -880.0), ('lower lobe', -700.0), ('all lobes', -820.0)]
     """
     _refuse_other_shapes(labels.shape, {"scan": hu.shape, "infection mask": getattr(infection, "shape", labels.shape)})
     size = len(names) + 1
@@ -81,7 +92,7 @@ def lobe_table(
         infected += np.bincount(lobe[mask], minlength=size)
     if not np.isfinite(sums).all():
         raise ValueError(
-            "The scan has values inside the lobes that are not finite; replace them, in CT by -1024 (air)."
+            "The scan has values inside the lobes that are not finite; replace them, in CT with -1024 (air)."
         )
     voxel_ml = abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000
     whole = [values.sum() for values in (counts, sums, below, infected)]
@@ -101,8 +112,8 @@ def lobe_table(
 def severity_score(percent: float) -> int:
     """The CT severity score of a lobe from the percentage of it that is infected.
 
-    The published classes are whole percentages (0; under 5; 5 to 25; 26 to 50; 51 to 75; over 75), as a radiologist
-    estimates them. A measured percentage needs bounds without gaps, so a class reaches to its published upper bound:
+    The published classes are whole percentages (0; below 5; 5 to 25; 26 to 50; 51 to 75; above 75), as a radiologist
+    estimates them. A measured percentage needs bounds without gaps, so each class ends at its published upper bound:
 
     ===== ====================
     score percent infected, p
@@ -118,14 +129,22 @@ def severity_score(percent: float) -> int:
     Args:
         percent: 0 to 100.
 
+    Returns:
+        0 to 5.
+
     Raises:
         ValueError: for a number outside 0 to 100.
 
-    Source: Prokop et al., "CO-RADS", Radiology 2020, 296(2), which the CTSU-Net paper's introduction describes: each
-    lobe from 0 to 5, summed to 0 to 25.
+    Example:
+        >>> from medseg_monai.data.results import severity_score
+        >>> [severity_score(percent) for percent in (0, 0.1, 25, 25.1, 100)]
+        [0, 1, 2, 3, 5]
+
+    Source: Prokop et al., "CO-RADS", Radiology 2020, 296(2), as described in the introduction of the CTSU-Net paper:
+    each lobe scores 0 to 5, and the sum is 0 to 25.
     """
     if not 0 <= percent <= 100:
-        raise ValueError(f"A percentage is from 0 to 100, got {percent}.")
+        raise ValueError(f"A percentage must be from 0 to 100, got {percent}.")
     if percent < 5:
         return int(percent > 0)
     return next((score for score, bound in _SCORE_BOUNDS if percent <= bound), 5)
@@ -135,19 +154,19 @@ def write_lobe_json(path: str | os.PathLike[str], rows: Sequence[Mapping[str, An
     """Write the table as JSON, ``{"lobes": [...], "all_lobes": {...}}``, all or nothing.
 
     Args:
-        path: the file; its folder is made when missing.
-        rows: what :func:`lobe_table` returned.
+        path: the file; its folder is created if it is missing.
+        rows: the rows from :func:`lobe_table`.
     """
     content = {"lobes": rows[:-1], "all_lobes": rows[-1]}
     write_json(path, content, allow_nan=False)
 
 
 def write_lobe_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table as CSV, one line for each row and an empty field for ``None``, all or nothing.
+    """Write the table as CSV, all or nothing, with one line for each row and an empty field for ``None``.
 
     Args:
-        path: the file; its folder is made when missing.
-        rows: what :func:`lobe_table` returned.
+        path: the file; its folder is created if it is missing.
+        rows: the rows from :func:`lobe_table`.
     """
     write_csv(path, rows, list(rows[0]))
 
@@ -157,17 +176,28 @@ class LobeTableWriter:
 
     Args:
         names: name of label 1, of label 2, and so on.
-        reader: the reader that loaded the image. With ``keep_last`` it still has the scan's Hounsfield units, which the
-            item has lost to rescaling; otherwise the scan is read again.
-        infection_dir: folder with an infection mask (0 and 1, in the grid of the scan) for each case, named as the scan
-            is, such as ``case.nii.gz``; without it there is no severity score.
+        reader: the reader that loaded the image. With ``keep_last`` it still holds the Hounsfield units of the scan,
+            which preprocessing has rescaled in the item; otherwise the scan is read again.
+        infection_dir: folder with an infection mask (0 and 1, in the grid of the scan) for each case, with the name of
+            the scan, such as ``case.nii.gz``; without the folder there is no severity score.
 
     Raises:
         FileNotFoundError: there is no such folder.
 
     Example:
-        >>> from medseg_monai.data import LUNG_LOBES, LobeTableWriter, VolumeReader
-        >>> writer = LobeTableWriter([lobe.name for lobe in LUNG_LOBES], VolumeReader(keep_last=True))
+        >>> import tempfile
+        >>> from monai.transforms import LoadImaged
+        >>> from medseg_monai.data import LUNG_LOBES, LobeTableWriter, SaveResultsd, VolumeReader
+        >>> from medseg_monai.phantoms import write_thorax_phantoms
+        >>> reader = VolumeReader(keep_last=True)
+        >>> writer = LobeTableWriter([lobe.name for lobe in LUNG_LOBES], reader)
+        >>> load = LoadImaged(["pred", "image"], reader=reader, ensure_channel_first=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_thorax_phantoms(folder, counts={"test": 1}, size=(32, 32, 32), seed=0)
+        ...     scan, lobes = (f"{folder}/{name}/phantom_0001.nii.gz" for name in ("images", "labels"))
+        ...     save = SaveResultsd("pred", folder, writers=[writer])
+        ...     [path.name for path in save.save(load({"image": scan, "pred": lobes}))]
+        ['phantom_0001_lobes.json', 'phantom_0001_lobes.csv']
     """
 
     def __init__(
@@ -187,8 +217,8 @@ class LobeTableWriter:
         """Write both files.
 
         Args:
-            case: what was predicted of a scan, ``[X, Y, Z]``.
-            folder: where to write.
+            case: the prediction for a scan, ``[X, Y, Z]``.
+            folder: folder to write into.
 
         Raises:
             FileNotFoundError: there is no infection mask for the case.
@@ -216,7 +246,7 @@ class LobeTableWriter:
         found = sorted(path for path in folder.glob("*") if path.is_file() and case_name(path) == name)
         if not found:
             raise FileNotFoundError(
-                f"{folder}: no infection mask for '{name}'; add {name}.nii.gz or leave the folder out."
+                f"{folder}: no infection mask for '{name}'; add {name}.nii.gz, or do not give the folder."
             )
         if len(found) > 1:
             raise ValueError(f"{folder}: several infection masks for '{name}': {', '.join(p.name for p in found)}.")
@@ -232,11 +262,11 @@ def _refuse_other_shapes(shape: tuple[int, ...], others: Mapping[str, tuple[int,
 def _voxels_of_lobes(
     labels: npt.NDArray[np.integer], hu: npt.NDArray[np.floating], infection: npt.NDArray[np.generic] | None
 ) -> Iterator[tuple[npt.NDArray[np.integer], npt.NDArray[np.floating], npt.NDArray[np.bool_]]]:
-    """Label, value and infection of the voxels of each plane that lie in a lobe."""
+    """Label, value and infection of the voxels inside a lobe, plane by plane."""
     masks: Iterable[npt.NDArray[np.generic] | None] = [None] * len(labels) if infection is None else infection
     for plane, values, mask in zip(labels, hu, masks, strict=True):
         if mask is not None and not np.isin(mask, (0, 1)).all():
-            raise ValueError("An infection mask has the values 0 and 1; choose the label of the infection first.")
+            raise ValueError("An infection mask must have the values 0 and 1; choose the label of the infection first.")
         inside = plane != 0
         infected = np.zeros(plane.shape, dtype=bool) if mask is None else mask != 0
         yield plane[inside], values[inside], infected[inside]

@@ -1,4 +1,4 @@
-"""Masks as files: PNG in the image's own size and orientation, NIfTI in the scan's own grid."""
+"""Masks as files: PNG in the image's own size and orientation, and NIfTI in the scan's own grid."""
 
 from __future__ import annotations
 
@@ -21,32 +21,45 @@ from medseg_monai.files import atomic_path
 
 from .case import SavedCase
 
-__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti"]
+__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti", "write_volume_nifti"]
 
 
 class RasterMaskWriter(ImageWriter):
     """MONAI writer of one 2D label map, ``[1, H, W]`` with rows first, as an 8-bit grey PNG.
 
     The counterpart of :class:`medseg_monai.data.RasterReader`: the mask has exactly the pixels of the image, in
-    the same order, and carries the same EXIF orientation tag (if it is not 1). Nothing is resampled, clipped or
-    rounded: a map of another size than the image, or with other values than labels, is refused.
+    the same order, and the same EXIF orientation tag (if it is not 1). Nothing is resampled, clipped or rounded: a map
+    of another size than the image, or with other values than labels, is refused.
 
-    The file appears whole or not at all: it is written under a temporary name in the same folder and then renamed.
+    The file is written completely or not at all: it gets a temporary name in the same folder and is then renamed.
 
-    ``SaveImaged`` drives it so (MONAI turns every error of a writer into a ``RuntimeError`` that quotes it)::
+    ``SaveImaged`` uses it like this (MONAI turns every error of a writer into a ``RuntimeError`` that quotes it)::
 
         {"_target_": "SaveImaged", "keys": "pred", "writer": "medseg_monai.data.results.masks.RasterMaskWriter",
          "output_dir": "@output_dir", "output_ext": ".png", "output_postfix": "", "separate_folder": false,
          "resample": false, "scale": 255, "print_log": false}
 
     Args:
-        output_dtype: ``uint8``, which ``SaveImaged`` sets for PNG; nothing else exists.
+        output_dtype: ``uint8``, which ``SaveImaged`` sets for PNG; no other type is supported.
         scale: grey value of the foreground of a binary map (values 0 and 1), 1 to 255; ``None`` writes the class
             indices as they are. The name is that of ``SaveImaged``'s option.
-        kwargs: further attributes, as MONAI's base class takes them.
+        kwargs: further attributes for MONAI's base class.
 
     Raises:
         ValueError: for another ``output_dtype`` or ``scale``.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from medseg_monai.data import RasterMaskWriter
+        >>> writer = RasterMaskWriter(scale=255)
+        >>> writer.set_data_array(np.eye(2)[None])
+        >>> writer.set_metadata({"spatial_shape": (2, 2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writer.write(f"{folder}/mask.png")
+        ...     np.asarray(Image.open(f"{folder}/mask.png")).tolist()
+        [[255, 0], [0, 255]]
     """
 
     def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, **kwargs: Any) -> None:
@@ -63,13 +76,13 @@ class RasterMaskWriter(ImageWriter):
         """Take the label map.
 
         Args:
-            data_array: ``[1, H, W]``, or ``[H, W]`` with ``channel_dim=None``; any numeric type with whole values.
-            channel_dim: where the single channel stands.
-            kwargs: MONAI's other options, which have no meaning here.
+            data_array: ``[1, H, W]``, or ``[H, W]`` with ``channel_dim=None``; any numeric type with integer values.
+            channel_dim: axis of the single channel.
+            kwargs: MONAI's other options, which have no effect here.
 
         Raises:
-            ValueError: for several channels, another number of dimensions, an empty map, values that are not whole, or
-                values outside 0..255 (with ``scale``: other than 0 and 1).
+            ValueError: for several channels, another number of dimensions, an empty map, values that are not integers,
+                or values outside 0..255 (with ``scale``: other than 0 and 1).
         """
         data = convert_data_type(data_array, np.ndarray)[0]
         labels = data if channel_dim is None else np.moveaxis(data, channel_dim, 0)
@@ -81,7 +94,7 @@ class RasterMaskWriter(ImageWriter):
         lowest_found, highest_found = labels.min(), labels.max()
         if not (lowest_found >= 0 and highest_found <= highest and (labels == labels.astype(np.uint8)).all()):
             found = f"{lowest_found} to {highest_found}"
-            raise ValueError(f"Expected whole labels from 0 to {highest}, got {found}; apply AsDiscreted first.")
+            raise ValueError(f"Expected integer labels from 0 to {highest}, got {found}; apply AsDiscreted first.")
         self.mask = labels.astype(np.uint8) * np.uint8(self.foreground_value or 1)
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, **options: Any) -> None:
@@ -89,10 +102,10 @@ class RasterMaskWriter(ImageWriter):
 
         Args:
             meta_dict: the image's metadata; ``"spatial_shape"`` (H, W) and ``"exif_orientation"`` are read if present.
-            options: MONAI's resampling options; nothing is ever resampled.
+            options: MONAI's resampling options, which have no effect: nothing is resampled.
 
         Raises:
-            ValueError: if the label map has not the size of the image.
+            ValueError: if the label map does not have the size of the image.
         """
         meta = meta_dict or {}
         shape = meta.get(MetaKeys.SPATIAL_SHAPE)
@@ -107,12 +120,12 @@ class RasterMaskWriter(ImageWriter):
 
         Args:
             filename: path with the ending ``.png``; an existing file is replaced.
-            verbose: whether MONAI's logger names the file.
-            kwargs: MONAI's other options, which have no meaning here.
+            verbose: whether MONAI's logger reports the file.
+            kwargs: MONAI's other options, which have no effect here.
 
         Raises:
             ValueError: for another ending, or before :meth:`set_data_array`.
-            OSError: if the file cannot be written; no part of it stays behind, and an older file stays as it was.
+            OSError: if the file cannot be written; no part of it remains, and an older file stays unchanged.
         """
         super().write(filename, verbose=verbose)
         path = Path(filename)
@@ -148,8 +161,15 @@ class PNGWriter:
         ValueError: for another ``scale``.
 
     Example:
-        >>> from medseg_monai.data import PNGWriter
-        >>> writer = PNGWriter(scale=255)
+        >>> import tempfile
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.data import PNGWriter, SaveResultsd
+        >>> photo = MetaTensor(torch.zeros(1, 4, 5), meta={"filename_or_obj": "photo.jpg", "spatial_shape": [4, 5]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save = SaveResultsd("pred", folder, writers=[PNGWriter(scale=255)])
+        ...     [path.name for path in save.save({"image": photo, "pred": photo > 0})]
+        ['photo.png']
     """
 
     def __init__(self, scale: int | None = None) -> None:
@@ -160,11 +180,11 @@ class PNGWriter:
         """Write the PNG.
 
         Args:
-            case: what was predicted, ``[H, W]``.
-            folder: where to write.
+            case: the prediction, ``[H, W]``.
+            folder: folder to write into.
 
         Raises:
-            ValueError: a volume, or labels that are neither 0 nor 1 where ``scale`` is given.
+            ValueError: a volume, or labels other than 0 and 1 if ``scale`` is given.
             OSError: the file cannot be written.
         """
         path = folder / f"{case.name}.png"
@@ -178,19 +198,26 @@ class PNGWriter:
 class NIfTIWriter:
     """Write the label map of a volume as ``<name>.nii.gz``: uint8, in the grid of the input, with the input's affine.
 
-    The same label map gives the same bytes.
+    The same label map always gives the same bytes.
 
     Example:
-        >>> from medseg_monai.data import NIfTIWriter
-        >>> writer = NIfTIWriter()
+        >>> import tempfile
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.data import NIfTIWriter, SaveResultsd
+        >>> scan = MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": "ct.nrrd", "spatial_shape": [4, 5, 6]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save = SaveResultsd("pred", folder, writers=[NIfTIWriter()])
+        ...     [path.name for path in save.save({"image": scan, "pred": scan > 0})]
+        ['ct.nii.gz']
     """
 
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the NIfTI file.
 
         Args:
-            case: what was predicted, ``[X, Y, Z]``.
-            folder: where to write.
+            case: the prediction, ``[X, Y, Z]``.
+            folder: folder to write into.
 
         Raises:
             OSError: the file cannot be written.
@@ -203,11 +230,11 @@ class NIfTIWriter:
 def write_label_nifti(
     path: str | os.PathLike[str], labels: npt.NDArray[np.integer[Any]], affine: npt.ArrayLike
 ) -> None:
-    """Write a label map as a compressed NIfTI file of uint8, whole or not at all; the same map gives the same bytes.
+    """Write a label map as a compressed NIfTI file of uint8, all or nothing; the same map gives the same bytes.
 
     Args:
-        path: file to write or replace, named ``.nii.gz``.
-        labels: ``[X, Y, Z]``, whole numbers from 0 to 255.
+        path: file to write or replace, with the ending ``.nii.gz``.
+        labels: ``[X, Y, Z]``, integers from 0 to 255.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
 
     Raises:
@@ -221,12 +248,26 @@ def write_label_nifti(
         >>> from medseg_monai.data.results.masks import write_label_nifti
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_label_nifti(Path(folder, "a.nii.gz"), np.ones((2, 3, 4), np.uint8), np.diag([1, 1, 2, 1]))
-        ...     nib.load(Path(folder, "a.nii.gz")).header.get_zooms()
-        (np.float32(1.0), np.float32(1.0), np.float32(2.0))
+        ...     [float(edge) for edge in nib.load(Path(folder, "a.nii.gz")).header.get_zooms()]
+        [1.0, 1.0, 2.0]
     """
-    image = NibabelWriter.create_backend_obj(
-        np.asarray(labels, dtype=np.uint8), affine=np.asarray(affine, dtype=np.float64), dtype=np.uint8
-    )
+    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine)
+
+
+def write_volume_nifti(
+    path: str | os.PathLike[str], values: npt.NDArray[np.number[Any]], affine: npt.ArrayLike
+) -> None:
+    """Write a volume as a compressed NIfTI file, whole or not at all; the same volume gives the same bytes.
+
+    Args:
+        path: file to write or replace, named ``.nii.gz``.
+        values: ``[X, Y, Z]``; the file has their type.
+        affine: ``[4, 4]`` from voxel indices to mm in RAS.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    image = NibabelWriter.create_backend_obj(values, affine=np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     with (
         atomic_path(path) as temporary,

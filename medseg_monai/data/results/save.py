@@ -1,4 +1,4 @@
-"""The last step of a bundle's postprocessing: what was predicted of a case goes to files."""
+"""The last step of a bundle's postprocessing: writing the prediction of a case to files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["SaveResultsd"]
 
 
 class SaveResultsd(MapTransform):
-    """Write the results of a case, one writer for each kind of file.
+    """Write the results of a case, with one writer for each kind of file.
 
-    As a transform it writes and returns the item as it is. :meth:`save` does the same and says what it wrote, so that a
-    runner can keep the step for later and report the files.
+    As a transform it writes the files and returns the item unchanged. :meth:`save` writes them too and returns their
+    paths, so that a runner can write later and report the files.
 
-    The label map must be back in the input's grid (after ``Invertd``): shape and affine are compared with those that
-    the input had when it was loaded, and nothing is resampled. Each file appears whole or not at all.
+    The label map must be back in the input's grid (after ``Invertd``): its shape and affine are compared with those
+    that the input had when it was loaded, and nothing is resampled. Each file is written completely or not at all.
 
     Args:
-        keys: one key, the label map ``[1, X, Y, Z]`` (of images ``[1, H, W]``) with metadata and whole values from 0 to
-            255.
-        output_dir: folder of the files, made when missing.
-        writers: what to write, in this order: :class:`PNGWriter`, :class:`NIfTIWriter`, :class:`DicomSegWriter`,
+        keys: one key, that of the label map ``[1, X, Y, Z]`` (for images ``[1, H, W]``) with metadata and integer
+            values from 0 to 255.
+        output_dir: folder of the files; it is created if it is missing.
+        writers: the writers, in their order: :class:`PNGWriter`, :class:`NIfTIWriter`, :class:`DicomSegWriter`,
             :class:`LobeTableWriter`, or any :class:`~medseg_monai.data.results.case.ResultWriter`.
-        image_key: the input image; its metadata tell where the case is from.
+        image_key: key of the input image; its metadata state where the case comes from.
 
     Raises:
-        ValueError: for several keys, whose files would have the same names.
+        ValueError: for several keys, since their files would have the same names.
 
     Example:
         >>> import tempfile
@@ -57,7 +57,7 @@ class SaveResultsd(MapTransform):
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 1:
-            raise ValueError(f"{type(self).__name__} writes one label map a case, got keys={self.keys}.")
+            raise ValueError(f"{type(self).__name__} writes one label map per case, got keys={self.keys}.")
         self.output_dir = os.fspath(output_dir)
         self.writers = tuple(writers)
         self.image_key = image_key
@@ -72,10 +72,10 @@ class SaveResultsd(MapTransform):
 
         Args:
             data: item with the label map and the image.
-            output_dir: folder to write into instead of the transform's own.
+            output_dir: folder to write into instead of the transform's own folder.
 
         Returns:
-            the files written.
+            the files that were written.
 
         Raises:
             ValueError: the label map is not in the grid of its input, or has values that are not labels.

@@ -16,9 +16,9 @@ __all__ = ["DicomSegWriter"]
 
 
 class DicomSegWriter:
-    """Write the label map of a DICOM series or radiograph as ``<name>.seg.dcm``; another input gets no such file.
+    """Write the label map of a DICOM series or radiograph as ``<name>.seg.dcm``; other inputs get no such file.
 
-    The readers of this package note the DICOM files of an image in its metadata. See
+    The readers of this package record the DICOM files of an image in its metadata. See
     :func:`medseg_monai.data.write_dicom_seg` and :func:`medseg_monai.data.write_radiograph_seg`.
 
     Args:
@@ -27,10 +27,18 @@ class DicomSegWriter:
         algorithm_version: its version.
 
     Example:
-        >>> from medseg_monai.data import LUNGS, DicomSegWriter
+        >>> import tempfile
+        >>> from monai.transforms import LoadImaged
+        >>> from medseg_monai.data import LUNGS, DicomSegWriter, RadiographReader, SaveResultsd
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
         >>> writer = DicomSegWriter(LUNGS, algorithm_name="lung_cxr_rescrnet", algorithm_version="0.1.0")
-        >>> [segment.name for segment in writer.segments]
-        ['lungs']
+        >>> load = LoadImaged("image", reader=RadiographReader(), ensure_channel_first=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 1}, size=(64, 80), seed=0, image_format="dicom")
+        ...     image = load({"image": f"{folder}/images/phantom_0001.dcm"})["image"]
+        ...     save = SaveResultsd("pred", folder, writers=[writer])
+        ...     [path.name for path in save.save({"image": image, "pred": image > 128})]
+        ['phantom_0001.seg.dcm']
     """
 
     def __init__(self, segments: Sequence[Segment], *, algorithm_name: str, algorithm_version: str) -> None:
@@ -42,8 +50,8 @@ class DicomSegWriter:
         """Write the DICOM SEG, if the input was DICOM.
 
         Args:
-            case: what was predicted, of a series ``[X, Y, Z]`` or of a radiograph ``[H, W]``.
-            folder: where to write.
+            case: the prediction, ``[X, Y, Z]`` for a series or ``[H, W]`` for a radiograph.
+            folder: folder to write into.
 
         Raises:
             ValueError: the source lacks what a SEG needs.

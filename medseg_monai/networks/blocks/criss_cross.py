@@ -9,24 +9,25 @@ from torch import nn
 __all__ = ["SIMILARITY_NORMS", "CrissCrossAttention3d"]
 
 SIMILARITY_NORMS = ("none", "voxel")
-"""``"none"`` is the paper's Eq. 3; ``"voxel"`` is what the authors' published code does."""
+"""``"none"`` is the paper's Eq. 3; ``"voxel"`` is the normalisation of the authors' published code."""
 
 
 class CrissCrossAttention3d(nn.Module):
     """Recurrent criss-cross attention: each voxel gathers from the three axis lines through it, ``recurrence`` times.
 
     One step computes for each voxel ``i`` the similarities ``theta(z_i) . phi(z_j) + max(0, omega(mu_i) . rho(mu_j))``
-    to the ``D + H + W - 2`` voxels ``j`` of its criss-cross set (the three lines, itself once), their softmax ``a_ij``,
-    and ``z_i + r(sum_j a_ij g(z_j))``. All steps share their weights; three of them reach the whole map. Batch
-    normalisation and ReLU follow the last step, as in the authors' code (the paper is silent).
+    to the ``D + H + W - 2`` voxels ``j`` of its criss-cross set (the three lines, with the voxel itself once), their
+    softmax ``a_ij``, and ``z_i + r(sum_j a_ij g(z_j))``. All steps share their weights; after three steps each voxel
+    has seen the whole map. Batch normalisation and ReLU follow the last step, as in the authors' code (the paper is
+    silent).
 
     The work is done by dense products along each axis: time and memory grow as ``O(C N (D + H + W))`` for a map of
     ``N`` voxels, without a graph and without an ``N x N`` matrix.
 
-    The authors' code has two traits that the paper does not state. Its linear maps have a bias; so have these. It
-    divides appearance and geometry each by their L2 norm over all voxels of the map, for the k-th neighbour of every
-    voxel at a time (neighbours in ascending order of their index in the map): ``similarity_norm="voxel"``. That makes
-    the attention nearly uniform and dependent on the size of the map, so the paper's formula is the default.
+    The authors' code differs from the paper in two ways. Its linear maps have a bias, and so do the ones here. It also
+    divides appearance and geometry each by their L2 norm over all voxels of the map, separately for the k-th neighbour
+    of every voxel (neighbours in ascending order of their index in the map): that is ``similarity_norm="voxel"``. It
+    makes the attention nearly uniform and dependent on the size of the map, so the paper's formula is the default.
 
     Args:
         channels: channels of the input and of the output.
@@ -36,13 +37,21 @@ class CrissCrossAttention3d(nn.Module):
         similarity_norm: ``"none"`` or ``"voxel"``.
 
     Raises:
-        ValueError: for another ``similarity_norm``.
+        ValueError: ``similarity_norm`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import CrissCrossAttention3d
+        >>> attention = CrissCrossAttention3d(channels=4, embedding_channels=2)
+        >>> centers = [torch.linspace(-0.5, 0.5, edge)[None] for edge in (3, 4, 5)]  # of depth, height and width
+        >>> attention(torch.zeros(1, 4, 3, 4, 5), centers).shape
+        torch.Size([1, 4, 3, 4, 5])
 
     Source: Xie et al., "Contextual Two-Stage U-Nets for Robust Pulmonary Lobe Segmentation in CT Scans of COVID-19 and
     COPD Patients", Section III-C, Eq. 3 to 5; DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, models.py.
     """
 
-    __constants__ = ["geometric"]  # so that TorchScript leaves out the branch that has no weights
+    __constants__ = ["geometric"]  # TorchScript then leaves out the branch that has no weights
 
     def __init__(
         self,
@@ -74,8 +83,8 @@ class CrissCrossAttention3d(nn.Module):
 
         Args:
             x: features of shape ``[B, channels, D, H, W]``.
-            centers: for each axis the coordinates ``[B, D]``, ``[B, H]`` and ``[B, W]`` of the receptive fields'
-                centres in the scan, from -0.5 to 0.5.
+            centers: coordinates ``[B, D]``, ``[B, H]`` and ``[B, W]`` along each axis of the centres of the receptive
+                fields in the scan, from -0.5 to 0.5.
 
         Returns:
             features of the same shape.
@@ -100,7 +109,7 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _grid(centers: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Coordinates of every voxel, three tensors ``[B, D, H, W]``."""
+    """Compute the coordinates of every voxel, three tensors ``[B, D, H, W]``."""
     z, y, x = centers[0], centers[1], centers[2]
     shape = [z.shape[0], z.shape[1], y.shape[1], x.shape[1]]
     return [
@@ -111,7 +120,7 @@ def _grid(centers: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _line_products(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Products of each voxel with those on its lines, ``[B, D, H, W, D + H + W]``; itself comes up in all three."""
+    """Multiply each voxel with those on its lines, ``[B, D, H, W, D + H + W]``; it is itself part of all three."""
     along_z = torch.matmul(queries.permute(0, 2, 3, 1, 4), keys.permute(0, 2, 3, 4, 1)).permute(0, 3, 1, 2, 4)
     along_y = torch.matmul(queries.permute(0, 1, 3, 2, 4), keys.permute(0, 1, 3, 4, 2)).permute(0, 1, 3, 2, 4)
     along_x = torch.matmul(queries, keys.transpose(-1, -2))
@@ -119,7 +128,7 @@ def _line_products(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def _gather_lines(attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum the values on the lines by attention: ``[B, D, H, W, L]`` and ``[B, D, H, W, C]`` give ``[B, C, …]``."""
+    """Sum values ``[B, D, H, W, C]`` on the lines with weights ``[B, D, H, W, L]``, to ``[B, C, D, H, W]``."""
     depth, height, width = values.shape[1], values.shape[2], values.shape[3]
     to_z, to_y, to_x = torch.split(attention, [depth, height, width], dim=-1)
     along_z = torch.matmul(to_z.permute(0, 2, 3, 1, 4), values.permute(0, 2, 3, 1, 4)).permute(0, 3, 1, 2, 4)
@@ -128,7 +137,7 @@ def _gather_lines(attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor
 
 
 def _repeats(x: torch.Tensor) -> torch.Tensor:
-    """Where a line's entry is the voxel itself for the second or third time: ``[D, H, W, D + H + W]``."""
+    """Mark the line entries that are the voxel itself for the second or third time, ``[D, H, W, D + H + W]``."""
     depth, height, width = x.shape[2], x.shape[3], x.shape[4]
     shape = [depth, height, width]
     first = torch.zeros(depth, dtype=torch.bool, device=x.device).expand(shape + [depth])  # noqa: RUF005 - TorchScript
@@ -139,7 +148,7 @@ def _repeats(x: torch.Tensor) -> torch.Tensor:
 
 
 def _slots(depth: int, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Rank of each line entry in the voxel's criss-cross set, by index in the map: ``[D, H, W, D + H + W]``."""
+    """Rank the entries of the lines in the voxel's criss-cross set by index in the map, ``[D, H, W, D + H + W]``."""
     z = torch.arange(depth, device=device)[:, None, None, None]
     y = torch.arange(height, device=device)[None, :, None, None]
     x = torch.arange(width, device=device)[None, None, :, None]
@@ -160,7 +169,7 @@ def _slots(depth: int, height: int, width: int, device: torch.device) -> torch.T
 
 
 def _divide_by_slot_norms(similarity: torch.Tensor) -> torch.Tensor:
-    """Divide by the L2 norm over all voxels of a map, one norm for each rank in the criss-cross set."""
+    """Divide by the L2 norm over all voxels of a map, with one norm for each rank in the criss-cross set."""
     batch, depth, height, width, lines = similarity.shape
     slots = _slots(depth, height, width, similarity.device).reshape(1, -1).expand(batch, -1)
     once = similarity.masked_fill(_repeats(similarity[..., 0].unsqueeze(1)), 0.0).reshape(batch, -1)

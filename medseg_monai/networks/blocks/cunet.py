@@ -1,4 +1,4 @@
-"""The contextualized U-Net (CU-Net), of which CTSU-Net has two."""
+"""The contextualized U-Net (CU-Net); CTSU-Net consists of two."""
 
 from __future__ import annotations
 
@@ -19,24 +19,33 @@ class CUNet(nn.Module):
     """3D U-Net of three levels with criss-cross attention after the bridge and two heads, for lobes and their borders.
 
     Each level has two 3x3x3 convolutions without bias, each followed by batch normalisation and ReLU. Max pooling
-    halves the size, trilinear interpolation (``align_corners=True``) doubles it, and the skip connection is
-    concatenated behind the upsampled features, its centre cropped to their size. Kernels are initialised after He et
-    al.
+    halves the size and trilinear interpolation (``align_corners=True``) doubles it. The skip connection is cropped
+    around its centre to the size of the upsampled features and concatenated behind them. Kernels are initialised as in
+    He et al.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the lobes' logits.
-        features: output channels of the 14 convolutions: two each for ``down1`` to ``down3``, the bridge, ``up1`` to
-            ``up3``.
+        features: output channels of the 14 convolutions: two each for ``down1`` to ``down3``, the bridge, and ``up1``
+            to ``up3``.
         padded: ``True`` keeps the size (CU-Net I); ``False`` takes valid convolutions (CU-Net II).
-        embedding_channels: of the attention.
+        embedding_channels: channels of the attention's embeddings.
         recurrence: steps of the attention.
         non_local: ``False`` leaves the attention out (Table IV).
         geometric: ``False`` leaves out the attention's geometric term (Table IV).
-        similarity_norm: of the attention.
+        similarity_norm: normalisation of the attention's similarities, see :class:`CrissCrossAttention3d`.
 
     Raises:
-        ValueError: if ``features`` has not 14 entries.
+        ValueError: ``features`` does not have 14 entries.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import CUNet
+        >>> network = CUNet(in_channels=1, out_channels=6, features=[2] * 14, padded=True, embedding_channels=2)
+        >>> centers = [torch.linspace(-0.5, 0.5, edge // 8)[None] for edge in (16, 24, 16)]  # of the bridge's map
+        >>> lobes, border = network(torch.zeros(1, 1, 16, 24, 16), centers)
+        >>> lobes.shape, border.shape
+        (torch.Size([1, 6, 16, 24, 16]), torch.Size([1, 1, 16, 24, 16]))
 
     Source: Xie et al., "Contextual Two-Stage U-Nets …", Section III-B and Table II; the order of concatenation and of
     cropping from DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, models.py.
@@ -88,12 +97,12 @@ class CUNet(nn.Module):
         """Compute the logits of both heads.
 
         Args:
-            x: ``[B, in_channels, D, H, W]``: multiples of 8 if padded, else 92, 100, 108, …
+            x: ``[B, in_channels, D, H, W]`` with edges that are multiples of 8 if padded, else 92, 100, 108, …
             centers: where in the scan the bridge's features look, as :class:`CrissCrossAttention3d` takes it.
 
         Returns:
-            logits of lobes ``[B, out_channels, …]`` and of borders ``[B, 1, …]``, of the size of ``x`` if padded, else
-            smaller by 88 along each axis.
+            logits of the lobes ``[B, out_channels, …]`` and of the borders ``[B, 1, …]``, of the size of ``x`` if
+            padded, else smaller by 88 along each axis.
         """
         skip1 = self.down1(x)
         skip2 = self.down2(F.max_pool3d(skip1, 2))
@@ -129,7 +138,7 @@ def _two_convolutions(in_channels: int, out_channels: tuple[int, int], *, padded
 
 def _upsample_and_concatenate(x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     depth, height, width = 2 * x.shape[2], 2 * x.shape[3], 2 * x.shape[4]
-    # the differences are even: valid convolutions take two voxels off, and pooling halves even sizes
+    # the differences are even: each valid convolution removes two voxels, and pooling halves even sizes
     z, y, x_ = (skip.shape[2] - depth) // 2, (skip.shape[3] - height) // 2, (skip.shape[4] - width) // 2
     cropped = skip[:, :, z : z + depth, y : y + height, x_ : x_ + width]
     upsampled = F.interpolate(x, size=[depth, height, width], mode="trilinear", align_corners=True)

@@ -10,18 +10,26 @@ __all__ = ["DenseAtrousConvBlock"]
 
 
 class DenseAtrousConvBlock(nn.Module):
-    """Dense atrous convolution block: four cascades of dilated convolutions added to their input.
+    """Dense atrous convolution block: four cascades of dilated convolutions, added to their input.
 
-    With ``d1``, ``d3``, ``d5`` the 3x3 convolutions of dilation 1, 3 and 5 and ``c`` the 1x1 convolution, the output is
-    ``x + relu(d1 x) + relu(c d3 x) + relu(c d3 d1 x) + relu(c d5 d3 d1 x)``.
+    Let ``d1``, ``d3``, ``d5`` be the 3x3 convolutions of dilation 1, 3 and 5 and ``c`` the 1x1 convolution. The output
+    is ``x + relu(d1 x) + relu(c d3 x) + relu(c d3 d1 x) + relu(c d5 d3 d1 x)``.
 
     The paper's text puts a 1x1 convolution into each branch and reads as if every branch had weights of its own. The
-    published figures come from the authors' code, which shares ``d1``, ``d3``, ``d5`` and ``c`` between the branches,
-    has no 1x1 convolution in the first branch and no activation between stacked convolutions; so does this block.
+    published figures come from the authors' code, which shares ``d1``, ``d3``, ``d5`` and ``c`` between the branches
+    and has no 1x1 convolution in the first branch and no activation between stacked convolutions. This block does the
+    same.
 
     Args:
         channels: number of channels of the input and of the output.
         atrous: ``False`` sets every dilation to 1, the ablation "DAC w/o atrous" of the paper's Table VI.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import DenseAtrousConvBlock
+        >>> block = DenseAtrousConvBlock(channels=4)
+        >>> block(torch.zeros(1, 4, 6, 8)).shape
+        torch.Size([1, 4, 6, 8])
 
     Source: Gu et al., "CE-Net", IEEE TMI 2019, Section II-B.2 and Fig. 3.
     """

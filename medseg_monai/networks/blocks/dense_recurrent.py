@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["DenseRecurrentConvBlock"]
 
 _LEAKY_RELU = ("leakyrelu", {"negative_slope": 0.3, "inplace": True})
-# Keras' defaults; its momentum of 0.99 is PyTorch's 0.01
+# the defaults of Keras, whose momentum of 0.99 is PyTorch's 0.01
 _BATCH_NORM = ("batch", {"eps": 1e-3, "momentum": 0.01})
 
 
@@ -23,7 +23,7 @@ def _pointwise_act(in_channels: int, out_channels: int) -> Convolution:
 
 
 class _RecurrentUnit(nn.Module):
-    """Three 3x3 convolutions; the second and the third see their input added to the output of the one before."""
+    """Three 3x3 convolutions; the second and the third take the unit's input plus the previous convolution's output."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,18 +40,25 @@ class _RecurrentUnit(nn.Module):
 class DenseRecurrentConvBlock(nn.Module):
     """Densely connected recurrent convolution block: two unfolded recurrent units whose outputs are concatenated.
 
-    With ``k`` the input brought to ``out_channels`` by a 1x1 convolution without activation (the input itself if it has
-    them already), ``r1`` and ``r2`` the recurrent units and ``c`` 1x1 convolutions with LeakyReLU, the block computes
-    ``l1 = c1 [r1 k, k]``, ``l2 = c2 [r2 l1, k]`` and returns ``c3 [l2, l1, k]``. A unit is three 3x3 convolutions, each
-    followed by batch normalisation (eps 1e-3) and LeakyReLU (slope 0.3): ``u = v1 x``, ``u = v2 (u + x)``,
-    ``v3 (u + x)``. All convolutions have a bias.
+    Let ``k`` be the input brought to ``out_channels`` by a 1x1 convolution without activation (or the input itself if
+    it already has that many), ``r1`` and ``r2`` the recurrent units, and ``c1`` to ``c3`` 1x1 convolutions with
+    LeakyReLU. The block computes ``l1 = c1 [r1 k, k]`` and ``l2 = c2 [r2 l1, k]`` and returns ``c3 [l2, l1, k]``. A
+    unit consists of three 3x3 convolutions, each followed by batch normalisation (eps 1e-3) and LeakyReLU (slope 0.3):
+    ``u = v1 x``, ``u = v2 (u + x)``, ``v3 (u + x)``. All convolutions have a bias.
 
-    The paper calls the units recurrent. In the authors' code, which the published figures come from, the unfolded steps
-    share no weights; so it is here. The slope and eps are the defaults of their Keras.
+    The paper calls the units recurrent. In the authors' code, which produced the published figures, the unfolded steps
+    do not share weights, and neither do they here. The slope and eps are the defaults of their Keras.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import DenseRecurrentConvBlock
+        >>> block = DenseRecurrentConvBlock(in_channels=1, out_channels=4)
+        >>> block(torch.zeros(2, 1, 6, 8)).shape
+        torch.Size([2, 4, 6, 8])
 
     Source: Zhang et al., "DEFU-Net", 2020, Section II-B, Fig. 2 and Fig. 3; uceclz0/DEFU-Net, defu_net.py.
     """

@@ -13,7 +13,7 @@ __all__ = ["DilatedInceptionBlock"]
 def _conv_relu(
     in_channels: int, out_channels: int, kernel_size: int, *, dilation: tuple[int, int] = (1, 1)
 ) -> Convolution:
-    """A convolution that keeps the size, with ReLU."""
+    """Build a convolution that keeps the size, followed by ReLU."""
     act = ("relu", {"inplace": True})
     return Convolution(
         2, in_channels, out_channels, kernel_size=kernel_size, dilation=dilation, adn_ordering="A", act=act
@@ -21,7 +21,7 @@ def _conv_relu(
 
 
 def _strided_conv_relu(in_channels: int, out_channels: int, kernel_size: int) -> Convolution:
-    """A convolution of stride 2 that pads nothing, with ReLU."""
+    """Build a convolution of stride 2 without padding, followed by ReLU."""
     act = ("relu", {"inplace": True})
     return Convolution(
         2, in_channels, out_channels, strides=2, kernel_size=kernel_size, padding=0, adn_ordering="A", act=act
@@ -31,40 +31,47 @@ def _strided_conv_relu(in_channels: int, out_channels: int, kernel_size: int) ->
 def _pad_for_stride_2(x: torch.Tensor) -> torch.Tensor:
     """Pad with zeros as Keras' ``padding="same"`` does for a 3x3 kernel of stride 2.
 
-    An even size gets nothing before and one after, an odd size one at either end. A trace keeps which it was.
+    An even size is padded by one at its end, an odd size by one at both ends. A trace keeps the choice that it made.
     """
     return F.pad(x, [int(x.shape[3]) % 2, 1, int(x.shape[2]) % 2, 1])
 
 
 def _average_of_stride_2(x: torch.Tensor) -> torch.Tensor:
-    """Average over 3x3 with stride 2 and the same padding, which does not count.
+    """Average over 3x3 with stride 2 and the same padding, which does not count in the average.
 
-    ``ceil_mode`` lets the last window of an even size hang over by the one that Keras pads there.
+    With ``ceil_mode`` the last window of an even size extends beyond the end by the one pixel that Keras pads there.
     """
     before = [int(x.shape[2]) % 2, int(x.shape[3]) % 2]
     return F.avg_pool2d(x, 3, stride=2, padding=before, ceil_mode=True, count_include_pad=False)
 
 
 class DilatedInceptionBlock(nn.Module):
-    """Inception block with dilation: four branches that halve the size, each with a quarter of the output's channels.
+    """Dilated inception block: four branches that halve the size, each with a quarter of the output's channels.
 
-    Every convolution has a bias and is followed by ReLU; there is no normalisation. The branches, in the order of
-    their concatenation:
+    Every convolution has a bias and is followed by ReLU; there is no normalisation. In the order of their
+    concatenation, the branches are
 
     - a: 1x1 of stride 2;
     - b: 1x1, 3x3 of stride 2;
     - c: 3x3 average of stride 2, 3x3 of dilation 1 in height and 2 in width;
     - d: 1x1, 3x3 of dilation 3 in height and 1 in width, 3x3 of stride 2.
 
-    Padding at stride 2 is that of the authors' Keras: an even size is padded by one at the bottom and the right only,
-    and the average leaves the padding out. Padding at both ends as PyTorch does it would give other results.
+    At stride 2 the block pads as the authors' Keras does: an even size is padded by one at the bottom and at the right
+    only, and the average leaves the padding out. Padding at both ends, as PyTorch does it, would give other results.
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output, a multiple of 4.
+        out_channels: channels of the output; must be a multiple of 4.
 
     Raises:
-        ValueError: if ``out_channels`` is no multiple of 4.
+        ValueError: ``out_channels`` is not a multiple of 4.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import DilatedInceptionBlock
+        >>> block = DilatedInceptionBlock(in_channels=2, out_channels=8)
+        >>> block(torch.zeros(1, 2, 6, 9)).shape  # half the size, rounded up
+        torch.Size([1, 8, 3, 5])
 
     Source: Zhang et al., "DEFU-Net", 2020, Section II-C and Fig. 4; uceclz0/DEFU-Net, defu_net.py.
     """
@@ -73,7 +80,7 @@ class DilatedInceptionBlock(nn.Module):
         super().__init__()
         if out_channels % 4 != 0:
             raise ValueError(
-                f"The four branches share the output's channels equally: {out_channels} is no multiple of 4."
+                f"The four branches share the output's channels equally: {out_channels} is not a multiple of 4."
             )
         width = out_channels // 4
         self.branch_a = _strided_conv_relu(in_channels, width, 1)

@@ -1,4 +1,4 @@
-"""Residual blocks of separable atrous convolutions (Res-CR-Net), with a fast exact form of those convolutions."""
+"""Residual blocks of separable atrous convolutions (Res-CR-Net), with a fast and exact algorithm for the latter."""
 
 from __future__ import annotations
 
@@ -13,39 +13,57 @@ from torch.nn.grad import conv2d_weight
 __all__ = ["PointwiseConv2d", "ResidualAtrousBlock", "SeparableAtrousConv2d", "he_normal_", "keras_batch_norm"]
 
 SLOPE = 0.1
-"""Slope of every leaky ReLU of Res-CR-Net."""
+"""Slope of every leaky ReLU in Res-CR-Net."""
 
 # kernel size and dilation of the three branches (Section 1.3)
 _BRANCHES = ((3, 1), (5, 3), (7, 5))
-# oneDNN has a fast weight gradient of depthwise kernels for no more columns than this
+# oneDNN computes the weight gradient of depthwise kernels fast only up to this number of columns
 _STRIP = 3
-# numbers that a tile holds: 4 MiB, so that it is still in the cache when the next step reads it
+# numbers in a tile: 4 MiB, so that it is still in the cache when the next step reads it
 _TILE = 2**20
 
 
 def he_normal_(weight: torch.Tensor, fan_in: int) -> None:
-    """Fill ``weight`` in place as Keras' ``he_normal``: a normal distribution cut off at two standard deviations.
+    """Fill ``weight`` in place like Keras' ``he_normal``: a normal distribution cut off at two standard deviations.
 
     Args:
         weight: tensor of any shape.
-        fan_in: inputs of one output as Keras counts them, from which the standard deviation ``sqrt(2 / fan_in)`` after
-            the cut follows.
+        fan_in: number of inputs of one output, as Keras counts them; the standard deviation after the cut is
+            ``sqrt(2 / fan_in)``.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks.separable_atrous import he_normal_
+        >>> weight = torch.empty(100_000)
+        >>> he_normal_(weight, fan_in=8)
+        >>> round(weight.std().item(), 2), bool(weight.abs().max() < 1.2)
+        (0.5, True)
     """
     std = math.sqrt(2.0 / fan_in) / 0.87962566103423978  # what the cut leaves of a standard deviation of 1
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def keras_batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation with Keras' defaults: epsilon 1e-3 and momentum 0.99, which PyTorch calls 0.01."""
+    """Build a batch normalisation with Keras' defaults: epsilon 1e-3 and momentum 0.99, which PyTorch calls 0.01.
+
+    Args:
+        channels: channels of the input.
+
+    Example:
+        >>> from medseg_monai.networks.blocks.separable_atrous import keras_batch_norm
+        >>> norm = keras_batch_norm(4)
+        >>> norm.eps, norm.momentum
+        (0.001, 0.01)
+    """
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 def _take(tile: torch.Tensor, x: torch.Tensor, offset: int, first: int) -> None:
-    """Copy every ``d``-th row of ``x`` from ``offset`` on into ``tile``: its every ``d``-th column an image of its own.
+    """Copy every ``d``-th row of ``x`` from ``offset`` on into ``tile``; every ``d``-th column is an image of its own.
 
-    ``tile`` is ``[N, d, rows, columns, C]``, zero but for an earlier copy; ``x`` is ``[N, H, W, C]``. An image starts
-    at the column ``first`` of the tile. Rows and columns that an image lacks, since ``d`` does not divide the size of
-    ``x``, are zero.
+    ``tile`` is ``[N, d, rows, columns, C]``, zero except for an earlier copy; ``x`` is ``[N, H, W, C]``. An image
+    starts at the column ``first`` of the tile. Where ``d`` does not divide the size of ``x``, the rows and columns that
+    an image lacks are zero.
     """
     dilation = tile.shape[1]
     if x.shape[1] % dilation != 0 or x.shape[2] % dilation != 0:
@@ -56,7 +74,7 @@ def _take(tile: torch.Tensor, x: torch.Tensor, offset: int, first: int) -> None:
 
 
 def _put(tile: torch.Tensor, x: torch.Tensor, offset: int, first: int) -> None:
-    """Copy a tile back to where :func:`_take` has it from."""
+    """Copy a tile back to the place that :func:`_take` copied it from."""
     dilation = tile.shape[1]
     for j in range(dilation):
         part = x[:, offset::dilation, j::dilation]
@@ -64,14 +82,14 @@ def _put(tile: torch.Tensor, x: torch.Tensor, offset: int, first: int) -> None:
 
 
 def _tile_shape(x: torch.Tensor, dilation: int, beside: int, numbers: int = _TILE) -> list[int]:
-    """Shape of the tiles of ``x`` ``[B, H, W, C]``, with ``beside`` columns of zeros beside each image."""
+    """Compute the shape of the tiles of ``x`` ``[B, H, W, C]``, with ``beside`` columns of zeros beside each image."""
     rows, columns = -(-x.shape[1] // dilation), -(-x.shape[2] // dilation) + beside
     images = max(1, min(x.shape[0], numbers // max(1, dilation * rows * columns * x.shape[3])))
     return [images, dilation, rows, columns, x.shape[3]]
 
 
 def _depthwise(tile: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Undilated depthwise convolution of every image of a tile."""
+    """Compute the undilated depthwise convolution of every image of a tile."""
     images = tile.flatten(0, 1).permute(0, 3, 1, 2)
     images = F.conv2d(images, weight, padding=weight.shape[2] // 2, groups=images.shape[1])
     return images.permute(0, 2, 3, 1).contiguous().view(tile.shape)
@@ -80,7 +98,7 @@ def _depthwise(tile: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _tiled_separable_conv(
     x: torch.Tensor, depthwise: torch.Tensor, pointwise: torch.Tensor, bias: torch.Tensor, dilation: int
 ) -> torch.Tensor:
-    """The separable convolution, dilated by ``dilation``, as undilated ones of tiles."""
+    """Compute the separable convolution, dilated by ``dilation``, as undilated convolutions of tiles."""
     x, pointwise = x.permute(0, 2, 3, 1), pointwise.flatten(1)
     out = x.new_empty([x.shape[0], x.shape[1], x.shape[2], pointwise.shape[0]])
     shape = _tile_shape(x, dilation, 0)
@@ -95,12 +113,12 @@ def _tiled_separable_conv(
 
 
 class _TiledSeparableConv(torch.autograd.Function):
-    """:func:`_tiled_separable_conv` with a backward pass of fast parts; it keeps its input and nothing else.
+    """:func:`_tiled_separable_conv` with a backward pass of fast parts, for which it keeps only its input.
 
-    In the backward pass each image of a tile has ``kernel // 2`` columns of zeros beside it, one of them before it. So
-    an image shifted by some columns is the same memory read from another place, without a copy, and what runs over the
-    end of a row meets zeros. The gradient of the depthwise kernel is computed from such shifts, in strips of three
-    columns.
+    In the backward pass each image of a tile has ``kernel // 2`` columns of zeros beside it, one of them in front. An
+    image shifted by some columns is then the same memory read from another place, without a copy, and a row that is
+    read beyond its end continues with zeros. The gradient of the depthwise kernel is computed from such shifts, in
+    strips of three columns.
     """
 
     @staticmethod
@@ -144,7 +162,7 @@ class _TiledSeparableConv(torch.autograd.Function):
                 grad_middle = (flat @ mix).view(shape)
                 grad_depthwise += _depthwise_weight_gradient(memory, grad_middle.flatten(0, 1), depthwise.shape)
                 if grad_x is not None:
-                    # a convolution with the flipped kernel: oneDNN does it faster than its own "backward data"
+                    # oneDNN computes a convolution with the flipped kernel faster than its own "backward data"
                     _put(_depthwise(grad_middle, flipped), grad_x[start : start + step], offset, first)
         return (
             None if grad_x is None else grad_x.permute(0, 3, 1, 2),
@@ -156,17 +174,17 @@ class _TiledSeparableConv(torch.autograd.Function):
 
 
 def _depthwise_weight_gradient(memory: torch.Tensor, grad: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Gradient of a depthwise kernel of ``shape``, strip by strip.
+    """Compute the gradient of a depthwise kernel of ``shape``, strip by strip.
 
-    ``grad`` is ``[N, rows, columns, C]``; ``memory`` holds the images of the same shape with a margin of half a kernel
-    before and after them all.
+    ``grad`` is ``[N, rows, columns, C]``; ``memory`` holds images of the same shape, with a margin of half a kernel
+    before the first and after the last.
     """
     channels, _, size, _ = shape
     half = size // 2
     grad_images = grad.permute(0, 3, 1, 2)
     strips = []
     for start in range(0, size, _STRIP):
-        columns = 1 if start == size - 1 else _STRIP  # of two columns that are left, three are computed
+        columns = 1 if start == size - 1 else _STRIP  # where two columns are left, three are computed
         offset = (start + columns // 2) * channels
         shifted = memory[offset : offset + grad.numel()].view(grad.shape).permute(0, 3, 1, 2)
         strip = conv2d_weight(
@@ -187,11 +205,17 @@ def _is_recorded() -> bool:
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """1x1 convolution, on the CPU as one matrix product over the pixels, whose output lies channels last.
+    """1x1 convolution; on the CPU it is one matrix product over the pixels, and its output is channels last.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks.separable_atrous import PointwiseConv2d
+        >>> PointwiseConv2d(in_channels=3, out_channels=2)(torch.zeros(1, 3, 6, 8)).shape
+        torch.Size([1, 2, 6, 8])
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -211,26 +235,37 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class SeparableAtrousConv2d(nn.Module):
-    """Depthwise dilated convolution without bias, then a pointwise one with bias; nothing between, size kept.
+    """Dilated depthwise convolution without bias, directly followed by a pointwise one with bias; the size is kept.
 
-    On the CPU a convolution of dilation ``d`` is computed as undilated ones, channels last, of images that hold every
-    ``d``-th row and column: the same sums, since a dilated kernel never mixes those images. oneDNN has no fast backward
-    pass of dilated depthwise convolutions, and for large kernels no fast forward pass either. It is done in tiles that
-    fit the cache, and the backward pass computes what lies between the two convolutions anew instead of keeping it.
-    ``benchmarks/README.md`` has the measured gain. On CUDA and when traced, exported or compiled it is two plain
-    convolutions, as without dilation. Under autocast on the CPU it computes in its weights' precision.
+    On the CPU a convolution of dilation ``d`` is computed, channels last, as undilated convolutions of images that hold
+    every ``d``-th row and column. The sums are the same, since a dilated kernel never mixes those images. (oneDNN has
+    no fast backward pass for dilated depthwise convolutions, and no fast forward pass either for large kernels.) The
+    work is done in tiles that fit the cache, and the backward pass recomputes the values between the two convolutions
+    instead of keeping them. ``benchmarks/README.md`` lists the measured gain. On CUDA, without dilation, and when
+    traced, exported or compiled the block is two plain convolutions. Under autocast on the CPU it computes in its
+    weights' precision.
 
-    Kernels start from Keras' ``he_normal``, whose ``fan_in`` of a depthwise kernel is its size times *all* channels,
-    and biases from zero.
+    Kernels start from Keras' ``he_normal``, which counts the size of a depthwise kernel times *all* channels as its
+    ``fan_in``; biases start from zero.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: odd size of the depthwise kernel.
+        kernel_size: size of the depthwise kernel; must be odd.
         dilation: dilation of the depthwise kernel.
 
     Raises:
-        ValueError: for an even ``kernel_size``.
+        ValueError: ``kernel_size`` is even.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import SeparableAtrousConv2d
+        >>> conv = SeparableAtrousConv2d(in_channels=3, out_channels=4, kernel_size=5, dilation=3)
+        >>> conv(torch.zeros(1, 3, 10, 7)).shape
+        torch.Size([1, 4, 10, 7])
+        >>> x = torch.rand(1, 3, 10, 7)
+        >>> torch.allclose(conv(x), conv.pointwise(conv.depthwise(x)), atol=1e-5)
+        True
 
     Source: Abdallah et al., Res-CR-Net, Section 1.3 and Fig. 1; ``SeparableConv2D`` in the authors' Keras.
     """
@@ -259,11 +294,11 @@ class SeparableAtrousConv2d(nn.Module):
         depthwise, pointwise, bias = self.depthwise.weight, self.pointwise.weight, self.pointwise.bias
         assert bias is not None
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            # in the weights' precision under autocast too: oneDNN's bfloat16 gradient of a 7x7 depthwise kernel of
-            # dilation 5 ends the process (PyTorch 2.13, channels last, 16 channels)
+            # under autocast too it computes in the weights' precision: oneDNN's bfloat16 gradient of a 7x7 depthwise
+            # kernel of dilation 5 crashes the process (PyTorch 2.13, channels last, 16 channels)
             with torch.autocast("cpu", enabled=False):
                 return _TiledSeparableConv.apply(x.to(depthwise.dtype), depthwise, pointwise, bias, self.dilation)
-        if torch.is_grad_enabled():  # TorchScript's autograd cannot follow a tile that is filled again
+        if torch.is_grad_enabled():  # TorchScript's autograd cannot follow a tile that is filled repeatedly
             return self.pointwise(self.depthwise(x))
         return _tiled_separable_conv(x, depthwise, pointwise, bias, self.dilation)
 
@@ -285,22 +320,31 @@ class _Branch(nn.Module):
 class ResidualAtrousBlock(nn.Module):
     """STEM or CONV RES block of Res-CR-Net: three branches of separable atrous convolutions beside a 1x1 shortcut.
 
-    The branches have kernels of 3, 5 and 7 and dilations of 1, 3 and 5; each is a separable convolution, batch
+    The branches have kernels of 3, 5 and 7 and dilations of 1, 3 and 5; each consists of a separable convolution, batch
     normalisation, leaky ReLU of slope 0.1 and a second separable convolution. They are concatenated (or added up), and
     the shortcut, a 1x1 convolution with batch normalisation, is added. No activation follows the sum.
 
-    In a CONV RES block batch normalisation and leaky ReLU come before the branches; the shortcut takes the input as it
-    is (authors' code; Fig. 1 marks them with a star). A STEM block has none.
+    In a CONV RES block batch normalisation and leaky ReLU come before the branches, and the shortcut takes the input as
+    it is (as in the authors' code; Fig. 1 marks them with a star). A STEM block does not have these two layers.
 
     Args:
         in_channels: channels of the input.
         filters: channels of each branch.
         stem: whether this is the STEM block.
-        merge: ``"concat"``: the output has ``3 * filters`` channels; ``"add"``: it has ``filters``, and the branches
-            are summed (an option of the authors' code).
+        merge: ``"concat"`` gives the output ``3 * filters`` channels; ``"add"`` sums the branches, so that it has
+            ``filters`` (an option of the authors' code).
 
     Raises:
-        ValueError: for any other ``merge``.
+        ValueError: ``merge`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import ResidualAtrousBlock
+        >>> block = ResidualAtrousBlock(in_channels=3, filters=4)
+        >>> block.out_channels
+        12
+        >>> block(torch.zeros(2, 3, 10, 7)).shape
+        torch.Size([2, 12, 10, 7])
 
     Source: Abdallah et al., Res-CR-Net, Section 1.3 and Fig. 1.
     """
@@ -320,7 +364,7 @@ class ResidualAtrousBlock(nn.Module):
         """Compute the block.
 
         Args:
-            x: features of shape ``[B, in_channels, H, W]``, any size.
+            x: features of shape ``[B, in_channels, H, W]`` of any size.
 
         Returns:
             features of shape ``[B, out_channels, H, W]``.

@@ -1,4 +1,4 @@
-"""Windows of a U-Net of three levels with valid convolutions: legal sizes, tiles, crops that reach over the border."""
+"""Windows of a three-level U-Net with valid convolutions: legal sizes, tiles, and crops beyond the scan's border."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 __all__ = ["MARGIN", "SMALLEST_OUTPUT", "check_window", "crop_zero_padded", "legal_output", "tile_starts"]
 
 MARGIN = 44
-"""Voxels that the valid convolutions take off on each side."""
+"""Voxels that the valid convolutions remove on each side."""
 
 SMALLEST_OUTPUT = 4
 """Edge of the smallest output; legal ones are 4, 12, 20, … (inputs 92, 100, 108, …)."""
@@ -21,7 +21,14 @@ def check_window(window: int) -> None:
         window: edge of the input in voxels.
 
     Raises:
-        ValueError: it is not one of 92, 100, 108, …; names the nearest that are.
+        ValueError: it is not one of 92, 100, 108, …; the message names the nearest legal ones.
+
+    Example:
+        >>> from medseg_monai.networks.blocks.valid_windows import check_window
+        >>> check_window(132)
+        >>> check_window(128)
+        Traceback (most recent call last):
+        ValueError: A window of 128 voxels does not fit valid convolutions at three levels: take 124 or 132.
     """
     if window < SMALLEST_OUTPUT + 2 * MARGIN or window % 8 != 4:
         smallest = SMALLEST_OUTPUT + 2 * MARGIN
@@ -34,21 +41,33 @@ def check_window(window: int) -> None:
 
 
 def legal_output(extent: int) -> int:
-    """Edge of the smallest legal output that covers ``extent`` voxels.
+    """Compute the edge of the smallest legal output that covers ``extent`` voxels.
 
     Args:
-        extent: voxels to cover, at least 1.
+        extent: number of voxels to cover, at least 1.
+
+    Example:
+        >>> from medseg_monai.networks.blocks.valid_windows import legal_output
+        >>> [legal_output(extent) for extent in (1, 4, 5, 44)]
+        [4, 4, 12, 44]
     """
     return (extent + 3) // 8 * 8 + 4
 
 
 def tile_starts(start: int, stop: int, output: int) -> list[int]:
-    """First voxels of tiles side by side over ``start`` to ``stop``; the last one is shifted back to end at ``stop``.
+    """List the first voxels of tiles that cover ``start`` to ``stop`` side by side.
+
+    The last tile is shifted back to end at ``stop``.
 
     Args:
         start: first voxel to cover.
         stop: voxel after the last one to cover.
-        output: edge of a tile; one that is longer than the range makes a single tile from ``start``.
+        output: edge of a tile; if it is longer than the range, there is one tile, which begins at ``start``.
+
+    Example:
+        >>> from medseg_monai.networks.blocks.valid_windows import tile_starts
+        >>> tile_starts(0, 30, 12)
+        [0, 12, 18]
     """
     starts: list[int] = []
     position = start
@@ -60,15 +79,21 @@ def tile_starts(start: int, stop: int, output: int) -> list[int]:
 
 
 def crop_zero_padded(x: torch.Tensor, start: list[int], size: list[int]) -> torch.Tensor:
-    """Cut a block out of ``x``; what lies outside of ``x`` is zero.
+    """Cut a block out of ``x``; the part of the block outside of ``x`` is zero.
 
     Args:
         x: ``[B, C, D, H, W]``.
-        start: first voxel along each axis, negative in front of ``x``.
+        start: first voxel along each axis; negative in front of ``x``.
         size: edges of the block.
 
     Returns:
-        ``[B, C, *size]``.
+        the block ``[B, C, *size]``.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks.valid_windows import crop_zero_padded
+        >>> crop_zero_padded(torch.ones(1, 1, 1, 1, 3), start=[0, 0, -2], size=[1, 1, 4])
+        tensor([[[[[0., 0., 1., 1.]]]]])
     """
     low = [max(0, start[axis]) for axis in range(3)]
     high = [max(low[axis], min(x.shape[2 + axis], start[axis] + size[axis])) for axis in range(3)]

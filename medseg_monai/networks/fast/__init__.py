@@ -1,4 +1,4 @@
-"""The fast forms of networks, by which they predict: the same logits, less time."""
+"""The fast forms of networks, which prediction uses: the same logits in less time."""
 
 from .form import FastForm, make_fast
 

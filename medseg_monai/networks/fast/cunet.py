@@ -1,4 +1,4 @@
-"""CU-Net II for prediction: slice by slice, with folded batch norms and fewer multiplications."""
+"""The fast form of CU-Net II: slice by slice, with folded batch norms and fewer multiplications."""
 
 from __future__ import annotations
 
@@ -21,26 +21,37 @@ from .winograd import BLOCK, SliceConvolution
 __all__ = ["FastCUNet", "fold_batch_norms"]
 
 _CROPS = (40, 16, 4)
-"""Voxels between a skip connection's border and what the decoder uses of it, at levels 1 to 3 of any legal window."""
+"""Voxels between a skip connection's border and the part that the decoder uses, at levels 1 to 3 of a legal window."""
 
 
 class FastCUNet(nn.Module):
-    """A valid :class:`CUNet` for prediction: the same logits to rounding, in less time and much less memory.
+    """The fast form of a valid :class:`CUNet`: the same logits up to rounding, in less time and much less memory.
 
     Four things make the difference:
 
     - Slices flow through the network in stacks of a few. A convolution along the slices keeps the last two of a stack
-      for the next one, so nothing is computed twice. The wide feature maps of level 1 never exist whole: what the
-      decoder needs of them is computed again when it gets there, for a tenth of the time. So a window can be as large
-      as a lung, where windows of 132 voxels compute 27 voxels for each that they yield.
-    - Convolutions of many channels run by :class:`SliceConvolution`.
-    - A convolution over concatenated maps is the sum of two, so nothing is concatenated. One over an upsampled map is
-      taken apart into its taps along the slices and the rows; their products are computed before the map is upsampled
-      along these axes, since both are linear: a quarter of the multiplications.
+      for the next one, so nothing is computed twice. The wide feature maps of level 1 never exist as a whole: the part
+      of them that the decoder needs is computed again when the decoder gets there, which takes a tenth of the time. A
+      window can therefore be as large as a lung, while windows of 132 voxels compute 27 voxels for each that they
+      yield.
+    - :class:`SliceConvolution` computes convolutions with many channels.
+    - A convolution over concatenated maps is the sum of two, so nothing is concatenated. A convolution over an
+      upsampled map is split into its taps along the slices and the rows. Their products are computed before the map is
+      upsampled along these axes, since both steps are linear; this takes a quarter of the multiplications.
     - Everything is channels last, and batch norms are folded.
 
     Args:
-        network: a CU-Net of valid convolutions; its weights are copied, and later changes not followed.
+        network: a CU-Net of valid convolutions; its weights are copied, and later changes are not followed.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import CUNet
+        >>> from medseg_monai.networks.fast.cunet import FastCUNet
+        >>> network = CUNet(in_channels=1, out_channels=6, features=[2] * 14, padded=False, embedding_channels=2)
+        >>> scan, centers = torch.zeros(1, 1, 12, 20, 12), [torch.linspace(-0.5, 0.5, edge)[None] for edge in (4, 5, 4)]
+        >>> window = FastCUNet(network)(scan, start=[-40, -40, -40], size=[92, 100, 92], centers=centers)
+        >>> torch.cat(list(window)).shape  # slices first; lobes and border together
+        torch.Size([4, 7, 12, 4])
     """
 
     def __init__(self, network: CUNet) -> None:
@@ -71,13 +82,14 @@ class FastCUNet(nn.Module):
         """Compute the logits of both heads for one window of a scan, a few slices at a time.
 
         Args:
-            scan: ``[1, in_channels, D, H, W]``; outside of it all is zero.
-            start: first voxel of the window, negative in front of the scan. The middle of the window lies in the scan.
+            scan: ``[1, in_channels, D, H, W]``; everything outside of it is zero.
+            start: first voxel of the window; negative in front of the scan. The middle of the window must lie in the
+                scan.
             size: edges of the window: 92, 100, 108, …
             centers: where in the scan the bridge's features look, ``[1, d]``, ``[1, h]`` and ``[1, w]``.
 
         Yields:
-            logits ``[slices, out_channels + 1, H - 88, W - 88]``, the border's behind the lobes', from front to back.
+            logits ``[slices, out_channels + 1, H - 88, W - 88]`` from front to back; the lobes come before the border.
         """
         bridge = [(edge - 60) // 8 for edge in size]
         skip2: deque[torch.Tensor] = deque()
@@ -93,14 +105,14 @@ class FastCUNet(nn.Module):
             x = _to_slices(self.attention(x.transpose(0, 1)[None], centers))
         level3 = self.up1([x], bridge[0], _part(skip3, 0, _CROPS[2], [2 * edge for edge in bridge]))
         decoded2 = self.up2(level3, 2 * bridge[0] - 4, _drain(skip2))
-        # again what the decoder needs of level 1
+        # compute again the part of level 1 that the decoder needs
         used_start, used_size = [first + _CROPS[0] for first in start], [8 * edge - 20 for edge in bridge]
         skip1 = self._convolutions(self.down1, _read(scan, used_start, used_size))
         for rows in self.up3(decoded2, 4 * bridge[0] - 12, skip1):
             yield F.conv2d(rows, self.head_weight, self.head_bias)
 
     def _pooled_level1(self, scan: torch.Tensor, start: list[int], size: list[int]) -> Iterator[torch.Tensor]:
-        """Level 1 after pooling; beyond the scan's border it is the same everywhere, so that it is computed once."""
+        """Compute level 1 after pooling; beyond the scan's border it is the same everywhere and is computed once."""
         edges = [edge - 4 for edge in size]
         low = [min(max(-first - 4, 0), edge) // 2 * 2 for first, edge in zip(start, edges, strict=True)]
         high = [min(scan.shape[2 + axis] - start[axis] + 1, edges[axis]) // 2 * 2 for axis in range(3)]
@@ -124,7 +136,7 @@ class FastCUNet(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """Two convolutions over an upsampled map and a skip connection behind it."""
+    """Two convolutions over an upsampled map followed by a skip connection."""
 
     def __init__(self, first: Any, second: Any, *, upsampled: int) -> None:
         super().__init__()
@@ -141,19 +153,19 @@ class _UpBlock(nn.Module):
 
         Args:
             low: stacks of the map to upsample.
-            count: its slices in all.
+            count: total number of its slices.
             skip: stacks of the skip connection, cropped to ``2 * count`` slices and the doubled edges.
         """
         return _convolve(self.second, self._first(low, count, _Slices(skip)))
 
     def _first(self, low: Iterable[torch.Tensor], count: int, skip: _Slices) -> Iterator[torch.Tensor]:
-        products: dict[int, list[torch.Tensor]] = {}  # of slices of ``low``, one for each tap along the slices
+        products: dict[int, list[torch.Tensor]] = {}  # for each slice of ``low`` one product a tap along the slices
         arrived = done = 0
         for rows in (part for stack in low for part in stack.split(BLOCK // 2)):
             for offset, row in enumerate(self._products(rows)):
                 products[arrived + offset] = row
             arrived += rows.shape[0]
-            # output slice z is made of slices up to (z + 1) // 2 + 1
+            # output slice z needs slices up to (z + 1) // 2 + 1
             ready = 2 * count - 2 if arrived == count else max(0, 2 * arrived - 3) // BLOCK * BLOCK
             if ready == done:
                 continue
@@ -182,13 +194,13 @@ class _UpBlock(nn.Module):
 
 
 def _upsample_rows(products: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Upsample the products with three taps from ``n`` to ``2 n`` rows and add each up one row further than the last.
+    """Upsample the products with three taps from ``n`` to ``2 n`` rows and add them, each shifted by one row more.
 
-    Upsampled row ``2 m`` lies between rows ``m - 1`` and ``m``, row ``2 m + 1`` between ``m`` and ``m + 1``.
+    Upsampled row ``2 m`` lies between rows ``m - 1`` and ``m``, and row ``2 m + 1`` between ``m`` and ``m + 1``.
     """
     slices, channels, count, width = products[0].shape
     beyond = torch.arange(count, dtype=products[0].dtype, device=products[0].device)[:, None] / (2 * count - 1)
-    shares = (beyond, beyond.flip(0))  # of the row below an even one, of the row above an odd one
+    shares = (beyond, beyond.flip(0))  # shares of the row below an even one and of the row above an odd one
     shape = (slices, channels, 2 * count - 2, width)
     out = products[0].new_zeros(shape).contiguous(memory_format=torch.channels_last)
     for parity in range(2):
@@ -203,14 +215,14 @@ def _upsample_rows(products: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class _Slices:
-    """Slices that come in stacks of one size and are wanted in stacks of another."""
+    """Slices that arrive in stacks of one size and are taken in stacks of another."""
 
     def __init__(self, stacks: Iterable[torch.Tensor]) -> None:
         self._stacks = iter(stacks)
         self._held: list[torch.Tensor] = []
 
     def take(self, count: int, *, again: int = 0) -> torch.Tensor | None:
-        """The next ``count`` slices, fewer at the end; the last ``again`` of them come first next time."""
+        """Take the next ``count`` slices, fewer at the end; the last ``again`` of them come first next time."""
         while sum(stack.shape[0] for stack in self._held) < count:
             stack = next(self._stacks, None)
             if stack is None:
@@ -224,7 +236,7 @@ class _Slices:
 
 
 def _regroup(stacks: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The same slices in stacks of ``count``; what is left over comes last."""
+    """Yield the same slices in stacks of ``count``; the last stack may be smaller."""
     slices = _Slices(stacks)
     while (stack := slices.take(count)) is not None:
         yield stack
@@ -234,10 +246,19 @@ def fold_batch_norms(network: CUNet) -> CUNet:
     """Copy a CU-Net in eval mode, with its batch norms folded into the convolutions in front of them.
 
     Args:
-        network: stays as it is.
+        network: the network to copy; it does not change.
 
     Returns:
-        the copy, which gives the same to rounding; its convolutions have a bias now.
+        the copy, which computes the same up to rounding and whose convolutions have a bias.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.blocks import CUNet
+        >>> from medseg_monai.networks.fast.cunet import fold_batch_norms
+        >>> network = CUNet(1, 6, [2] * 14, padded=True, non_local=False).eval()
+        >>> folded, x = fold_batch_norms(network), torch.rand(1, 1, 8, 16, 8)
+        >>> torch.allclose(folded(x, centers=[])[0], network(x, centers=[])[0], atol=1e-4)
+        True
     """
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
@@ -248,12 +269,12 @@ def fold_batch_norms(network: CUNet) -> CUNet:
 
 
 def _pair(block: nn.Sequential) -> list[Any]:
-    """The two convolutions of a level."""
+    """Return the two convolutions of a level."""
     return [cast(Any, layer).conv for layer in block]
 
 
 def _convolve(layer: nn.Module, stacks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Convolve a volume that comes in stacks of slices."""
+    """Convolve a volume that arrives in stacks of slices."""
     held: list[torch.Tensor] = []
     depth = 0
     for stack in stacks:
@@ -269,7 +290,7 @@ def _convolve(layer: nn.Module, stacks: Iterable[torch.Tensor]) -> Iterator[torc
 
 
 def _read(scan: torch.Tensor, start: list[int], size: list[int]) -> Iterator[torch.Tensor]:
-    """Cut a block out of a scan in stacks, the first of which yields as much as the others after two convolutions."""
+    """Cut a block out of a scan in stacks; after two convolutions the first stack yields as much as the others."""
     done = 0
     while done < size[0]:
         count = min(2 * BLOCK + (4 if done == 0 else 0), size[0] - done)
@@ -278,7 +299,7 @@ def _read(scan: torch.Tensor, start: list[int], size: list[int]) -> Iterator[tor
 
 
 def _to_slices(volume: torch.Tensor) -> torch.Tensor:
-    """From ``[1, C, D, H, W]`` to slices ``[D, C, H, W]``, channels last."""
+    """Turn ``[1, C, D, H, W]`` into slices ``[D, C, H, W]``, channels last."""
     return volume[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -287,19 +308,19 @@ def _pool(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _part(rows: torch.Tensor, first: int, crop: int, edges: list[int]) -> list[torch.Tensor]:
-    """What a stack has of the block that starts ``crop`` voxels from each border: a copy, or nothing."""
+    """Copy the part of the block ``crop`` voxels from each border that lies in this stack, if there is one."""
     front, back = max(crop - first, 0), min(crop + edges[0] - first, rows.shape[0])
     part = rows[front : max(front, back), :, crop : crop + edges[1], crop : crop + edges[2]]
     return [part.clone(memory_format=torch.channels_last)] if part.shape[0] > 0 else []
 
 
 def _drain(stacks: deque[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Hand stacks out and forget them."""
+    """Yield the stacks and release them."""
     while stacks:
         yield stacks.popleft()
 
 
 def _neighbours(position: int, count: int) -> tuple[int, float]:
-    """Where a slice of a map upsampled from ``count`` slices lies: the slice below, and how far it is to the next."""
+    """Locate a slice of a map upsampled from ``count`` slices: the slice below it, and the fraction to the next one."""
     lower, rest = divmod(position * (count - 1), 2 * count - 1)
     return lower, rest / (2 * count - 1)

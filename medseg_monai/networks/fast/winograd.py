@@ -9,13 +9,13 @@ from torch import nn
 __all__ = ["BLOCK", "SliceConvolution"]
 
 BLOCK = 4
-"""Slices of output that one Winograd step computes together."""
+"""Output slices that one Winograd step computes together."""
 
 _WIDE = 16
-"""Input channels from which on the transforms cost less than they save."""
+"""Number of input channels from which the transforms cost less than they save."""
 
 _BAND = 8192
-"""Voxels of a slice that each thread transforms at a time, so that intermediate results stay in its core's cache."""
+"""Voxels of a slice that each thread transforms at a time, so that intermediate results stay in the core's cache."""
 
 _TRANSFORM = (
     (1 / 4, 0, 0),
@@ -25,21 +25,33 @@ _TRANSFORM = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-"""From the three taps along the slices to the six transformed kernels (interpolation points 0, ±1, ±2, infinity)."""
+"""Maps the three taps along the slices to the six transformed kernels (interpolation points 0, ±1, ±2, infinity)."""
 
 
 class SliceConvolution(nn.Module):
     """Valid 3x3x3 convolution over slices ``[D, C, H, W]``, for prediction only.
 
-    Slices that lie behind each other in the batch dimension, channels last in memory, are at once a batch for 2D
-    convolutions and a volume for 3D ones, without a copy. Four slices of output take twelve 2D convolutions, three
-    for each; after Winograd's transform along the slices they take six and some additions. Convolutions of few input
-    channels, and what is left over of a stack that is no multiple of four, are computed directly.
+    Slices that follow each other in the batch dimension, channels last in memory, are both a batch for 2D convolutions
+    and a volume for 3D ones, without a copy. Four output slices take twelve 2D convolutions, three for each slice;
+    after Winograd's transform along the slices they take six and some additions. Convolutions with few input channels
+    are computed directly, and so are the slices that remain of a stack whose depth is not a multiple of four.
 
     Args:
         weight: kernels ``[C_out, C_in, 3, 3, 3]``.
         bias: ``[C_out]``.
         relu: whether ReLU follows.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.fast.winograd import SliceConvolution
+        >>> weight, bias = torch.rand(2, 16, 3, 3, 3) - 0.5, torch.zeros(2)
+        >>> slices = torch.rand(6, 16, 5, 7)
+        >>> out = SliceConvolution(weight, bias, relu=False)(slices)
+        >>> out.shape
+        torch.Size([4, 2, 3, 5])
+        >>> volume = torch.nn.functional.conv3d(slices.transpose(0, 1)[None], weight, bias)
+        >>> torch.allclose(out, volume[0].transpose(0, 1), atol=1e-4)
+        True
 
     Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, F(4, 3).
     """
@@ -61,13 +73,13 @@ class SliceConvolution(nn.Module):
         """Convolve a stack of slices.
 
         Args:
-            x: ``[D, C_in, H, W]``, at least 3 in each direction.
+            x: ``[D, C_in, H, W]`` with at least 3 voxels in each direction.
 
         Returns:
             ``[D - 2, C_out, H - 2, W - 2]``, channels last.
         """
         depth = x.shape[0] - 2
-        # an accelerator's own library chooses better, and half precision would suffer from the transform
+        # an accelerator's own library chooses better, and the transform would harm half precision
         blocks = depth // BLOCK if self.is_wide and x.device.type == "cpu" and x.dtype == torch.float32 else 0
         if blocks == 0:
             return self._direct(x)
@@ -87,10 +99,10 @@ class SliceConvolution(nn.Module):
         return out.relu_() if self.relu else out
 
     def _block(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Six slices in, four out."""
+        """Compute four slices of output from six of input."""
         kernels = self.kernels
         x0, x1, x2, x3, x4, x5 = x.split(1)
-        # products with the transformed kernels of x's transform, each pair from its even and its odd part
+        # multiply the transform of x with the transformed kernels, each pair from its even and its odd part
         even, odd = torch.sub(x4, x2, alpha=4), torch.sub(x3, x1, alpha=4)
         m1, m2 = F.conv2d(even + odd, kernels[1]), F.conv2d(even.sub_(odd), kernels[2])
         even, odd = x4 - x2, x3 - x1
@@ -98,7 +110,7 @@ class SliceConvolution(nn.Module):
         m4 = F.conv2d(even.sub_(odd, alpha=2), kernels[4])
         m0 = F.conv2d(torch.sub(x0, x2, alpha=1.25).mul_(4).add_(x4), kernels[0])
         m5 = F.conv2d(torch.sub(x1, x3, alpha=1.25).mul_(4).add_(x5), kernels[5])
-        # and back, the bias by way of the two sums that all four slices are made of
+        # transform back; the bias enters through the two sums that all four slices contain
         out0, out1, out2, out3 = out.split(1)
         sum12, difference12 = m1 + m2, m1.sub_(m2).add_(self.bias[:, None, None])
         sum34, difference34 = m3 + m4, m3.sub_(m4)
@@ -112,7 +124,7 @@ class SliceConvolution(nn.Module):
 
 
 def _transform(weight: torch.Tensor) -> torch.Tensor:
-    """The six kernels ``[6, C_out, C_in, 3, 3]`` of F(4, 3), computed in double precision, each channels last."""
+    """Compute the six kernels ``[6, C_out, C_in, 3, 3]`` of F(4, 3) in double precision, each channels last."""
     factors = torch.tensor(_TRANSFORM, dtype=torch.float64, device=weight.device)
     kernels = torch.einsum("kz,oizyx->koyxi", factors, weight.double()).to(weight.dtype).contiguous()
     return kernels.permute(0, 1, 4, 2, 3)

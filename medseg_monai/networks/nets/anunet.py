@@ -14,7 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from medseg_monai.networks.blocks.attention_gate import AttentionGate
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["ANUNet", "ANUNetNode"]
 
@@ -22,10 +22,10 @@ _AUTHOR_DEPTH = 4
 
 
 def _author_layers() -> Iterator[tuple[str, str]]:
-    """How the authors' code (lichen14/Attention-unet-plusplus, new_archs.py) names each layer, and how this file does.
+    """Yield the authors' name of each layer (lichen14/Attention-unet-plusplus, new_archs.py) and the name in this file.
 
     The authors name nodes and gates by level and column as the paper does, an up-convolution by the level that it comes
-    from, counted from 1, and a head by its column.
+    from (counted from 1) and a head by its column.
     """
     for level in range(_AUTHOR_DEPTH):
         yield f"Up{level + 2}.up.0", f"ups.{level}.conv"
@@ -43,16 +43,16 @@ def _author_layers() -> Iterator[tuple[str, str]]:
                 yield f"Att{level}_{column}.{part}.1", f"{ours}.gates.0.{part}.1"
 
 
-_AUTHOR_LAYERS = dict(_author_layers())
+_AUTHOR_PREFIXES = {f"{theirs}.": f"{ours}." for theirs, ours in _author_layers()}
 
 
 def _two_conv(spatial_dims: int, in_channels: int, out_channels: int) -> TwoConv:
-    """3x3 convolution, batch normalisation and ReLU, twice."""
+    """Build two 3x3 convolutions, each followed by batch normalisation and ReLU."""
     return TwoConv(spatial_dims, in_channels, out_channels, act=("relu", {"inplace": True}), norm="batch", bias=True)
 
 
 def _up_conv(spatial_dims: int, in_channels: int, out_channels: int) -> Convolution:
-    """2x2 transposed convolution of stride 2, batch normalisation and ReLU."""
+    """Build a 2x2 transposed convolution of stride 2, followed by batch normalisation and ReLU."""
     return Convolution(
         spatial_dims,
         in_channels,
@@ -68,16 +68,23 @@ def _up_conv(spatial_dims: int, in_channels: int, out_channels: int) -> Convolut
 
 
 class ANUNetNode(nn.Module):
-    """Node ``X_{i,j}`` of the nested part, ``j > 0``: gates the latest of its row, concatenates and convolves.
+    """Node ``X_{i,j}`` with ``j > 0``: it gates the latest nodes of its row, concatenates and convolves.
 
-    The order of the concatenation is ``[gated, upsampled, ungated]``, each part from the oldest on.
+    The order of the concatenation is ``[gated, upsampled, ungated]``, and each part starts with the oldest node.
 
     Args:
         spatial_dims: number of spatial dimensions.
         channels: channels of every input and of the output.
-        gate_channels: channels in which the gates compare.
-        predecessors: number of nodes before it in its row, ``j``.
-        gates: how many of these are gated, the latest ones.
+        gate_channels: channels in which the gates compare their inputs.
+        predecessors: number of nodes before this one in its row, ``j``.
+        gates: how many of these are gated; the latest ones are.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.nets.anunet import ANUNetNode
+        >>> node = ANUNetNode(spatial_dims=2, channels=4, gate_channels=2, predecessors=2, gates=1)
+        >>> node(torch.zeros(1, 4, 6, 8), row=[torch.zeros(1, 4, 6, 8), torch.zeros(1, 4, 6, 8)]).shape
+        torch.Size([1, 4, 6, 8])
 
     Source: Li et al., "ANU-Net", Computers & Graphics 2020, Section 3.3, Eq. 4 and Fig. 5.
     """
@@ -91,7 +98,7 @@ class ANUNetNode(nn.Module):
         self.merge = _two_conv(spatial_dims, (predecessors + 1) * channels, channels)
 
     def coefficients(self, upsampled: torch.Tensor, row: list[torch.Tensor]) -> torch.Tensor:
-        """What :meth:`forward`'s gates let through, ``[B, gates, *spatial]``."""
+        """Compute how much the gates of :meth:`forward` let through, ``[B, gates, *spatial]``."""
         gates = [cast(AttentionGate, gate) for gate in self.gates]
         return torch.cat([gate.coefficients(upsampled, row[self.ungated + k]) for k, gate in enumerate(gates)], dim=1)
 
@@ -103,7 +110,7 @@ class ANUNetNode(nn.Module):
             row: ``X_{i,0}`` to ``X_{i,j-1}``, each of the same shape.
 
         Returns:
-            ``X_{i,j}``, of the same shape.
+            ``X_{i,j}`` of the same shape.
         """
         parts: list[torch.Tensor] = []
         for k, gate in enumerate(self.gates):
@@ -114,19 +121,22 @@ class ANUNetNode(nn.Module):
 
 
 class ANUNet(nn.Module):
-    """ANU-Net: a U-Net++ whose skip connections pass attention gates, supervised at every depth.
+    """ANU-Net: a U-Net++ with attention gates in its skip connections and a supervised head at every depth.
 
     Node ``X_{i,j}`` lies at level ``i`` (resolution halved ``i`` times) and column ``j``. Column 0 is the encoder; node
     ``X_{i,j}`` merges ``X_{i,0}`` to ``X_{i,j-1}`` and the upsampled ``X_{i+1,j-1}``. Each ``X_{0,l}`` has a head, and
-    head ``l`` needs no node beyond ``i + j = l``: so the network can be cut off there (:meth:`pruned`). The defaults
-    have 8,950,594 parameters, and 2,191,829, 513,387 and 103,812 after pruning to level 3, 2 and 1 (Table 6).
+    head ``l`` needs no node beyond ``i + j = l``, so the network can be cut off there (:meth:`pruned`). With its
+    defaults the network has 8,950,594 parameters; pruned to level 3, 2 and 1 it has 2,191,829, 513,387 and 103,812
+    (Table 6).
 
-    Where the paper is silent or differs from the authors' published code, the code decides, whose counts Table 6 has:
+    Where the paper is silent or differs from the authors' published code, the code decides; Table 6 lists the counts
+    of the code:
 
     - a node gates ``X_{i,j-1}`` alone and concatenates the older ones as they are; ``gate_all`` follows Eq. 4;
-    - upsampling is a 2x2 transposed convolution of stride 2 with batch normalisation and ReLU, and all columns share
-      that of a level. So its running statistics are of all columns together;
-    - a gate compares in as many channels as the next finer level has, at the finest one in as many as that has itself.
+    - upsampling is a 2x2 transposed convolution of stride 2 with batch normalisation and ReLU. All columns of a level
+      share it, so its running statistics are those of all columns together;
+    - a gate compares its inputs in as many channels as the next finer level has; at the finest level it takes the
+      channels of that level itself.
 
     The network returns logits; the authors' sigmoid belongs to the loss and to the postprocessing.
 
@@ -134,13 +144,24 @@ class ANUNet(nn.Module):
         spatial_dims: 2, as in the paper, or 3.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        features: channels of the levels from the finest to the coarsest; one more than the network has heads.
-        gate_all: every older node of the row passes a gate of its own (8,994,048 parameters).
-        supervision_level: head whose logits eval mode gives, from 1; ``None`` takes the deepest. Only the nodes that
-            it needs are computed.
+        features: channels of the levels from the finest to the coarsest; the network has one head fewer than levels.
+        gate_all: whether every older node of the row passes a gate of its own (8,994,048 parameters).
+        supervision_level: number of the head, from 1, whose logits eval mode returns; ``None`` takes the deepest. Only
+            the nodes that this head needs are computed.
 
     Raises:
-        ValueError: other ``spatial_dims``, fewer than two ``features``, or no head of that level.
+        ValueError: ``spatial_dims`` is neither 2 nor 3, ``features`` has fewer than two entries, or there is no head of
+            that level.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.nets import ANUNet
+        >>> network = ANUNet(in_channels=1, out_channels=1, features=(4, 8, 16))
+        >>> x = torch.zeros(2, 1, 16, 24)
+        >>> [logits.shape for logits in network.train()(x)]  # one for each head
+        [torch.Size([2, 1, 16, 24]), torch.Size([2, 1, 16, 24])]
+        >>> network.eval()(x).shape  # of the deepest head
+        torch.Size([2, 1, 16, 24])
 
     Source: Li et al., "ANU-Net: Attention-based nested U-Net to exploit full resolution features for medical image
     segmentation", Computers & Graphics 90, 2020, Section 3 and Fig. 4 to 7; lichen14/Attention-unet-plusplus.
@@ -183,23 +204,23 @@ class ANUNet(nn.Module):
 
     def _check_level(self, level: int) -> None:
         if not 1 <= level <= self.depth:
-            raise ValueError(f"level {level}: ANUNet of {self.depth + 1} features has the levels 1 to {self.depth}.")
+            raise ValueError(f"level {level}: an ANUNet with {self.depth + 1} features has levels 1 to {self.depth}.")
 
     def _check_size(self, size: list[int], level: int) -> None:
-        step = 1 << level  # 2 ** level, which TorchScript takes for a float
+        step = 1 << level  # 2 ** level, which is a float in TorchScript
         padded = [max(step, (length + step - 1) // step * step) for length in size]
         if size != padded:
             got, wanted = "x".join([str(length) for length in size]), "x".join([str(length) for length in padded])
             raise ValueError(f"ANUNet takes sizes that are multiples of {step}, got {got}: pad or resize to {wanted}.")
 
     def _rows(self, x: torch.Tensor, level: int) -> list[list[torch.Tensor]]:
-        """The nodes that head ``level`` needs, ``X_{i,j}`` at ``[i][j]``."""
+        """Compute the nodes that head ``level`` needs; ``X_{i,j}`` is at ``[i][j]``."""
         rows: list[list[torch.Tensor]] = []
         for i, block in enumerate(self.encoder):
             if i <= level:
                 x = block(x if i == 0 else self.pool(x))
                 rows.append([x])
-        for k, column in enumerate(self.columns):  # column j = k + 1; to mypy a list in a list is any module
+        for k, column in enumerate(self.columns):  # column j = k + 1; mypy takes a list in a list for any module
             for i, (node, up) in enumerate(zip(column, self.ups, strict=False)):  # type: ignore[call-overload]
                 if i + k < level:
                     rows[i].append(node(up(rows[i + 1][k]), rows[i]))
@@ -209,16 +230,16 @@ class ANUNet(nn.Module):
         """Compute the logits.
 
         Args:
-            x: image ``[B, in_channels, *spatial]``; each edge a multiple of ``2 ** depth`` (16), in eval mode of
-                ``2 ** supervision_level``.
+            x: image ``[B, in_channels, *spatial]``; each edge must be a multiple of ``2 ** depth`` (16 by default), in
+                eval mode of ``2 ** supervision_level``.
 
         Returns:
-            In eval mode logits ``[B, out_channels, *spatial]`` of head ``supervision_level``. In train mode a list of
-            the logits of all heads from level 1 on, all of that shape, as :class:`monai.losses.DeepSupervisionLoss`
-            takes them.
+            In eval mode the logits ``[B, out_channels, *spatial]`` of head ``supervision_level``. In train mode a list
+            of the logits of all heads from level 1 on, each of that shape, as
+            :class:`monai.losses.DeepSupervisionLoss` takes them.
 
         Raises:
-            ValueError: if the size does not fit; names the size to pad to.
+            ValueError: the size does not fit; the message names the size to pad to.
         """
         every_head = self.training and not torch.jit.is_scripting()  # type: ignore[attr-defined]
         level = self.depth if every_head else self.supervision_level
@@ -234,18 +255,24 @@ class ANUNet(nn.Module):
         return logits[0]
 
     def attention_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the gates let through, as they do in eval mode, without gradients (the paper's Fig. 12).
+        """Compute how much each gate lets through in eval mode, without gradients (the paper's Fig. 12).
 
         Args:
-            x: image ``[B, in_channels, *spatial]``; each edge a multiple of ``2 ** depth``.
+            x: image ``[B, in_channels, *spatial]``; each edge must be a multiple of ``2 ** depth``.
 
         Returns:
-            for each node ``X_{i,j}`` with ``j > 0``, under the name ``"Xi_j"``, its coefficients, 0 to 1, at the size
-            of its level: ``[B, 1, *spatial / 2 ** i]``, those on ``X_{i,j-1}``; with ``gate_all`` ``[B, j, ...]``,
-            those on ``X_{i,0}`` to ``X_{i,j-1}``.
+            the coefficients, 0 to 1, of each node ``X_{i,j}`` with ``j > 0`` under the name ``"Xi_j"``, at the size of
+            its level: ``[B, 1, *spatial / 2 ** i]`` for its gate on ``X_{i,j-1}``, or with ``gate_all``
+            ``[B, j, ...]`` for its gates on ``X_{i,0}`` to ``X_{i,j-1}``.
 
         Raises:
-            ValueError: if the size does not fit; names the size to pad to.
+            ValueError: the size does not fit; the message names the size to pad to.
+
+        Example:
+            >>> import torch
+            >>> maps = ANUNet(features=(4, 8, 16)).attention_maps(torch.zeros(1, 1, 16, 24))
+            >>> {name: tuple(coefficients.shape) for name, coefficients in maps.items()}
+            {'X0_1': (1, 1, 16, 24), 'X1_1': (1, 1, 8, 12), 'X0_2': (1, 1, 16, 24)}
         """
         self._check_size(list(x.shape[2:]), self.depth)
         maps: dict[str, torch.Tensor] = {}
@@ -257,10 +284,10 @@ class ANUNet(nn.Module):
         return maps
 
     def pruned(self, level: int) -> ANUNet:
-        """Cut off what head ``level`` does not need.
+        """Copy the part of the network that head ``level`` needs.
 
-        In eval mode the result computes what this network's head of that level does, bit for bit. It has the heads
-        below too, so that it can be trained or pruned further. The authors' class for level 2 takes head 1 by mistake.
+        In eval mode the copy computes the same as this network's head of that level, bit for bit. It also has the heads
+        below, so it can be trained or pruned further. (The authors' class for level 2 takes head 1 by mistake.)
 
         Args:
             level: from 1 to ``depth``.
@@ -269,7 +296,14 @@ class ANUNet(nn.Module):
             a network of ``features[: level + 1]`` with copies of the weights, on the same device, in the same mode.
 
         Raises:
-            ValueError: no such level.
+            ValueError: there is no such level.
+
+        Example:
+            >>> import torch
+            >>> network = ANUNet(features=(4, 8, 16), supervision_level=1).eval()
+            >>> small, x = network.pruned(1), torch.rand(1, 1, 16, 24)
+            >>> small.depth, torch.equal(small(x), network(x))
+            (1, True)
 
         Source: Li et al., "ANU-Net", Computers & Graphics 2020, Section 3.5 and Table 6.
         """
@@ -277,14 +311,14 @@ class ANUNet(nn.Module):
         state = self.state_dict()
         arguments = self.infer_arguments(state)
         arguments["features"] = arguments["features"][: level + 1]
-        with torch.device("meta"):  # no weights are drawn, so that the random state stays as it is
+        with torch.device("meta"):  # no weights are drawn, so the random state stays as it is
             net = ANUNet(self.spatial_dims, **arguments)
         net.load_state_dict({key: state[key].clone() for key in net.state_dict()}, assign=True)
         return net.train(self.training)
 
     @staticmethod
     def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Give the tensors of the authors' checkpoint the names of this class.
+        """Rename the tensors of the authors' checkpoint to the names of this class.
 
         Args:
             state: tensors under the names of the authors' ``AttentionUNetPlusPlus2`` with deep supervision.
@@ -293,31 +327,31 @@ class ANUNet(nn.Module):
             the same tensors under this class's names, in the same order.
 
         Raises:
-            ValueError: if the authors' network has no layer of some key's name; names the first such keys.
+            ValueError: a key names no layer of the authors' network; the message lists the first such keys.
+
+        Example:
+            >>> import torch
+            >>> list(ANUNet.convert_author_state({"Att0_1.psi.0.bias": torch.zeros(1)}))
+            ['columns.0.0.gates.0.psi.0.conv.bias']
 
         Source: lichen14/Attention-unet-plusplus, new_archs.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            layer, _, role = key.rpartition(".")
-            if layer in _AUTHOR_LAYERS:
-                converted[f"{_AUTHOR_LAYERS[layer]}.{role}"] = tensor
-            else:
-                unknown.append(key)
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' ANU-Net, the first: {unknown[:3]}.")
-        return converted
+        return rename_tensors(state, _AUTHOR_PREFIXES, network="ANU-Net")
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Tell from a state dict of this class the constructor arguments that it needs.
+        """Infer the constructor arguments that a state dict of this class needs.
 
         Args:
             state: tensors under this class's names.
 
         Returns:
-            channels, features and whether every older node is gated, each only if the tensors that tell it are there.
+            channels, features and whether every older node is gated, each only if the tensors that it is read from are
+            there.
+
+        Example:
+            >>> ANUNet.infer_arguments(ANUNet(features=(4, 8), out_channels=2).state_dict())
+            {'in_channels': 1, 'out_channels': 2, 'features': [4, 8], 'gate_all': False}
         """
         sources = {"in_channels": ("encoder.0.conv_0.conv.weight", 1), "out_channels": ("heads.0.weight", 0)}
         arguments: dict[str, Any] = {}

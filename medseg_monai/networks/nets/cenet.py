@@ -12,11 +12,11 @@ from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
 from medseg_monai.networks.weights.resnet34 import load_resnet34_encoder
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["CENet", "CENetDecoderBlock"]
 
-# how the authors' code (Guzaiwang/CE-Net, networks/cenet.py) names each module, and how this file does
+# the authors' name of each module (Guzaiwang/CE-Net, networks/cenet.py), and the name in this file
 _AUTHOR_PREFIXES = {
     "firstconv.": "encoder.conv1.",
     "firstbn.": "encoder.bn1.",
@@ -72,8 +72,8 @@ class CENetDecoderBlock(nn.Module):
 class CENet(nn.Module):
     """CE-Net: ResNet-34 encoder, dense atrous convolution, residual multi-kernel pooling, light decoder.
 
-    The defaults have 29,003,093 parameters (29,006,272 with ``out_channels=12``). The network returns logits; the
-    authors' sigmoid belongs to the loss and to the postprocessing.
+    With its defaults the network has 29,003,093 parameters (29,006,272 with ``out_channels=12``). It returns logits;
+    the authors' sigmoid belongs to the loss and to the postprocessing.
 
     Where the paper is silent or its text differs from the authors' published code, the code decides:
 
@@ -84,7 +84,7 @@ class CENet(nn.Module):
       the classes.
 
     Args:
-        spatial_dims: number of spatial dimensions; only 2 exists.
+        spatial_dims: number of spatial dimensions; must be 2.
         in_channels: channels of the input.
         out_channels: channels of the output (1 for a sigmoid, 12 for the 11 retinal layers and background).
         pretrained: ``False`` starts from random weights; ``True`` takes torchvision's ImageNet weights of ResNet-34
@@ -95,12 +95,23 @@ class CENet(nn.Module):
         multi_kernel_pooling: ``False`` leaves the RMP block out (Table VI, "Backbone + DAC").
 
     Raises:
-        ValueError: for ``spatial_dims`` other than 2, or ``pretrained`` with other than 3 input channels.
+        ValueError: ``spatial_dims`` is not 2, or ``pretrained`` is given and ``in_channels`` is not 3.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.nets import CENet
+        >>> network = CENet(out_channels=2).eval()
+        >>> with torch.no_grad():
+        ...     network(torch.zeros(1, 3, 192, 224)).shape
+        torch.Size([1, 2, 192, 224])
+        >>> network(torch.zeros(1, 3, 200, 150))
+        Traceback (most recent call last):
+        ValueError: CENet takes sizes that are multiples of 32 and at least 192, got 200x150: pad or resize to 224x192.
 
     Source: Gu et al., "CE-Net: Context Encoder Network for 2D Medical Image Segmentation", IEEE TMI 38(10), 2019.
     """
 
-    #: the authors' code reads its images with ``cv2.imread``, which gives blue first (Guzaiwang/CE-Net, data.py)
+    #: the authors' code reads its images with ``cv2.imread``, which puts blue first (Guzaiwang/CE-Net, data.py)
     author_settings = {"channel_order": "BGR"}
 
     def __init__(
@@ -160,7 +171,7 @@ class CENet(nn.Module):
             logits of shape ``[B, out_channels, H, W]``, in train and eval mode alike.
 
         Raises:
-            ValueError: if the size does not fit; names the size to pad to.
+            ValueError: the size does not fit; the message names the size to pad to.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             self._check_size(x.shape[2], x.shape[3])
@@ -178,7 +189,7 @@ class CENet(nn.Module):
 
     @staticmethod
     def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Give the tensors of the authors' checkpoint the names of this class.
+        """Rename the tensors of the authors' checkpoint to the names of this class.
 
         Args:
             state: tensors under the names of the authors' ``CE_Net_`` or ``CE_Net_OCT``, all of them or some.
@@ -187,31 +198,31 @@ class CENet(nn.Module):
             the same tensors under this class's names, in the same order.
 
         Raises:
-            ValueError: if the authors' networks have no module of some key's name; names the first such keys.
+            ValueError: a key names no module of the authors' networks; the message lists the first such keys.
+
+        Example:
+            >>> import torch
+            >>> list(CENet.convert_author_state({"finalconv3.bias": torch.zeros(1)}))
+            ['head.bias']
 
         Source: Guzaiwang/CE-Net, networks/cenet.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            prefix = next((prefix for prefix in _AUTHOR_PREFIXES if key.startswith(prefix)), None)
-            if prefix is None:
-                unknown.append(key)
-            else:
-                converted[_AUTHOR_PREFIXES[prefix] + key.removeprefix(prefix)] = tensor
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' CE-Net, the first: {unknown[:3]}.")
-        return converted
+        return rename_tensors(state, _AUTHOR_PREFIXES, network="CE-Net")
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
-        """Tell from a state dict of this class the constructor arguments that it needs.
+        """Infer the constructor arguments that a state dict of this class needs.
 
         Args:
             state: tensors under this class's names.
 
         Returns:
-            ``in_channels`` and ``out_channels``, each only if the tensor that tells it is there.
+            ``in_channels`` and ``out_channels``, each only if the tensor that it is read from is there.
+
+        Example:
+            >>> import torch
+            >>> CENet.infer_arguments({"head.weight": torch.zeros(12, 32, 3, 3)})
+            {'out_channels': 12}
         """
         sources = {"in_channels": ("encoder.conv1.weight", 1), "out_channels": ("head.weight", 0)}
         return kernel_sizes(state, sources, dims=4)

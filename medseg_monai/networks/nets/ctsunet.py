@@ -21,7 +21,7 @@ from medseg_monai.networks.blocks.valid_windows import (
     tile_starts,
 )
 from medseg_monai.networks.fast.cunet import FastCUNet, fold_batch_norms
-from medseg_monai.networks.weights.state_dict import kernel_sizes
+from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["STAGE1_FEATURES", "STAGE2_FEATURES", "STAGE2_RELEASED_FEATURES", "CTSUNet"]
 
@@ -34,7 +34,7 @@ STAGE2_FEATURES = (24, 48, 48, 96, 96, 192, 192, 384, 192, 192, 96, 96, 48, 48)
 STAGE2_RELEASED_FEATURES = (24, 32, 48, 96, 96, 192, 192, 384, 192, 192, 96, 96, 48, 48)
 """Widths of CU-Net II in the authors' published settings and checkpoint."""
 
-# how the authors' code names the modules of one U-Net, and how this package does
+# the authors' names of the modules of one U-Net, and the names in this package
 _AUTHOR_BLOCKS = {
     "ds_modules.0.conv_blocks.": "down1.",
     "ds_modules.1.conv_blocks.": "down2.",
@@ -54,7 +54,14 @@ _AUTHOR_BLOCKS = {
     "middle_psa.bn.": "attention.norm.",
 }
 _AUTHOR_STAGES = {"unet1.": "stage1.", "unet2.": "stage2."}
-_AUTHOR_LAYERS = {"0.0.": "0.conv.", "0.1.": "0.adn.N.", "1.0.": "1.conv.", "1.1.": "1.adn.N."}
+# a module that is none of these layers of a block keeps the rest of its name
+_AUTHOR_LAYERS = {"0.0.": "0.conv.", "0.1.": "0.adn.N.", "1.0.": "1.conv.", "1.1.": "1.adn.N.", "": ""}
+_AUTHOR_PREFIXES = {
+    stage + block + layer: own_stage + own_block + own_layer
+    for stage, own_stage in _AUTHOR_STAGES.items()
+    for block, own_block in _AUTHOR_BLOCKS.items()
+    for layer, own_layer in _AUTHOR_LAYERS.items()
+}
 _AUTHOR_UNUSED = re.compile(r"unet[12]\.middle_psa\.bns\.[012]\.(weight|bias)")
 _BLOCKS = ("down1", "down2", "down3", "bridge", "up1", "up2", "up3")
 _TELLING = {
@@ -66,48 +73,61 @@ _POINTWISE = ("attention.g.weight", "attention.theta.weight", "attention.phi.wei
 
 
 class CTSUNet(nn.Module):
-    """CTSU-Net: a U-Net over the whole scan at half size, and a second over patches that sees the first one's result.
+    """CTSU-Net: a U-Net sees the whole scan at half size; a second one sees patches together with the first's result.
 
-    The first stage has 3,846,911 parameters and the second 9,235,367 (9,183,495 with the released widths). The second
-    one's input are the scan, the first one's lobes (softmax) and border (sigmoid), upsampled to the scan.
+    The first stage has 3,846,911 parameters and the second has 9,235,367 (9,183,495 with the released widths). The
+    second stage takes the scan together with the first stage's lobes (softmax) and border (sigmoid), upsampled to the
+    size of the scan.
 
-    Where the paper is silent or its text differs from the authors' published code, the code decides, but for the two
+    Where the paper is silent or its text differs from the authors' published code, the code decides, except on the two
     points that are arguments (``stage2_features``, ``similarity_norm``):
 
-    - the embeddings of the attention have biases, and batch normalisation and ReLU follow it;
-    - the geometric coordinate of stage 1 is the voxel's place on a plain grid from -0.5 to 0.5; that of stage 2 is
-      ``(k (n - 67) / (m - 1) + 33.5 + start) / (padded size - 1) - 0.5`` for voxel ``k`` of a map of ``m`` and a window
-      of ``n`` voxels that starts at ``start`` of the scan with its margin of 44;
-    - interpolation is trilinear with ``align_corners=True`` throughout, margins are zero, and overlapping tiles (the
-      last one of a row is shifted back to end with the scan) are averaged.
+    - the embeddings of the attention have biases, and batch normalisation and ReLU follow the attention;
+    - the geometric coordinate of stage 1 is the voxel's place on a plain grid from -0.5 to 0.5. In stage 2 it is
+      ``(k (n - 67) / (m - 1) + 33.5 + start) / (padded size - 1) - 0.5`` for voxel ``k`` of a map of ``m`` voxels and a
+      window of ``n`` voxels that starts at ``start`` of the scan padded by the margin of 44;
+    - interpolation is trilinear with ``align_corners=True`` throughout, margins are zero, and overlapping tiles are
+      averaged (the last tile of a row is shifted back to end with the scan).
 
     Args:
-        spatial_dims: number of spatial dimensions; only 3 exists.
+        spatial_dims: number of spatial dimensions; must be 3.
         in_channels: channels of the scan.
-        out_channels: background and lobes.
+        out_channels: number of classes: the background and the lobes.
         stage1_features: widths of the first U-Net, see :class:`CUNet`.
         stage2_features: widths of the second; ``STAGE2_RELEASED_FEATURES`` fits the authors' checkpoint.
-        embedding_channels: of the attention.
+        embedding_channels: channels of the embeddings of the attention.
         recurrence: steps of the attention.
         non_local: ``False`` leaves the attention out of both stages (Table IV).
         geometric: ``False`` leaves out its geometric term (Table IV).
         similarity_norm: ``"none"`` (Eq. 3) or ``"voxel"`` (the authors' checkpoint), see
             :class:`CrissCrossAttention3d`.
-        window: largest input of stage 2 when a whole scan is predicted: 92, 100, 108, …; 132 as released.
-        patch_size: input of stage 2 in training; 116 in Section IV-D.
-        patches: patches for each scan and training step.
-        end_to_end: ``False`` keeps the gradient of stage 2 from stage 1 in training. Through an untrained stage 2 it is
-            about ten times that of stage 1's own losses, and noise: short trainings do better without.
-        freeze_norm: ``True`` normalises stage 2 in training by the running statistics, as prediction does. Otherwise a
-            patch is normalised by itself, which differs most from the mean of all patches where it shows one lobe only;
-            for fine-tuning, since at the start there are no statistics.
+        window: largest input edge of stage 2 when a whole scan is predicted: 92, 100, 108, …; 132 as released.
+        patch_size: input edge of stage 2 in training; 116 in Section IV-D.
+        patches: number of patches for each scan and training step.
+        end_to_end: ``False`` keeps the gradient of stage 2 from stage 1 in training. Through an untrained stage 2 that
+            gradient is noise, about ten times as large as the gradient of stage 1's own losses, so short trainings do
+            better without it.
+        freeze_norm: ``True`` normalises stage 2 in training by the running statistics, as prediction does. Otherwise
+            each patch is normalised by its own statistics, which differ most from the mean of all patches where a patch
+            shows only one lobe. This is for fine-tuning, since there are no statistics at the start of a training.
 
     Attributes:
-        coverage: fraction ``K`` of the scan's patches, those with the largest error of stage 1, that training draws
-            from (Section III-D); training lowers it from 1.0 to 0.2.
+        coverage: fraction ``K`` of the scan's patches that training draws from, the ones with the largest error of
+            stage 1 (Section III-D); training lowers it from 1.0 to 0.2.
 
     Raises:
-        ValueError: for ``spatial_dims`` other than 3, or an illegal ``window`` or ``patch_size``.
+        ValueError: ``spatial_dims`` is not 3, or ``window`` or ``patch_size`` is not legal.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.nets import CTSUNet
+        >>> widths = {"stage1_features": [2] * 14, "stage2_features": [2] * 14, "embedding_channels": 2}
+        >>> network = CTSUNet(in_channels=1, out_channels=6, **widths).eval()
+        >>> scan = torch.zeros(1, 1, 32, 48, 32)
+        >>> [tuple(logits.shape) for logits in network.first_stage(scan)]  # lobes and border at half the size
+        [(1, 6, 16, 24, 16), (1, 1, 16, 24, 16)]
+        >>> network.fast_form()(scan).shape  # both stages; network(scan) is the same, but slower
+        torch.Size([1, 6, 32, 48, 32])
 
     Source: Xie et al., "Contextual Two-Stage U-Nets for Robust Pulmonary Lobe Segmentation in CT Scans of COVID-19 and
     COPD Patients", 2020, Section III and Table II.
@@ -116,10 +136,10 @@ class CTSUNet(nn.Module):
     #: how the authors' checkpoint was made (DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, settings.py)
     author_settings = {"similarity_norm": "voxel"}
 
-    #: a traced form (ONNX) has the tiles of the size that it was traced with
+    #: a traced form (ONNX) keeps the tiles of the size that it was traced with
     tiles_its_input = True
 
-    #: what a window of stage 2 may have where memory is no issue otherwise: about 300 bytes a voxel at full width
+    #: largest number of voxels in a window of stage 2; a voxel takes about 300 bytes of memory at full width
     max_window_voxels = 8_000_000
 
     def __init__(
@@ -167,21 +187,22 @@ class CTSUNet(nn.Module):
         """Predict a whole scan; in train mode, compute what the four loss terms need.
 
         Args:
-            x: scan ``[B, in_channels, D, H, W]``, intensities from 0 to 1; each edge a multiple of 16 and at least 32.
-            label: lobes ``[B, 1, D, H, W]``, whole values; needed in train mode, where the errors of stage 1 decide on
-                the patches of stage 2.
+            x: scan ``[B, in_channels, D, H, W]`` with intensities from 0 to 1; each edge must be a multiple of 16 and
+                at least 32.
+            label: lobes ``[B, 1, D, H, W]``, whole values. Train mode needs it, since the errors of stage 1 decide
+                which patches stage 2 sees.
 
         Returns:
-            In eval mode logits ``[B, out_channels, D, H, W]`` of stage 2, tiled over the scan.
+            In eval mode the logits ``[B, out_channels, D, H, W]`` of stage 2, tiled over the scan.
 
             In train mode a dictionary: ``stage1_lobes`` ``[B, out_channels, D/2, H/2, W/2]`` and ``stage1_border``
             ``[B, 1, D/2, H/2, W/2]``, ``stage2_lobes`` ``[B * patches, out_channels, o, o, o]`` and ``stage2_border``
-            ``[B * patches, 1, o, o, o]`` with ``o = patch_size - 88``, all logits, and ``starts`` ``[B, patches, 3]``,
-            the first voxel of each crop that stage 2 predicts.
+            ``[B * patches, 1, o, o, o]`` with ``o = patch_size - 88``, all of them logits, and ``starts``
+            ``[B, patches, 3]``, the first voxel of each crop that stage 2 predicts.
 
         Raises:
-            ValueError: a size that does not fit (names the size to pad to); train mode without label, or with one that
-                the network does not have.
+            ValueError: the size does not fit (the message names the size to pad to), or train mode gets no label or one
+                with classes that the network does not have.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             self._check_size(x.shape[2], x.shape[3], x.shape[4])
@@ -190,7 +211,7 @@ class CTSUNet(nn.Module):
         return self._training_outputs(x, label) if self.training else self.predict(x)
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode; with ``freeze_norm`` the batch norms of stage 2 stay in eval mode."""
+        """Set train or eval mode; with ``freeze_norm`` the batch norms of stage 2 always stay in eval mode."""
         super().train(mode)
         if mode and self.freeze_norm:
             for module in self.stage2.modules():
@@ -207,7 +228,7 @@ class CTSUNet(nn.Module):
             )
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Both stages over whole scans, with tiles of at most :attr:`window`.
+        """Run both stages over whole scans, with tiles of at most :attr:`window`.
 
         Args:
             x: as in :meth:`forward`.
@@ -221,13 +242,13 @@ class CTSUNet(nn.Module):
         return self.second_stage(context, [0, 0, 0], [x.shape[2], x.shape[3], x.shape[4]], [output, output, output])
 
     def first_stage(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stage 1 over the scan at half its size.
+        """Run stage 1 over the scan at half its size.
 
         Args:
             x: as in :meth:`forward`.
 
         Returns:
-            logits of lobes ``[B, out_channels, D/2, H/2, W/2]`` and of borders ``[B, 1, D/2, H/2, W/2]``.
+            logits of the lobes ``[B, out_channels, D/2, H/2, W/2]`` and of the borders ``[B, 1, D/2, H/2, W/2]``.
         """
         size = [x.shape[2] // 2, x.shape[3] // 2, x.shape[4] // 2]
         half = F.interpolate(x, size=size, mode="trilinear", align_corners=True)
@@ -236,12 +257,12 @@ class CTSUNet(nn.Module):
         return lobes, border
 
     def context(self, x: torch.Tensor, lobes: torch.Tensor, border: torch.Tensor) -> torch.Tensor:
-        """What stage 2 sees: the scan and the probabilities of stage 1, upsampled as logits.
+        """Build the input of stage 2: the scan and the probabilities of stage 1, which are upsampled as logits.
 
         Args:
             x: as in :meth:`forward`.
-            lobes: logits of stage 1.
-            border: logits of stage 1.
+            lobes: logits of the lobes, from stage 1.
+            border: logits of the border, from stage 1.
 
         Returns:
             ``[B, in_channels + out_channels + 1, D, H, W]``.
@@ -252,12 +273,12 @@ class CTSUNet(nn.Module):
         return torch.cat([x, lobes, border], dim=1)
 
     def second_stage(self, context: torch.Tensor, start: list[int], stop: list[int], output: list[int]) -> torch.Tensor:
-        """Stage 2 over a box of the scan, in tiles; overlapping ones are averaged.
+        """Run stage 2 over a box of the scan, in tiles; overlapping tiles are averaged.
 
         Args:
-            context: of the whole scan, as :meth:`context` makes it.
+            context: input of stage 2 for the whole scan, as :meth:`context` makes it.
             start: first voxel of the box.
-            stop: voxel after its last.
+            stop: voxel after the last one of the box.
             output: largest edges of a tile's output: 4, 12, 20, …
 
         Returns:
@@ -271,7 +292,7 @@ class CTSUNet(nn.Module):
             for y in tile_starts(start[1], stop[1], tile[1]):
                 for x in tile_starts(start[2], stop[2], tile[2]):
                     lobes, _ = self.window_logits(context, [[[z, y, x]]] * context.shape[0], tile)
-                    # a tile in front of the box's end is whole; one that reaches beyond it is cut
+                    # a tile that reaches beyond the end of the box is cut off there
                     z0, y0, x0 = z - start[0], y - start[1], x - start[2]
                     lobes = lobes[:, :, : edges[0] - z0, : edges[1] - y0, : edges[2] - x0]
                     z1, y1, x1 = z0 + lobes.shape[2], y0 + lobes.shape[3], x0 + lobes.shape[4]
@@ -282,16 +303,16 @@ class CTSUNet(nn.Module):
     def window_logits(
         self, context: torch.Tensor, corners: list[list[list[int]]], output: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stage 2 over windows of scans.
+        """Run stage 2 over windows of scans.
 
         Args:
-            context: of whole scans, ``[B, C, D, H, W]``, as :meth:`context` makes it.
-            corners: for each scan, for each of its windows, the first voxel that it predicts.
-            output: edges of what a window predicts: 4, 12, 20, …
+            context: input of stage 2 for whole scans, ``[B, C, D, H, W]``, as :meth:`context` makes it.
+            corners: for each scan and each of its windows, the first voxel that the window predicts.
+            output: edges of a window's prediction: 4, 12, 20, …
 
         Returns:
-            logits of lobes ``[B * windows, out_channels, *output]`` and of borders ``[B * windows, 1, *output]``, the
-            windows of a scan together.
+            logits of the lobes ``[B * windows, out_channels, *output]`` and of the borders
+            ``[B * windows, 1, *output]``; the windows of one scan follow each other.
         """
         size = [edge + 2 * self.margin for edge in output]
         crops: list[torch.Tensor] = []
@@ -306,19 +327,19 @@ class CTSUNet(nn.Module):
         return lobes, border
 
     def _window_centers(self, context: torch.Tensor, first: torch.Tensor, size: list[int]) -> list[torch.Tensor]:
-        """Where the bridge's features of windows look; ``first`` are the voxels ``[B, 3]`` they predict first."""
+        """Compute where in the scan the bridge's features look; ``first`` ``[B, 3]`` are the first voxels predicted."""
         centers: list[torch.Tensor] = []
         for axis in range(3):
             voxels = (size[axis] - 60) // 8
             step = (size[axis] - 67) / (voxels - 1)
             place = torch.arange(voxels, device=context.device)[None, :] * step + 33.5 + first[:, axis : axis + 1]
-            # in the padded scan a window starts at the voxel that its output starts at in the scan itself
+            # a window starts at the same index in the padded scan as its output does in the scan itself
             centers.append(place / (context.shape[2 + axis] + 2 * self.margin - 1) - 0.5)
         return centers
 
     def _training_outputs(self, x: torch.Tensor, label: torch.Tensor | None) -> dict[str, torch.Tensor]:
         if label is None:
-            raise ValueError("CTSUNet in train mode needs the label, to choose patches by the errors of stage 1.")
+            raise ValueError("CTSUNet in train mode needs the label to choose patches by the errors of stage 1.")
         if float(label.max()) >= self.out_channels or float(label.min()) < 0:
             raise ValueError(
                 f"label has values {float(label.min()):g} to {float(label.max()):g}; "
@@ -342,21 +363,27 @@ class CTSUNet(nn.Module):
         }
 
     def fast_form(self) -> CTSUNet:
-        """A copy for prediction: the same logits to rounding and the same methods, several times faster.
+        """Make the network's fast form for prediction: same methods, same logits up to rounding, several times faster.
 
-        Stage 1 gets its batch norms folded and its weights laid out channels last; stage 2 becomes
+        In stage 1 the batch norms are folded and the weights are laid out channels last; stage 2 becomes a
         :class:`FastCUNet`, whose windows may be as large as a lung.
 
         Returns:
-            a network in eval mode that records no gradients and does not follow later changes of this one.
+            a copy in eval mode, which records no gradients and does not follow later changes of this network.
+
+        Example:
+            >>> network = CTSUNet(stage1_features=[2] * 14, stage2_features=[2] * 14, embedding_channels=2)
+            >>> fast = network.fast_form()
+            >>> fast.training, fast.max_window_voxels > network.max_window_voxels
+            (False, True)
         """
-        return _CTSUNetInference(self)
+        return _FastCTSUNet(self)
 
     @staticmethod
     def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Give the tensors of the authors' checkpoint the names of this class.
+        """Rename the tensors of the authors' checkpoint to the names of this class.
 
-        What :meth:`author_unused` names, and only that, is left out.
+        The tensors that :meth:`author_unused` names, and no others, are left out.
 
         Args:
             state: tensors under the names of the authors' two-stage network, all of them or some.
@@ -365,45 +392,52 @@ class CTSUNet(nn.Module):
             the tensors under this class's names, in the same order.
 
         Raises:
-            ValueError: if the authors' network has no module of some key's name; names the first such keys.
+            ValueError: a key names no module of the authors' network; the message lists the first such keys.
+
+        Example:
+            >>> import torch
+            >>> list(CTSUNet.convert_author_state({"unet1.outs.0.bias": torch.zeros(6)}))
+            ['stage1.lobes.bias']
 
         Source: DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, models.py.
         """
-        converted: dict[str, torch.Tensor] = {}
-        unknown = []
-        for key, tensor in state.items():
-            if CTSUNet.author_unused(key) is not None:
-                continue
-            name = _author_name(key)
-            if name is None:
-                unknown.append(key)
-            else:
-                converted[name] = tensor[..., None, None, None] if name.endswith(_POINTWISE) else tensor
-        if unknown:
-            raise ValueError(f"{len(unknown)} keys are none of the authors' CTSU-Net, the first: {unknown[:3]}.")
-        return converted
+        used = {key: tensor for key, tensor in state.items() if CTSUNet.author_unused(key) is None}
+        converted = rename_tensors(used, _AUTHOR_PREFIXES, network="CTSU-Net")
+        return {
+            name: tensor[..., None, None, None] if name.endswith(_POINTWISE) else tensor
+            for name, tensor in converted.items()
+        }
 
     @staticmethod
     def author_unused(key: str) -> str | None:
-        """Tell why a tensor of the authors' checkpoint has no place here.
+        """Explain why a tensor of the authors' checkpoint has no place here.
 
         Args:
-            key: its name there.
+            key: name of the tensor in the checkpoint.
 
         Returns:
-            the reason for the three group norms of each non-local module; ``None`` for any other name.
+            the reason for the three group norms of each non-local module, or ``None`` for any other name.
+
+        Example:
+            >>> CTSUNet.author_unused("unet1.middle_psa.bns.0.weight")
+            "a group norm that the authors' forward pass never uses"
         """
         return "a group norm that the authors' forward pass never uses" if _AUTHOR_UNUSED.fullmatch(key) else None
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Tell from a state dict of this class the constructor arguments that it needs.
+        """Infer the constructor arguments that a state dict of this class needs.
 
         Args:
             state: tensors under this class's names.
 
         Returns:
-            channels, features and the kind of attention, each only if the tensors that tell it are there.
+            channels, features and the kind of attention, each only if the tensors that it is read from are there.
+
+        Example:
+            >>> import torch
+            >>> CTSUNet.infer_arguments({"stage1.lobes.weight": torch.zeros(6, 24, 1, 1, 1)})
+            {'out_channels': 6, 'non_local': False, 'geometric': False}
         """
         arguments: dict[str, Any] = {}
         for stage in ("stage1", "stage2"):
@@ -419,10 +453,10 @@ class CTSUNet(nn.Module):
         return arguments
 
 
-class _CTSUNetInference(CTSUNet):
-    """What :meth:`CTSUNet.fast_form` gives."""
+class _FastCTSUNet(CTSUNet):
+    """The form that :meth:`CTSUNet.fast_form` returns."""
 
-    #: about 100 bytes of memory a voxel at full width
+    #: a voxel takes about 100 bytes of memory at full width
     max_window_voxels = 30_000_000
 
     def __init__(self, network: CTSUNet) -> None:
@@ -431,22 +465,22 @@ class _CTSUNetInference(CTSUNet):
         self.stage1 = stage1.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # the stub lacks it
         self.stage2 = FastCUNet(network.stage2)  # type: ignore[assignment]  # only this class calls it
         self.out_channels, self.margin, self.window = network.out_channels, network.margin, network.window
-        self.coverage = network.coverage  # a training's handlers name it, although they never run with this form
+        self.coverage = network.coverage  # handlers of a training name it, although they never run with this form
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode.
 
         Raises:
-            RuntimeError: for ``mode=True``.
+            RuntimeError: ``mode`` is ``True``.
         """
         if mode:
-            raise RuntimeError("A network's inference form cannot be trained: train the one it was made from.")
+            raise RuntimeError("The fast form of a network cannot be trained: train the network it was made from.")
         return super().train(False)
 
     @torch.no_grad()
     def second_stage(self, context: torch.Tensor, start: list[int], stop: list[int], output: list[int]) -> torch.Tensor:
-        """As :meth:`CTSUNet.second_stage`; no tile's logits exist beside the sum."""
+        """Do the same as :meth:`CTSUNet.second_stage`, without a copy of each tile's logits beside the sum."""
         edges = [stop[axis] - start[axis] for axis in range(3)]
         tile = [min(output[axis], legal_output(edges[axis])) for axis in range(3)]
         starts = [tile_starts(start[axis], stop[axis], tile[axis]) for axis in range(3)]
@@ -467,7 +501,7 @@ class _CTSUNetInference(CTSUNet):
     def window_logits(
         self, context: torch.Tensor, corners: list[list[list[int]]], output: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`CTSUNet.window_logits`, one window at a time."""
+        """Do the same as :meth:`CTSUNet.window_logits`, one window at a time."""
         windows = [
             torch.cat(list(self._window(context[scan : scan + 1], corner, output))).transpose(0, 1)
             for scan, places in enumerate(corners)
@@ -485,24 +519,11 @@ class _CTSUNetInference(CTSUNet):
 
 
 def _cover(starts: list[int], tile: int, start: int, stop: int) -> torch.Tensor:
-    """How many tiles along an axis cover each voxel."""
+    """Count the tiles along an axis that cover each voxel."""
     count = torch.zeros(stop - start)
     for first in starts:
         count[first - start : first - start + tile] += 1
     return count
-
-
-def _author_name(key: str) -> str | None:
-    for stage, own_stage in _AUTHOR_STAGES.items():
-        for block, own_block in _AUTHOR_BLOCKS.items():
-            if not key.startswith(stage + block):
-                continue
-            rest = key.removeprefix(stage + block)
-            layer = next((layer for layer in _AUTHOR_LAYERS if rest.startswith(layer)), None)
-            if layer is not None:
-                rest = _AUTHOR_LAYERS[layer] + rest.removeprefix(layer)
-            return own_stage + own_block + rest
-    return None
 
 
 def _plain_grid(voxels: int, like: torch.Tensor) -> torch.Tensor:

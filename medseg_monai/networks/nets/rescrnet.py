@@ -11,12 +11,12 @@ from torch import nn
 
 from medseg_monai.networks.blocks.conv_lstm import ResidualConvLSTMBlock
 from medseg_monai.networks.blocks.separable_atrous import SLOPE, PointwiseConv2d, ResidualAtrousBlock
-from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer
+from medseg_monai.networks.weights.keras import keras_layers, pytorch_kernel, rename_layers
 from medseg_monai.networks.weights.state_dict import kernel_sizes
 
 __all__ = ["ResCRNet"]
 
-# what the authors' Keras makes for each block
+# what the authors' Keras creates for each block
 _SEPARABLE_A_BLOCK, _BRANCHES = 6, 3
 _SEPARABLE_ROLES = ("depthwise_kernel", "pointwise_kernel", "bias")
 _LSTM_ROLES = {"kernel": "weight", "recurrent_kernel": "recurrent_weight", "bias": "bias"}
@@ -24,7 +24,7 @@ _LSTM_DIRECTIONS = {"forward": "ahead", "backward": "back"}
 
 
 def _author_names(num_blocks: int, num_lstm_blocks: int) -> dict[str, list[str]]:
-    """This file's names of the authors' layers, kind by kind in their order (Res-CR-Net, MODULES/Blocks.py)."""
+    """List this file's names of the authors' layers, by kind and in the authors' order (MODULES/Blocks.py)."""
     blocks = ["stem", *(f"blocks.{number}" for number in range(num_blocks))]
     lstm_blocks = [f"lstm_blocks.{number}" for number in range(num_lstm_blocks)]
     branches = [[f"{block}.branches.{branch}" for branch in range(_BRANCHES)] for block in blocks]
@@ -44,18 +44,13 @@ def _author_names(num_blocks: int, num_lstm_blocks: int) -> dict[str, list[str]]
     }
 
 
-def _kernel(tensor: torch.Tensor) -> torch.Tensor:
-    """Bring a kernel from Keras' layout ``[height, width, in, out]`` to PyTorch's."""
-    return tensor.permute(3, 2, 0, 1).contiguous()
-
-
 def _separable_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Name the tensors of one ``SeparableConv2D`` as :class:`SeparableAtrousConv2d` does."""
     if set(layer) != set(_SEPARABLE_ROLES) or any(layer[role].ndim != 4 for role in _SEPARABLE_ROLES[:2]):
-        raise ValueError(f"{sorted(layer)}: no separable convolution with bias, which has {list(_SEPARABLE_ROLES)}.")
+        raise ValueError(f"{sorted(layer)}: a separable convolution with bias has {list(_SEPARABLE_ROLES)}.")
     return {
         "depthwise.weight": layer["depthwise_kernel"].permute(2, 3, 0, 1).contiguous(),  # one output for each input
-        "pointwise.weight": _kernel(layer["pointwise_kernel"]),
+        "pointwise.weight": pytorch_kernel(layer["pointwise_kernel"]),
         "pointwise.bias": layer["bias"],
     }
 
@@ -63,56 +58,63 @@ def _separable_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 def _bidirectional_layer(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Name the tensors of one ``Bidirectional(ConvLSTM2D)`` as :class:`BidirectionalConvLSTM2d` does.
 
-    Keras' name of the layer inside differs between its versions: ``forward_conv_lstm2d``, ``forward_conv_lst_m2d``.
+    The inner layer has different names in different versions of Keras: ``forward_conv_lstm2d``,
+    ``forward_conv_lst_m2d``.
     """
     named: dict[str, torch.Tensor] = {}
     for role, tensor in layer.items():
         direction, last = _LSTM_DIRECTIONS.get(role.split("_")[0]), _LSTM_ROLES.get(role.split("/")[-1])
         if direction is None or last is None:
-            raise ValueError(f"{role}: no part of a bidirectional convolutional LSTM.")
-        named[f"{direction}.{last}"] = _kernel(tensor) if tensor.ndim == 4 else tensor
+            raise ValueError(f"{role}: a bidirectional convolutional LSTM has no such tensor.")
+        named[f"{direction}.{last}"] = pytorch_kernel(tensor) if tensor.ndim == 4 else tensor
     return named
 
 
-_CONVERTERS = {
-    "separable_conv2d": _separable_layer,
-    "batch_normalization": pytorch_layer,
-    "conv2d": pytorch_layer,
-    "bidirectional": _bidirectional_layer,
-}
+_CONVERTERS = {"separable_conv2d": _separable_layer, "bidirectional": _bidirectional_layer}
 
 
 class ResCRNet(nn.Module):
     """Res-CR-Net: a straight line of residual blocks at the size of the image, without pooling or upsampling.
 
-    One STEM block, ``num_blocks`` CONV RES blocks of separable atrous convolutions (:class:`ResidualAtrousBlock`), each
-    followed by spatial dropout, then ``num_lstm_blocks`` LSTM RES blocks (:class:`ResidualConvLSTMBlock`), or without
-    any a 1x1 convolution to the classes and leaky ReLU. The network takes images of any size.
+    The network consists of one STEM block and ``num_blocks`` CONV RES blocks of separable atrous convolutions
+    (:class:`ResidualAtrousBlock`), each followed by spatial dropout, and of ``num_lstm_blocks`` LSTM RES blocks
+    (:class:`ResidualConvLSTMBlock`). Without LSTM RES blocks it ends with a 1x1 convolution to the classes and leaky
+    ReLU. It takes images of any size.
 
-    The defaults are the paper's network for chest X-rays and have 47,189 parameters. The paper prints 59,165: that is
-    the default of the authors' code, with 3 channels, 4 classes, 5 CONV RES and one LSTM RES block. Both counts are of
-    trainable parameters and without the shortcut convolution that the authors' LSTM RES block makes and never uses.
+    The defaults are the paper's network for chest X-rays, which has 47,189 parameters. The paper prints 59,165: that is
+    the default of the authors' code, with 3 channels, 4 classes, 5 CONV RES blocks and one LSTM RES block. Both numbers
+    count the trainable parameters, without the shortcut convolution that the authors' LSTM RES block creates and never
+    uses.
 
     The network returns logits; the authors' softmax belongs to the loss and to the postprocessing. The leaky ReLU
-    before it stays: it is not in the paper, but in the code that the published figures come from. So are the slope 0.1,
-    batch normalisation with Keras' defaults (epsilon 1e-3, momentum 0.99), the dropout rates and ``merge="add"``.
-    Kernels start from ``he_normal``, as in that code, which also gives every layer the seed 5, so that kernels of one
-    shape start equal; the paper does not say so, and here they differ.
+    before it stays: it is not in the paper, but it is in the code that produced the published figures. So are the slope
+    0.1, batch normalisation with Keras' defaults (epsilon 1e-3, momentum 0.99), the dropout rates and ``merge="add"``.
+    Kernels start from ``he_normal``, as in that code. That code also gives every layer the seed 5, so that kernels of
+    the same shape start equal; the paper does not say so, and here they differ.
 
     Args:
-        spatial_dims: number of spatial dimensions; only 2 exists.
+        spatial_dims: number of spatial dimensions; must be 2.
         in_channels: channels of the input.
-        out_channels: channels of the output, the classes with the background.
+        out_channels: channels of the output: the classes, including the background.
         filters: channels of each of the three branches of a block.
         num_blocks: number of CONV RES blocks after the STEM block, the paper's ``n - 1``.
         num_lstm_blocks: number of LSTM RES blocks, the paper's ``m``.
-        merge: ``"concat"``: the branches are concatenated and a block has ``3 * filters`` channels; ``"add"``: they are
-            added up and it has ``filters``.
+        merge: ``"concat"`` concatenates the branches, so that a block has ``3 * filters`` channels; ``"add"`` adds them
+            up, so that it has ``filters``.
         dropout: share of the channels that spatial dropout sets to zero.
-        recurrent_dropout: share of the state that the gates of the LSTMs do not see in training.
+        recurrent_dropout: share of the state that is hidden from the gates of the LSTMs in training.
 
     Raises:
-        ValueError: for ``spatial_dims`` other than 2, another ``merge``, or a negative number of blocks.
+        ValueError: ``spatial_dims`` is not 2, ``merge`` is unknown, or a number of blocks is negative.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.nets import ResCRNet
+        >>> network = ResCRNet(in_channels=1, out_channels=2).eval()
+        >>> network(torch.zeros(2, 1, 21, 34)).shape
+        torch.Size([2, 2, 21, 34])
+        >>> sum(parameter.numel() for parameter in network.parameters())
+        47189
 
     Source: Abdulah et al., "Lung Segmentation in Chest X-rays with Res-CR-Net", 2020, Section 1.3 and Fig. 1; the
     authors' code, dgattiwsu/Res-CR-Net.
@@ -150,14 +152,14 @@ class ResCRNet(nn.Module):
         """Compute the logits.
 
         Args:
-            x: image of shape ``[B, in_channels, H, W]`` of any size; a :class:`monai.data.MetaTensor` hands its
-                metadata on.
+            x: image of shape ``[B, in_channels, H, W]`` of any size; the metadata of a :class:`monai.data.MetaTensor`
+                is kept.
 
         Returns:
             logits of shape ``[B, out_channels, H, W]``, in train and eval mode alike.
         """
         if not torch.jit.is_scripting() and isinstance(x, MetaTensor):  # type: ignore[attr-defined]
-            # its bookkeeping at every slice would make a training step a third longer
+            # MetaTensor's bookkeeping at every slice would make a training step a third longer
             return MetaTensor(self.forward(x.as_tensor())).copy_meta_from(x, copy_attr=True)
         x = self.dropout(self.stem(x))
         for block in self.blocks:
@@ -168,56 +170,49 @@ class ResCRNet(nn.Module):
 
     @staticmethod
     def convert_author_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Give the tensors of the authors' Keras network the names and the layout of this class.
+        """Convert the tensors of the authors' Keras network to the names and the layout of this class.
 
-        How many blocks there are follows from how many layers there are of each kind.
+        The numbers of blocks follow from the number of layers of each kind.
 
         Args:
             state: the whole network's tensors as :func:`~medseg_monai.networks.weights.keras.read_keras_weights` reads
                 them, under Keras' automatic names, in any order.
 
         Returns:
-            the same tensors under this class's names, kind by kind in the order in which the authors' code makes the
+            the same tensors under this class's names, by kind and in the order in which the authors' code creates the
             layers.
 
         Raises:
-            ValueError: a layer is of a kind that the authors' network has not, one is missing or too many, or a layer
-                holds what its kind does not.
+            ValueError: the authors' network has no layers of some kind, or another number of them, or a layer has other
+                tensors than its kind.
 
         Source: dgattiwsu/Res-CR-Net, MODULES/Blocks.py and MODULES/Networks.py.
         """
         kinds = keras_layers(state)
-        unknown = [kind for kind in kinds if kind not in _CONVERTERS]
-        if unknown:
-            raise ValueError(f"the authors' Res-CR-Net has no layers {unknown[:3]}.")
         separable, bidirectional = (len(kinds.get(kind, [])) for kind in ("separable_conv2d", "bidirectional"))
         if separable == 0 or separable % _SEPARABLE_A_BLOCK or bidirectional % 2:
             raise ValueError(
-                f"{separable} layers separable_conv2d and {bidirectional} bidirectional: the authors' Res-CR-Net has "
-                f"{_SEPARABLE_A_BLOCK} of the one in each block and 2 of the other in each LSTM block."
+                f"{separable} layers separable_conv2d and {bidirectional} bidirectional, but the authors' Res-CR-Net "
+                f"has {_SEPARABLE_A_BLOCK} of the former in each block and 2 of the latter in each LSTM block."
             )
-        converted: dict[str, torch.Tensor] = {}
-        for kind, names in _author_names(separable // _SEPARABLE_A_BLOCK - 1, bidirectional // 2).items():
-            layers = kinds.get(kind, [])
-            if len(layers) != len(names):
-                raise ValueError(
-                    f"{len(layers)} layers {kind}, where the authors' Res-CR-Net with {separable} separable_conv2d and "
-                    f"{bidirectional} bidirectional has {len(names)}."
-                )
-            for name, layer in zip(names, layers, strict=True):
-                converted |= {f"{name}.{key}": tensor for key, tensor in _CONVERTERS[kind](layer).items()}
-        return converted
+        names = _author_names(separable // _SEPARABLE_A_BLOCK - 1, bidirectional // 2)
+        network = f"Res-CR-Net with {separable} separable_conv2d and {bidirectional} bidirectional"
+        return rename_layers(kinds, names, network=network, converters=_CONVERTERS)
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Tell from a state dict of this class the constructor arguments that it needs.
+        """Infer the constructor arguments that a state dict of this class needs.
 
         Args:
             state: tensors under this class's names.
 
         Returns:
-            channels, filters, numbers of blocks and how the branches are merged, each only if the tensors that tell it
-            are there.
+            channels, filters, numbers of blocks and how the branches are merged, each only if the tensors that it is
+            read from are there.
+
+        Example:
+            >>> ResCRNet.infer_arguments(ResCRNet(filters=4, num_blocks=2, merge="add").state_dict())["merge"]
+            'add'
         """
         last = "lstm_blocks.0.conv.weight" if "lstm_blocks.0.conv.weight" in state else "head.weight"
         sources = {

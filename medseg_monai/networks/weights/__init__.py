@@ -1,4 +1,4 @@
-"""Weights: model files and their settings, and the import of what authors published."""
+"""Weights: model files with their settings, and the import of the weights that authors published."""
 
 from .model_file import ModelFile, copy_model, settings_file, write_model
 

@@ -1,23 +1,25 @@
 """Import of the weights that a network's authors published: read, rename, check, write.
 
-What is particular to a network lives with the network. One whose authors' weights can be imported has two
-static methods:
+The details of a network are kept in its class. A class whose authors' weights can be imported has two static methods:
 
-- ``convert_author_state(state)`` takes the authors' tensors under the authors' names and returns them under the class's
-  own (with whatever change of layout that needs); it raises ``ValueError`` on a name that it does not know;
+- ``convert_author_state(state)`` takes tensors under the authors' names and returns them under the class's own names,
+  in the class's own layout; it raises ``ValueError`` for a name that it does not know;
 - ``infer_arguments(state)`` takes the converted tensors and returns the constructor arguments that they need.
 
-It may also have
+The class may also have
 
-- a static method ``author_unused(key)``: for a name of the authors' that their network holds but never uses the reason
-  why it is left out, for any other ``None``; ``convert_author_state`` leaves out these and no others;
-- a class attribute ``author_settings``: what no tensor tells of how the authors made the weights and a bundle has to do
-  alike, be it to its images or to its network, under the names of the bundle's config.
+- a static method ``author_unused(key)``, which returns the reason why a tensor is left out if the authors' network
+  holds it but never uses it, and ``None`` for any other name; ``convert_author_state`` leaves out exactly these;
+- a class attribute ``author_settings`` with the choices of the authors that cannot be inferred from any tensor and that
+  a bundle must follow, for its images or for its network, under the names of the bundle's config.
 
 The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels,
-so that a bundle builds the network that they fit.
+so that a bundle builds a network that the weights fit.
 
-What is particular to a file format is one reader in :data:`_READERS`.
+:func:`.state_dict.rename_tensors` converts names that differ only in how they begin, and :func:`.keras.rename_layers`
+converts the layers of Keras, which are counted by kind.
+
+Each file format has a reader in :data:`_READERS`.
 """
 
 from __future__ import annotations
@@ -40,26 +42,26 @@ from .state_dict import as_state_dict, check_fits, read_tensors
 
 __all__ = ["ImportReport", "import_weights"]
 
-# where training scripts put the weights in a checkpoint that holds more than them
+# the keys under which training scripts put the weights in a checkpoint that also holds other things
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# the arguments that every bundle's config fixes
+# the arguments that the config of every bundle fixes
 _CHANNELS = ("in_channels", "out_channels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What was imported, and from what.
+    """Report on an import: the weights, and the file that they came from.
 
     Attributes:
         network: name in ``NETWORKS``.
         source: the file that was read.
         sha256: SHA-256 of that file, 64 hexadecimal digits.
         arguments: constructor arguments that the weights need; the others keep their defaults.
-        settings: what a bundle has to set for these weights: ``arguments`` without the channels, which its config
+        settings: settings that a bundle needs for these weights: ``arguments`` without the channels, which its config
             fixes, and the class's ``author_settings``.
         tensors: number of tensors in ``state_dict``.
-        dropped: what the file holds beside the weights that the network uses, with the reason for leaving it out.
-        added: what the network has and old files lack, with the reason why nothing is lost.
+        dropped: everything else in the file that was left out, with the reason.
+        added: tensors of the network that old files lack, with the reason why nothing is lost.
         state_dict: the weights under the network's own names.
     """
 
@@ -74,7 +76,7 @@ class ImportReport:
     state_dict: dict[str, torch.Tensor] = field(repr=False, compare=False)
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the weights, ready for JSON."""
+        """Return everything except the weights, ready for JSON."""
         return {
             "network": self.network,
             "source": str(self.source),
@@ -91,14 +93,14 @@ def _read_safetensors(path: Path) -> Any:
     safetensors, installed = optional_import("safetensors")
     load_file, _ = optional_import("safetensors.torch", name="load_file")
     if not installed:
-        raise ValueError(f"{path}: reading it needs the package safetensors: pip install safetensors.")
+        raise ValueError(f"{path}: reading this file needs the package safetensors: pip install safetensors.")
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: cannot be read as safetensors: damaged; fetch it anew.") from error
+        raise ValueError(f"{path}: cannot be read as safetensors: it is damaged; download it again.") from error
 
 
-# a reader returns what the file holds: a mapping of tensors, or one that wraps it
+# a reader returns the content of the file: a mapping of tensors, or one that wraps it
 _READERS: dict[str, Callable[[Path], Any]] = {
     ".pt": read_tensors,
     ".pth": read_tensors,
@@ -110,7 +112,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Find the weights in ``content``; return them and what lies beside them."""
+    """Find the weights in ``content``; return them and a list of everything else."""
     dropped: dict[str, str] = {}
     if isinstance(content, Mapping):
         for wrapper in _WRAPPERS:
@@ -119,7 +121,7 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str
                 content = content[wrapper]
                 break
     state = as_state_dict(content, path)
-    if all(key.startswith("module.") for key in state):  # DataParallel's
+    if all(key.startswith("module.") for key in state):  # the prefix of DataParallel
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state, dropped
 
@@ -128,11 +130,11 @@ def _add_batch_counters(state: dict[str, torch.Tensor], expected: Mapping[str, t
     """Add to ``state``, in place, the batch counters that it lacks; return what was added."""
     counters = [key for key in expected if key.endswith(".num_batches_tracked") and key not in state]
     state.update({key: torch.zeros((), dtype=torch.long) for key in counters})
-    return dict.fromkeys(counters, "Keras and PyTorch before 0.4.1 have none; it plays no part in the forward pass")
+    return dict.fromkeys(counters, "Keras and PyTorch before 0.4.1 have none; the forward pass does not use it")
 
 
 def _unused_by_authors(network_class: Any, author_state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """What the authors' own network never uses, with the reason."""
+    """List the tensors that the authors' own network never uses, with the reason."""
     if not hasattr(network_class, "author_unused"):
         return {}
     reasons = {key: network_class.author_unused(key) for key in author_state}
@@ -142,31 +144,37 @@ def _unused_by_authors(network_class: Any, author_state: Mapping[str, torch.Tens
 def import_weights(
     name: str, source: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None
 ) -> ImportReport:
-    """Read the authors' checkpoint of a network and give its tensors the network's own names.
+    """Read the authors' checkpoint of a network and rename its tensors to the network's own names.
 
-    Every tensor of the file has a place in the network, but for those that the authors' own network never uses, and
-    every tensor of the network has one in the file, of the same shape; anything less is refused. Pickled objects are
-    never loaded.
+    Except for tensors that the authors' own network never uses, every tensor of the file must have a place in the
+    network, and every tensor of the network must be in the file with the same shape; a checkpoint that fits only in
+    part is refused. Pickled objects are never loaded.
 
     Args:
         name: name of the network in ``NETWORKS``, e.g. ``"cenet"``.
         source: ``.pth``, ``.pt``, ``.th`` or ``.safetensors`` file with the authors' names: a plain state dict, or one
             under ``state_dict``, ``model_state_dict``, ``model``, ``net`` or ``network``, with or without
             DataParallel's ``module.`` before each name; or a weights file of Keras 2, ``.h5`` or ``.hdf5``.
-        out: model file to write, which a bundle takes as its ``checkpoint``; it appears whole or not at all. ``None``
-            writes none.
+        out: model file to write, which a bundle takes as its ``checkpoint``; it is written as a whole or not at all.
+            ``None`` writes none.
 
     Returns:
-        the report, with the weights in ``state_dict``. ``NETWORKS[name](**report.arguments)`` takes them; what else the
-        class needs to compute the same as the authors' is in ``settings``.
+        the report, with the weights in ``state_dict``. ``NETWORKS[name](**report.arguments)`` takes them; ``settings``
+        holds everything else that the class needs to compute the same as the authors' network.
 
     Raises:
-        FileNotFoundError: ``source``, or the folder of ``out``, does not exist.
-        ValueError: unknown network, one without published weights, unknown suffix, an unreadable file, or a checkpoint
-            that fits only in part.
+        FileNotFoundError: ``source`` or the folder of ``out`` does not exist.
+        ValueError: the network is unknown or has no published weights, the suffix is unknown, or the file cannot be
+            read or fits only in part.
+
+    Example:
+        >>> from medseg_monai.networks.weights.authors import import_weights
+        >>> import_weights("cenet", "downloads/best.pth", out="model.pt").summary()
+        Traceback (most recent call last):
+        FileNotFoundError: downloads/best.pth: no such file with weights of cenet.
     """
     if name not in NETWORKS:
-        raise ValueError(f"{name}: no such network; known are {', '.join(NETWORKS.names)}.")
+        raise ValueError(f"{name}: no such network; known networks: {', '.join(NETWORKS.names)}.")
     network_class = NETWORKS[name]
     if not hasattr(network_class, "convert_author_state"):
         raise ValueError(f"{name}: no checkpoint format of its authors is known: use torch.load and load_state_dict.")
@@ -177,7 +185,7 @@ def import_weights(
         raise FileNotFoundError(f"{Path(out).parent}: no such folder to write {Path(out).name} into: make it first.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; known are {', '.join(_READERS)}.")
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; known suffixes: {', '.join(_READERS)}.")
     author_state, dropped = _unwrap(reader(path), path)
     try:
         state: dict[str, torch.Tensor] = network_class.convert_author_state(author_state)

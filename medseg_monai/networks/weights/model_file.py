@@ -28,7 +28,7 @@ __all__ = ["ModelFile", "copy_model", "settings_file", "trained_with", "write_mo
 
 logger = logging.getLogger(__name__)
 
-# text that no config takes for an expression, a reference or a macro, nor a file system for a path
+# text that a config cannot take for an expression, a reference or a macro, and a file system not for a path
 _WORD = re.compile(r"[A-Za-z0-9][\w+.-]*")
 
 #: among the settings the name of the bundle that the weights are for
@@ -39,7 +39,7 @@ _FORMAT = "medseg-monai model 1"
 class ModelFile:
     """Weights and the settings that they were trained with, read from a file once.
 
-    The file is opened when something of it is first asked for. Its hash is that of the bytes that were loaded, and the
+    The file is opened when something in it is first needed. Its hash is that of the bytes that were loaded, and the
     tensors are kept until :meth:`state_dict` hands them out.
 
     Settings are data: whatever the file says, a value of another kind than the asker's default is refused, and so is
@@ -74,12 +74,12 @@ class ModelFile:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         return self.path is not None and self.path.is_file()
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the file, 64 hexadecimal digits; empty if there is none."""
+        """SHA-256 of the file, 64 hexadecimal digits; empty if there is no file."""
         return self._read[0] if self.exists else ""
 
     @property
@@ -88,12 +88,12 @@ class ModelFile:
         return dict(self._read[1]) if self.exists else {}
 
     def setting(self, key: str, default: Any) -> Any:
-        """The value of a setting that a model was trained with.
+        """Return the value of a setting that the model was trained with.
 
         Args:
             key: name of the setting, e.g. ``"image_size"``.
-            default: what holds when the file is absent, or names no such setting. Its kind is the kind that the value
-                must have: a truth value, a number, a word, or a list of these.
+            default: value to return if there is no file or if the file does not record this setting. The recorded value
+                must have the same type: a boolean, a number, a word, or a list of these.
 
         Returns:
             the recorded value or ``default``.
@@ -108,12 +108,12 @@ class ModelFile:
         if not _is_like(value, default):
             raise ValueError(
                 f"{self.path}: its setting {key} is {value!r}, expected a value such as {default!r}; "
-                "have the file made anew, or do not use it."
+                "ask for a corrected file, or do not use this one."
             )
         return list(value) if isinstance(value, tuple) else value
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Hand out the weights; they are not kept, so asking again reads the file again.
+        """Hand out the weights. They are not kept, so a second call reads the file again.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -168,7 +168,7 @@ def settings_file(path: str | os.PathLike[str]) -> Path:
 
 
 def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
-    """One setting of a model file, for the configs of bundles made before :class:`ModelFile`.
+    """Return one setting of a model file, for the configs of bundles that are older than :class:`ModelFile`.
 
     Args:
         checkpoint: the model file; it need not exist.
@@ -177,6 +177,11 @@ def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> 
 
     Raises:
         ValueError: see :meth:`ModelFile.setting`.
+
+    Example:
+        >>> from medseg_monai.networks.weights.model_file import trained_with
+        >>> trained_with("no_such_model.pt", "image_size", [256, 256])
+        [256, 256]
     """
     return ModelFile(checkpoint).setting(key, default)
 
@@ -191,13 +196,23 @@ def write_model(
     they are gone.
 
     Args:
-        path: file to write or to replace; its folder is made.
+        path: file to write or to replace; its folder is created if it does not exist.
         state: names and tensors.
-        settings: what prediction must know to treat images as in training; plain values only.
+        settings: values that prediction needs to treat images as training did; plain values only.
 
     Raises:
         OSError: it cannot be written; what ``path`` held before is still there.
         ValueError: another program's file stands where the settings would go.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights import ModelFile, write_model
+        >>> network = torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/model.pt", network.state_dict(), {"image_size": [96, 112]})
+        ...     network.load_state_dict(ModelFile(f"{folder}/model.pt").state_dict())
+        <All keys matched successfully>
     """
     _refuse_foreign(settings_file(path))
     with atomic_path(path) as temporary:
@@ -293,7 +308,7 @@ def _entries(beside: Path) -> list[Mapping[str, Any]]:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default; where the default is ``None``, any single value is."""
+    """Tell whether a value has the type of a default; any single value has the type of ``None``."""
     if isinstance(default, (list, tuple)) or isinstance(value, (list, tuple)):
         both = isinstance(default, (list, tuple)) and isinstance(value, (list, tuple))
         return both and all(_is_like(one, default[0] if default else None) for one in value)

@@ -1,4 +1,4 @@
-"""Files of weights: read safely, compared with a network, written all or nothing."""
+"""Files of weights: read safely, compared with a network, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,73 +9,137 @@ from typing import Any, BinaryIO
 
 import torch
 
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, one_line
 
-__all__ = ["as_state_dict", "check_fits", "kernel_sizes", "read_tensors", "save_atomically", "save_tensors"]
+__all__ = [
+    "as_state_dict",
+    "check_fits",
+    "kernel_sizes",
+    "read_tensors",
+    "rename_tensors",
+    "save_atomically",
+    "save_tensors",
+]
 
 NAMED_IN_ERRORS = 3
 
 
 def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.PathLike[str] | None = None) -> Any:
-    """Read what ``torch.save`` wrote, on the CPU; pickled objects other than tensors and plain containers never run.
+    """Read a file of ``torch.save`` on the CPU; only tensors and plain containers are loaded, and no code runs.
 
     Args:
         file: file to read, or a stream at its start.
-        source: what to call a stream in a message.
+        source: name of the stream, for error messages.
 
     Returns:
-        what the file holds, be it a state dict or what wraps one.
+        the content of the file, a state dict or something that wraps one.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged, no file of PyTorch, or holds objects that only running their code could restore.
+        ValueError: the file is damaged, is not a PyTorch file, or holds objects that only their own code could restore.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import read_tensors
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"epoch": 3, "net": {"weight": torch.zeros(2)}}, f"{folder}/a.pth")
+        ...     read_tensors(f"{folder}/a.pth")
+        {'epoch': 3, 'net': {'weight': tensor([0., 0.])}}
     """
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # damaged bytes raise whatever their place in zip, pickle or tensor makes of them
-        raise ValueError(
-            f"{source or file}: cannot be read as weights: damaged, or it pickles objects other than tensors; "
-            "fetch it anew, or have its authors save it with torch.save(model.state_dict(), path)."
-        ) from error
+    message = (
+        f"{source or file}: cannot be read as weights: it is damaged, or it pickles objects other than tensors; "
+        "download it again, or ask its authors to save it with torch.save(model.state_dict(), path)."
+    )
+    with one_line(message, passing=(OSError, MemoryError)):
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    return content
 
 
 def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Make sure that the content of a file is a state dict.
 
     Args:
-        content: what :func:`read_tensors` returned, unwrapped.
-        source: the file, for the message.
+        content: content as :func:`read_tensors` returned it, unwrapped.
+        source: the file, for error messages.
 
     Returns:
         names and tensors.
 
     Raises:
-        ValueError: it is no mapping, an empty one, or holds entries that are no tensors.
+        ValueError: the content is not a mapping, is empty, or has entries that are not tensors.
+
+    Example:
+        >>> from medseg_monai.networks.weights.state_dict import as_state_dict
+        >>> as_state_dict({"epoch": 3}, "a.pth")
+        Traceback (most recent call last):
+        ValueError: a.pth: these entries are not tensors: ['epoch']; save model.state_dict() alone.
     """
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{source}: holds no state dict but {type(content).__name__}: save model.state_dict().")
+        raise ValueError(f"{source}: holds no state dict (found {type(content).__name__}): save model.state_dict().")
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ValueError(
-            f"{source}: these entries are no tensors: {others[:NAMED_IN_ERRORS]}; save model.state_dict() alone."
+            f"{source}: these entries are not tensors: {others[:NAMED_IN_ERRORS]}; save model.state_dict() alone."
         )
     return {str(key): value for key, value in content.items()}
+
+
+def rename_tensors(
+    state: Mapping[str, torch.Tensor], prefixes: Mapping[str, str], *, network: str
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of an authors' checkpoint to a network's own names.
+
+    Args:
+        state: tensors under the authors' names.
+        prefixes: the start of the authors' names -> the start of the network's own; the first match is used.
+        network: name of the authors' network, for error messages.
+
+    Returns:
+        the same tensors under the network's own names, in the same order.
+
+    Raises:
+        ValueError: some names start with none of the prefixes; the message counts them and gives the first.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import rename_tensors
+        >>> list(rename_tensors({"firstconv.weight": torch.zeros(1)}, {"firstconv.": "conv1."}, network="CE-Net"))
+        ['conv1.weight']
+    """
+    converted: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if prefix is None:
+            unknown.append(name)
+        else:
+            converted[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    if unknown:
+        found = f"{len(unknown)}, the first: {unknown[:NAMED_IN_ERRORS]}"
+        raise ValueError(f"keys that the authors' {network} does not have: {found}.")
+    return converted
 
 
 def kernel_sizes(
     state: Mapping[str, torch.Tensor], sources: Mapping[str, tuple[str, int]], *, dims: int
 ) -> dict[str, int]:
-    """Read sizes off the kernels of convolutions.
+    """Read sizes from the shapes of convolution kernels.
 
     Args:
-        state: a state dict, whole or in part.
-        sources: for each name the key of a kernel and the axis whose length is meant.
-        dims: dimensions of a kernel, 4 in 2D and 5 in 3D; a tensor of others tells nothing.
+        state: a state dict or a part of one.
+        sources: for each name the key of a kernel and the axis whose length to read.
+        dims: number of dimensions of a kernel, 4 in 2D and 5 in 3D; tensors with another number are ignored.
 
     Returns:
         the sizes whose kernels are there.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import kernel_sizes
+        >>> state = {"head.weight": torch.zeros(2, 16, 1, 1)}
+        >>> kernel_sizes(state, {"out_channels": ("head.weight", 0), "in_channels": ("stem.weight", 1)}, dims=4)
+        {'out_channels': 2}
     """
     return {
         name: state[key].shape[axis]
@@ -91,16 +155,22 @@ def check_fits(
     network: str,
     source: str | os.PathLike[str],
 ) -> None:
-    """Make sure that a state dict fits a network whole: the same names, each with the same shape.
+    """Make sure that a state dict fits a network completely: the same names, each with the same shape.
 
     Args:
         state: tensors under the network's names.
         expected: the network's own state dict.
-        network: what to call the network in the message.
-        source: the file that ``state`` is from, for the message.
+        network: name of the network, for error messages.
+        source: the file that ``state`` comes from, for error messages.
 
     Raises:
-        ValueError: it fits only in part; counts what does not and names the first of each kind.
+        ValueError: it fits only in part; the message counts the differences and names the first of each kind.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import check_fits
+        >>> network = torch.nn.Linear(2, 1)
+        >>> check_fits(network.state_dict(), network.state_dict(), network="Linear", source="a.pth")
     """
     missing = [key for key in expected if key not in state]
     unknown = [key for key in state if key not in expected]
@@ -113,20 +183,29 @@ def check_fits(
     if any(differences.values()):
         found = ", ".join(f"{what} {len(keys)}: {keys[:NAMED_IN_ERRORS]}" for what, keys in differences.items())
         raise ValueError(
-            f"{source}: fits {network} only in part (in its names, {found}): "
-            "give the whole, unchanged weights of this network."
+            f"{source}: fits {network} only in part (in the network's own names, {found}): "
+            "give the complete, unchanged weights of this network."
         )
 
 
 def save_atomically(content: Any, path: str | os.PathLike[str]) -> None:
-    """``torch.save`` under a temporary name in the same folder, then rename: never half a file under ``path``.
+    """Save under a temporary name in the same folder, then rename, so that ``path`` never holds half a file.
 
     Args:
-        content: what to save.
-        path: file to write or to replace; its folder is made.
+        content: content to pass to ``torch.save``.
+        path: file to write or to replace; its folder is created if it does not exist.
 
     Raises:
-        OSError: it cannot be written; what ``path`` held before is still there.
+        OSError: the file cannot be written; an earlier file under ``path`` is still there.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import read_tensors, save_atomically
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_atomically({"weight": torch.ones(2)}, f"{folder}/new/a.pth")
+        ...     read_tensors(f"{folder}/new/a.pth")
+        {'weight': tensor([1., 1.])}
     """
     with atomic_path(path) as temporary:
         save_tensors(content, temporary, target=path)
@@ -146,5 +225,5 @@ def save_tensors(content: Any, path: Path, *, target: str | os.PathLike[str]) ->
     try:
         with path.open("wb") as stream:
             torch.save(content, stream)
-    except RuntimeError as error:  # PyTorch puts an error of its own over the system's
+    except RuntimeError as error:  # PyTorch raises an error of its own over the system's
         raise OSError(f"{target}: cannot be written: {error.__context__ or error}") from error

@@ -367,7 +367,7 @@ def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_writt
     with pytest.raises(ValueError, match="labels 0 to 2, but segments for 1 to 1"):
         write_lungs(target, lungs * 2, source)
     lost = write_radiograph(tmp_path / "y.dcm", asymmetric(331, 417), SeriesInstanceUID=None)
-    with pytest.raises(ValueError, match=r"y\.dcm: no SeriesInstanceUID, which a DICOM SEG has to repeat"):
+    with pytest.raises(ValueError, match=r"y\.dcm: no SeriesInstanceUID, which a DICOM SEG must repeat"):
         write_lungs(target, lungs, lost)
     odd = write_radiograph(tmp_path / "z.dcm", asymmetric(331, 417), SOPClassUID="1.2.3.4")
     with pytest.raises(ValueError, match=r"z\.dcm: no DICOM SEG can refer to this radiograph"):

@@ -213,11 +213,11 @@ def test_a_uniform_image_is_black(tmp_path):
         ({"modality": "CT"}, "modality CT, expected CR or DX"),
         ({"modality": "MG"}, "modality MG"),
         ({"Modality": None}, "modality unknown"),
-        ({"NumberOfFrames": 2}, "2 frames; save the one to segment"),
+        ({"NumberOfFrames": 2}, "2 frames; save the frame to segment"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, r"colour \(RGB\), expected MONOCHROME1"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, r"colour \(PALETTE COLOR\)"),
         ({"PhotometricInterpretation": None}, r"colour \(unknown\)"),
-        ({"BitsStored": 6}, "6 bits a pixel, expected 8 to 16"),
+        ({"BitsStored": 6}, "6 bits per pixel, expected 8 to 16"),
         ({"PixelData": None}, "no pixel data; copy the whole file again"),
         ({"PixelData": b"\0\0"}, r"cannot be decoded \(Explicit VR Little Endian\)"),
         ({"Rows": None}, "cannot be decoded"),
@@ -253,7 +253,7 @@ def test_a_truncated_or_misnamed_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.dcm: the pixels cannot be decoded"):
         read(path)
     (tmp_path / "y.dcm").write_text("no DICOM")
-    with pytest.raises(ValueError, match=r"y\.dcm: named \.dcm, but not DICOM"):
+    with pytest.raises(ValueError, match=r"y\.dcm: named \.dcm, but is not DICOM"):
         read(tmp_path / "y.dcm")
     with pytest.raises(FileNotFoundError, match=r"gone\.dcm"):
         read(tmp_path / "gone.dcm")

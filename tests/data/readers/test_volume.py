@@ -218,7 +218,7 @@ def test_a_nifti_file_without_orientation_is_read_by_convention_with_a_warning(t
     with caplog.at_level(logging.WARNING, logger="medseg_monai"):
         volume = load(tmp_path / "a.nii")
     assert our_messages(caplog) == [
-        f"{tmp_path / 'a.nii'}: neither qform nor sform, so left and right are taken by convention; check them."
+        f"{tmp_path / 'a.nii'}: neither qform nor sform, so left and right follow convention; check them."
     ]
     np.testing.assert_allclose(np.diag(volume.affine)[:3], (-0.7, 0.9, 2.5), rtol=1e-6)
 
@@ -297,8 +297,8 @@ def with_nan(folder: Path, scan: np.ndarray) -> Path:
         (sform_nifti(not_a_number), "singular affine; restore the geometry"),
         (contradict, "sform and voxel size (pixdim) contradict each other"),
         (with_nan, "2 voxels are not finite numbers"),
-        (colour_nifti, "3 values a voxel (colour or vectors)"),
-        (colour_mha, "3 values a voxel (colour or vectors)"),
+        (colour_nifti, "3 values per voxel (colour or vectors)"),
+        (colour_mha, "3 values per voxel (colour or vectors)"),
         (several_mha, "7 x 5 x 6 x 2 voxels are several volumes"),
         (lambda f, s: save_nifti(f / "a.nii", np.stack([s, s], -1), np.eye(4)), "7 x 5 x 6 x 2 voxels are several"),
         (lambda f, s: save_nifti(f / "a.nii", s[..., 0], np.eye(4)), "7 x 5 voxels are not a volume"),
@@ -354,7 +354,7 @@ def test_a_folder_without_a_series_is_refused(tmp_path):
 
 def test_a_file_of_another_suffix_is_refused_and_a_dicom_file_asks_for_its_folder(tmp_path):
     written = write_series(tmp_path)
-    with pytest.raises(ValueError, match=r"not a volume by its name .*; of a DICOM series give the folder"):
+    with pytest.raises(ValueError, match=r"not a volume by its name .*; for a DICOM series, give the folder"):
         load(written.files[0])
 
 

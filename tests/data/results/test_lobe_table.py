@@ -98,7 +98,7 @@ def test_the_bounds_of_the_severity_score(percent: float, score: int):
 
 @pytest.mark.parametrize("percent", [-0.1, 100.1, float("nan")])
 def test_a_score_of_no_percentage_is_refused(percent: float):
-    with pytest.raises(ValueError, match="percentage is from 0 to 100"):
+    with pytest.raises(ValueError, match="percentage must be from 0 to 100"):
         severity_score(percent)
 
 
@@ -127,7 +127,7 @@ def test_what_does_not_fit_together_is_refused():
         lobe_table(labels, hu, affine=AFFINE, names=NAMES, infection=infection[1:])
     with pytest.raises(ValueError, match="Label 4 has no name; the table has 3 names"):
         lobe_table(labels, hu, affine=AFFINE, names=NAMES[:3])
-    with pytest.raises(ValueError, match="infection mask has the values 0 and 1"):
+    with pytest.raises(ValueError, match="infection mask must have the values 0 and 1"):
         lobe_table(labels, hu, affine=AFFINE, names=NAMES, infection=infection * 3)
     with pytest.raises(ValueError, match="not finite"):
         lobe_table(labels, np.where(labels == 2, np.nan, hu), affine=AFFINE, names=NAMES)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from monai.transforms import Compose, Invertd, LoadImaged, Resized, SaveImaged
 from PIL import Image
 
 from medseg_monai.data.readers.raster import RasterReader
-from medseg_monai.data.results.masks import RasterMaskWriter
+from medseg_monai.data.results.masks import RasterMaskWriter, write_volume_nifti
 
 
 @pytest.fixture
@@ -189,3 +190,16 @@ def test_monais_error_quotes_the_writers_reason(tmp_path: Path) -> None:
     two_classes = MetaTensor(torch.zeros(2, 5, 7), meta={"filename_or_obj": "eye.png"})
     with pytest.raises(RuntimeError, match=r"Expected one label map \[1, H, W\], got \[2, 5, 7\]"):
         saver(tmp_path)({"pred": two_classes})
+
+
+def test_a_volume_is_written_in_its_type_and_place_and_always_as_the_same_bytes(tmp_path):
+    affine = np.array([[-1.5, 0.1, 0.02, 5], [0.1, 0.9, 0.3, -7], [0.05, -0.2, 3, 11], [0, 0, 0, 1]])
+    values = np.arange(-100, 110, dtype=np.int16).reshape(5, 6, 7)
+    for name in ("one.nii.gz", "two.nii.gz"):
+        write_volume_nifti(tmp_path / name, values, affine)
+    image = nib.load(tmp_path / "one.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(np.asarray(image.dataobj), values)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+    assert image.header.get_xyzt_units() == ("mm", "unknown")
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()

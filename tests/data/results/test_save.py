@@ -258,11 +258,11 @@ def test_a_label_map_that_is_not_back_in_the_grid_of_its_input_is_refused(tmp_pa
 def test_a_map_with_other_values_than_labels_is_refused(tmp_path, scan, labels):
     item = predicted(scan, labels)
     for value in (0.5, -1.0, 256.0):
-        with pytest.raises(ValueError, match=r"scan\.v2\.nii\.gz: expected whole labels from 0 to 255"):
+        with pytest.raises(ValueError, match=r"scan\.v2\.nii\.gz: expected integer labels from 0 to 255"):
             label_map(tmp_path / "out").save({**item, "pred": item["pred"] * 0 + value})
     with pytest.raises(ValueError, match=r"expected one label map \[1, X, Y, Z\], got \[2, 7, 5, 6\]"):
         label_map(tmp_path / "out").save({**item, "pred": torch.cat([item["pred"]] * 2)})
-    with pytest.raises(ValueError, match="one label map a case, got keys="):
+    with pytest.raises(ValueError, match="one label map per case, got keys="):
         SaveResultsd(["pred", "label"], tmp_path / "out", [NIfTIWriter()])
 
 
@@ -409,7 +409,7 @@ def test_a_mask_that_is_not_back_in_the_matrix_of_its_radiograph_is_refused(tmp_
         saver(Resized("pred", (40, 50), mode="nearest")(lungs))
     with pytest.raises(ValueError, match=r"one label map \[1, H, W\], got \[2, 331, 417\]"):
         saver({**lungs, "pred": lungs["pred"].repeat(2, 1, 1)})
-    with pytest.raises(ValueError, match="expected whole labels"):
+    with pytest.raises(ValueError, match="expected integer labels"):
         saver({**lungs, "pred": lungs["pred"] / 2})
     assert not (tmp_path / "out").exists()
     assert saver.save(lungs) == [tmp_path / "out" / "x.png", tmp_path / "out" / "x.seg.dcm"]

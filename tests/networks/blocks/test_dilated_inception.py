@@ -112,5 +112,5 @@ def test_the_dilations_reach_in_width_in_branch_c_and_in_height_in_branch_d():
 
 @pytest.mark.parametrize("out_channels", [6, 3])
 def test_a_width_that_four_branches_cannot_share_is_refused(out_channels):
-    with pytest.raises(ValueError, match=f"{out_channels} is no multiple of 4"):
+    with pytest.raises(ValueError, match=f"{out_channels} is not a multiple of 4"):
         DilatedInceptionBlock(8, out_channels)

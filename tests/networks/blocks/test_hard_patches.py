@@ -101,7 +101,7 @@ def test_a_seed_repeats_the_draw():
 
 @pytest.mark.parametrize("coverage", [0.0, -0.1, 1.01])
 def test_a_coverage_that_is_no_fraction_is_refused(coverage):
-    with pytest.raises(ValueError, match=f"coverage is a fraction above 0 up to 1, got {coverage}"):
+    with pytest.raises(ValueError, match=f"coverage must be a fraction above 0 and at most 1, got {coverage}"):
         hard_patches(errors(), SIZE, coverage=coverage, count=1)
 
 

@@ -25,7 +25,7 @@ def centers_of(size: list[int]) -> list[torch.Tensor]:
 
 
 def both(network: CUNet, scan: torch.Tensor, start: list[int], size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the plain network and of its inference form, both heads together."""
+    """Logits of the plain network and of its fast form, both heads together."""
     with torch.no_grad():
         expected = torch.cat(network(crop_zero_padded(scan, start, size), centers_of(size)), dim=1)
     slices = torch.cat(list(FastCUNet(network)(scan, start, size, centers_of(size))))
@@ -115,7 +115,7 @@ def test_the_form_is_for_prediction_only(network):
     assert not form.training
     assert not any(parameter.requires_grad for parameter in form.parameters())
     assert not form(torch.rand(1, 1, 32, 32, 32, requires_grad=True)).requires_grad
-    with pytest.raises(RuntimeError, match="train the one it was made from"):
+    with pytest.raises(RuntimeError, match="train the network it was made from"):
         form.train()
     assert not form.eval().training
 

@@ -128,7 +128,7 @@ def test_the_arguments_of_a_network_that_gates_all_follow_from_its_state():
 
 def test_a_key_that_the_authors_do_not_have_is_named():
     keys = ("conv0_0.conv1.bias", "Att0_5.psi.0.weight", "final.0.bias")
-    with pytest.raises(ValueError, match=r"2 keys .*'Att0_5\.psi\.0\.weight', 'final\.0\.bias'"):
+    with pytest.raises(ValueError, match=r"does not have: 2, .*'Att0_5\.psi\.0\.weight', 'final\.0\.bias'"):
         ANUNet.convert_author_state({key: torch.zeros(1) for key in keys})
 
 
@@ -168,8 +168,8 @@ def test_the_parameters_with_a_gate_on_every_skip_are_as_many_as_equation_4_asks
     [
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
         ({"features": (8,)}, r"two levels or more: give the features of each, got \[8\]"),
-        ({"supervision_level": 0}, "level 0: ANUNet of 5 features has the levels 1 to 4"),
-        ({"supervision_level": 3, "features": (4, 6, 8)}, "level 3: ANUNet of 3 features has the levels 1 to 2"),
+        ({"supervision_level": 0}, "level 0: an ANUNet with 5 features has levels 1 to 4"),
+        ({"supervision_level": 3, "features": (4, 6, 8)}, "level 3: an ANUNet with 3 features has levels 1 to 2"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused(kwargs, message):
@@ -300,7 +300,7 @@ def test_a_pruned_network_keeps_mode_and_precision():
 
 @pytest.mark.parametrize("level", [0, 5])
 def test_a_level_that_is_not_there_cannot_be_pruned_to(level):
-    with pytest.raises(ValueError, match=f"level {level}: ANUNet of 5 features has the levels 1 to 4"):
+    with pytest.raises(ValueError, match=f"level {level}: an ANUNet with 5 features has levels 1 to 4"):
         meta_anunet(features=NARROW).pruned(level)
 
 

@@ -157,7 +157,7 @@ def test_the_layer_segmentation_checkpoint_asks_for_twelve_channels():
 
 
 def test_a_key_that_the_authors_do_not_have_is_named():
-    with pytest.raises(ValueError, match=r"2 keys .*dblock\.dilate4\.weight"):
+    with pytest.raises(ValueError, match=r"does not have: 2, .*dblock\.dilate4\.weight"):
         CENet.convert_author_state(
             {name: torch.zeros(1) for name in ("firstbn.bias", "dblock.dilate4.weight", "fc.bias")}
         )

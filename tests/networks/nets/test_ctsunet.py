@@ -260,7 +260,9 @@ def test_the_prefix_of_dataparallel_changes_nothing(wrap, tmp_path, report):
 )
 def test_a_key_that_the_authors_do_not_have_is_refused_and_named(key, tmp_path):
     torch.save({**author_state(), key: torch.zeros(1)}, tmp_path / "best.pth")
-    with pytest.raises(ValueError, match=f"1 keys are none of the authors' CTSU-Net, the first: .'{key}'") as error:
+    with pytest.raises(
+        ValueError, match=f"keys that the authors' CTSU-Net does not have: 1, the first: .'{key}'"
+    ) as error:
         import_weights("ctsunet", tmp_path / "best.pth", out=tmp_path / "model.pt")
     assert str(error.value).startswith(str(tmp_path / "best.pth"))
     assert "\n" not in str(error.value)

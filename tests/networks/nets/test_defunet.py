@@ -143,20 +143,20 @@ def refusal(tmp_path: Path, layers: Layers) -> str:
 def test_a_file_that_lacks_a_layer_is_refused(lost, tmp_path):
     layers = narrow_layers()
     del layers[lost]
-    assert "117 layers conv2d, where the authors' DEFU-Net has 118" in refusal(tmp_path, as_in_a_file(layers))
+    assert "117 layers conv2d, but the authors' DEFU-Net has 118" in refusal(tmp_path, as_in_a_file(layers))
 
 
 def test_a_file_that_lacks_a_normalisation_is_refused(tmp_path):
     layers = narrow_layers()
     del layers["dcrc4_bn2"]
     message = refusal(tmp_path, as_in_a_file(layers))
-    assert "53 layers batch_normalization, where the authors' DEFU-Net has 54" in message
+    assert "53 layers batch_normalization, but the authors' DEFU-Net has 54" in message
 
 
 def test_a_file_with_a_layer_too_many_is_refused(tmp_path):
     layers = narrow_layers()
     layers["second_conv0"] = layers["final_conv0"]
-    assert "119 layers conv2d, where the authors' DEFU-Net has 118" in refusal(tmp_path, as_in_a_file(layers))
+    assert "119 layers conv2d, but the authors' DEFU-Net has 118" in refusal(tmp_path, as_in_a_file(layers))
 
 
 def test_a_file_with_layers_of_another_kind_is_refused_by_their_name(tmp_path):

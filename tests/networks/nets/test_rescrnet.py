@@ -178,7 +178,7 @@ def narrow_layers() -> Layers:
     [
         ("res1_sep5", "17 layers separable_conv2d"),
         ("lstm0_bilstm1", "1 bidirectional"),
-        ("stem0_bn3", "13 layers batch_normalization, where the authors' Res-CR-Net with 18 separable_conv2d"),
+        ("stem0_bn3", "13 layers batch_normalization, but the authors' Res-CR-Net with 18 separable_conv2d"),
         ("res0_conv0", "2 bidirectional has 4"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_file_that_lacks_a_layer_is_refused(lost, message, tmp_path):
 def test_a_file_with_a_layer_too_many_is_refused(tmp_path):
     layers = narrow_layers()
     layers["second_conv0"] = layers["lstm0_conv0"]
-    assert "5 layers conv2d, where" in refusal(tmp_path, as_in_a_file(layers))
+    assert "5 layers conv2d, but" in refusal(tmp_path, as_in_a_file(layers))
 
 
 def test_a_file_with_layers_of_another_kind_is_refused_by_their_name(tmp_path):
@@ -221,10 +221,10 @@ def test_a_file_whose_kernels_stand_in_the_wrong_branch_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "role", "message"),
     [
-        ("res1_sep3", "gain", "no separable convolution"),
+        ("res1_sep3", "gain", "a separable convolution"),
         ("res1_bn3", "gain", "['gain']"),
-        ("lstm0_bilstm0", "forward_gain", "forward_gain: no part of a bidirectional"),
-        ("lstm0_bilstm0", "gain/kernel", "gain/kernel: no part of a bidirectional"),
+        ("lstm0_bilstm0", "forward_gain", "forward_gain: a bidirectional convolutional LSTM has no such"),
+        ("lstm0_bilstm0", "gain/kernel", "gain/kernel: a bidirectional convolutional LSTM has no such"),
     ],
 )
 def test_a_layer_that_holds_something_else_is_refused_by_it(layer, role, message, tmp_path):
@@ -239,7 +239,7 @@ def test_a_layer_without_its_bias_is_refused_by_name(tmp_path):
     assert "missing 1: ['blocks.1.shortcut.bias']" in refusal(tmp_path, as_in_a_file(layers))
     layers = narrow_layers()
     del layers["res1_sep3"]["bias"]
-    assert "no separable convolution with bias" in refusal(tmp_path, as_in_a_file(layers))
+    assert "a separable convolution with bias" in refusal(tmp_path, as_in_a_file(layers))
 
 
 # --- construction -----------------------------------------------------------------------------------------------------

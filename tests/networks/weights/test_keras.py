@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer, read_keras_weights
+from medseg_monai.networks.weights.keras import keras_layers, pytorch_layer, read_keras_weights, rename_layers
 from tests.networks.keras_file import Layers, write_keras_weights
 
 
@@ -132,7 +132,7 @@ def test_names_that_are_none_are_damage(names, tmp_path, layers):
 def test_other_hdf5_is_refused(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["volume"] = np.zeros((2, 3))
-    assert "no weights file of Keras" in refusal(tmp_path / "w.h5")
+    assert "is not a weights file of Keras" in refusal(tmp_path / "w.h5")
 
 
 @pytest.mark.parametrize("root", ["layers", "_layer_checkpoint_dependencies"])
@@ -147,7 +147,7 @@ def test_a_file_of_keras_3_is_refused_with_the_remedy(root, tmp_path):
 
 def test_a_file_without_a_single_weight_is_refused(tmp_path):
     write_keras_weights(tmp_path / "w.h5", {"input_1": {}, "add": {}})
-    assert "without weights" in refusal(tmp_path / "w.h5")
+    assert "is empty" in refusal(tmp_path / "w.h5")
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
@@ -197,7 +197,7 @@ def test_the_numbers_of_layers_inside_a_layer_are_left_out(layers):
 
 
 def test_names_of_another_framework_are_refused():
-    with pytest.raises(ValueError, match=r"2 names .*'conv1\.weight'"):
+    with pytest.raises(ValueError, match=r"does not give to weights: 2, .*'conv1\.weight'"):
         keras_layers({"conv2d/bias": torch.ones(1), "conv1.weight": torch.ones(1), "conv1.bias": torch.ones(1)})
 
 
@@ -226,3 +226,34 @@ def test_a_batch_normalisation_keeps_its_moving_statistics(layers):
 def test_a_role_of_another_kind_of_layer_is_refused():
     with pytest.raises(ValueError, match="depthwise_kernel"):
         pytorch_layer({"depthwise_kernel": torch.ones(3, 3, 1, 1), "bias": torch.ones(1)})
+
+
+def counted(**counts: int) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """So many layers of each kind; the bias of each is its number."""
+    return {kind: [{"bias": torch.tensor([number])} for number in range(count)] for kind, count in counts.items()}
+
+
+def test_layers_get_the_names_of_their_place_among_their_kind():
+    names = {"batch_normalization": ["norm"], "conv2d": ["stem", "head"]}
+    ours = rename_layers(counted(conv2d=2, batch_normalization=1), names, network="Net")
+    assert {name: int(tensor) for name, tensor in ours.items()} == {"norm.bias": 0, "stem.bias": 0, "head.bias": 1}
+    assert list(ours) == ["norm.bias", "stem.bias", "head.bias"]
+
+
+def test_a_kind_of_its_own_is_converted_by_its_own_rule():
+    names = {"conv2d": ["stem"], "bidirectional": ["rows"]}
+    converters = {"bidirectional": lambda layer: {"ahead.bias": layer["bias"] + 10}}
+    ours = rename_layers(counted(conv2d=1, bidirectional=1), names, network="Net", converters=converters)
+    assert {name: int(tensor) for name, tensor in ours.items()} == {"stem.bias": 0, "rows.ahead.bias": 10}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_another_number_of_layers_of_a_kind_is_refused(count):
+    layers = counted(**({"conv2d": count} if count else {}))
+    with pytest.raises(ValueError, match=rf"^{count} layers conv2d, but the authors' Net has 2\.$"):
+        rename_layers(layers, {"conv2d": ["stem", "head"]}, network="Net")
+
+
+def test_a_kind_of_layers_that_the_network_does_not_have_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r"^the authors' Net has no layers of the kinds \['dense'\]\.$"):
+        rename_layers(counted(conv2d=1, dense=1), {"conv2d": ["stem"]}, network="Net")

@@ -158,7 +158,7 @@ def test_a_damaged_download_ends_in_one_line_that_names_the_address(cache, monke
     monkeypatch.undo()  # the download itself, but without its network
     monkeypatch.setattr(torch.hub, "_hub_dir", str(cache.parents[1]))
     monkeypatch.setattr(torch.hub, "urlopen", lambda request: Response(b"half of the file"))
-    with pytest.raises(OSError, match="the download came damaged") as error:
+    with pytest.raises(OSError, match="the download is damaged") as error:
         load_resnet34_encoder(meta_encoder)
     assert RESNET34_URL in str(error.value)
     assert "pretrained=" in str(error.value)
@@ -171,7 +171,7 @@ def test_a_damaged_download_ends_in_one_line_that_names_the_address(cache, monke
 )
 def test_a_file_that_is_none_of_pytorch_ends_in_one_line_that_names_it(content, tmp_path, meta_encoder):
     (tmp_path / "resnet34.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"resnet34\.pth: cannot be read as weights: damaged") as error:
+    with pytest.raises(ValueError, match=r"resnet34\.pth: cannot be read as weights: it is damaged") as error:
         load_resnet34_encoder(meta_encoder, tmp_path / "resnet34.pth")
     assert "\n" not in str(error.value)
 
@@ -179,5 +179,5 @@ def test_a_file_that_is_none_of_pytorch_ends_in_one_line_that_names_it(content, 
 @pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, {}])
 def test_a_file_without_a_state_dict_is_refused(content, tmp_path, meta_encoder):
     torch.save(content, tmp_path / "resnet34.pth")
-    with pytest.raises(ValueError, match=r"resnet34\.pth: (holds no state dict|these entries are no tensors)"):
+    with pytest.raises(ValueError, match=r"resnet34\.pth: (holds no state dict|these entries are not tensors)"):
         load_resnet34_encoder(meta_encoder, tmp_path / "resnet34.pth")

@@ -18,6 +18,7 @@ from medseg_monai.networks.weights.state_dict import (
     as_state_dict,
     check_fits,
     read_tensors,
+    rename_tensors,
     save_atomically,
 )
 
@@ -115,8 +116,22 @@ def test_what_is_no_state_dict_is_refused(content):
 
 
 def test_entries_that_are_no_tensors_are_named():
-    with pytest.raises(ValueError, match=r"m\.pt: these entries are no tensors: \['epoch'\]"):
+    with pytest.raises(ValueError, match=r"m\.pt: these entries are not tensors: \['epoch'\]"):
         as_state_dict({**STATE, "epoch": 3}, "m.pt")
+
+
+def test_tensors_are_renamed_in_their_order_by_the_first_prefix_that_fits():
+    theirs = {"up.0.bias": torch.ones(1), "down.1.weight": torch.ones(2), "up.norm.weight": torch.ones(3)}
+    ours = rename_tensors(theirs, {"up.0.": "ups.conv.", "up.": "ups.", "down.": "downs."}, network="Net")
+    assert list(ours) == ["ups.conv.bias", "downs.1.weight", "ups.norm.weight"]
+    assert all(new is old for new, old in zip(ours.values(), theirs.values(), strict=True))
+
+
+def test_names_that_no_prefix_fits_are_counted_and_the_first_are_named():
+    theirs = {name: torch.ones(1) for name in ("up.a", "b", "c", "d.up.a", "e")}
+    message = r"^keys that the authors' Net does not have: 4, the first: \['b', 'c', 'd\.up\.a'\]\.$"
+    with pytest.raises(ValueError, match=message):
+        rename_tensors(theirs, {"up.": "ups."}, network="Net")
 
 
 def test_a_state_dict_that_fits_is_taken_in_any_order():

@@ -7,7 +7,6 @@ are, and a label becomes a SEG by this project's own writer.
 
 from __future__ import annotations
 
-import gzip
 import logging
 import re
 import shutil
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
@@ -32,8 +30,8 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset, dcmread
 
 from medseg_monai.data.dicom import find_series, read_series
+from medseg_monai.data.results.masks import write_volume_nifti
 from medseg_monai.errors import explain
-from medseg_monai.files import atomic_path
 
 from .folder import check_tag
 from .segmentations import DicomGrid, name_values, read_label, read_seg, write_label, write_seg
@@ -225,10 +223,7 @@ class DicomWebStudies(LocalDatastore):
                     series = find_series(image)[0]
                     values, affine = read_series(series, modality=series.modality)
                     is_whole = np.array_equal(values, values.astype(np.int16))
-                    volume = nib.Nifti1Image(values.astype(np.int16) if is_whole else values, affine)
-                    volume.header.set_xyzt_units("mm")
-                    with atomic_path(path) as temporary:
-                        temporary.write_bytes(gzip.compress(volume.to_bytes(), 1))
+                    write_volume_nifti(path, values.astype(np.int16) if is_whole else values, affine)
         return str(path)
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
