@@ -1,4 +1,4 @@
-"""How the suite reads, names and turns the images and masks of a bundle: 2D raster images or 3D volumes."""
+"""How the suite reads and names the images and masks of a bundle: 2D raster images or 3D volumes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,6 @@ class Format(Protocol):
     def check_geometry(self, image: str, mask: Path) -> None:
         """Fail unless the mask lies in the image's grid and holds labels of the bundle only."""
 
-    def turn(self, image: str, path_stem: Path) -> str:
-        """Store the same image with other axes; return the file."""
-
-    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
-        """Fail unless the mask of the turned image is in its place."""
-
 
 class RasterFormat:
     def mask_of(self, folder: Path, image: str) -> Path:
@@ -46,16 +40,6 @@ class RasterFormat:
             assert mask_file.size == image_file.size
             assert mask_file.mode == "L"
             assert set(np.unique(np.asarray(mask_file))) <= {0, 255}
-
-    def turn(self, image: str, path_stem: Path) -> str:
-        turned = f"{path_stem}.png"
-        with Image.open(image) as image_file:
-            image_file.transpose(Image.Transpose.TRANSPOSE).save(turned)
-        return turned
-
-    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
-        # the networks are not symmetric, so only the size tells
-        assert mask.shape == turned.shape[::-1] == Image.open(image).size[::-1]
 
 
 class VolumeFormat:
@@ -74,16 +58,6 @@ class VolumeFormat:
         np.testing.assert_allclose(mask_file.affine, image_file.affine, atol=1e-4)
         assert mask_file.get_data_dtype() == np.uint8
         assert set(np.unique(self.read(mask))) <= set(range(self.labels))
-
-    def turn(self, image: str, path_stem: Path) -> str:
-        turned = f"{path_stem}.nii.gz"
-        nib.load(image).as_reoriented(self._other_axes).to_filename(turned)
-        return turned
-
-    def check_turned(self, mask: np.ndarray, turned: np.ndarray, image: str, turned_image: str) -> None:
-        np.testing.assert_array_equal(turned, nib.orientations.apply_orientation(mask, self._other_axes))
-
-    _other_axes = np.array([[2, -1], [0, 1], [1, -1]])
 
 
 def format_of(bundle: Path) -> Format:

@@ -81,18 +81,6 @@ def test_predicting_twice_gives_the_same_bits(bundle: Path, phantoms: Phantoms, 
     assert torch.equal(first[key].as_tensor(), second[key].as_tensor())
 
 
-def test_an_image_stored_with_other_axes_gets_its_mask_in_its_own_place(
-    bundle: Path, phantoms: Phantoms, trained: Trained, tmp_path: Path
-):
-    """An image is neither turned nor mirrored on its way through the bundle."""
-    files = format_of(bundle)
-    image = phantoms.items("test")[0]["image"]
-    turned = files.turn(image, tmp_path / "turned")
-    predictor = Predictor(bundle, checkpoint=trained.model)
-    masks = [predictor({"image": path}).mask[0].cpu().numpy() for path in (image, turned)]
-    files.check_turned(masks[0], masks[1], image, turned)
-
-
 def test_tracking_with_mlflow_ends_a_named_run_with_metrics_and_the_executed_config(trained: Trained):
     client = mlflow.MlflowClient(trained.tracking_uri)
     experiment = client.search_experiments(filter_string="name = 'monai_experiment'")[0]
