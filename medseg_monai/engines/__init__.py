@@ -1,4 +1,4 @@
-"""Training steps that a plain supervised step cannot say."""
+"""Training steps that differ from MONAI's plain supervised step."""
 
 from .ctsunet import prepare_two_stage_batch
 

@@ -129,7 +129,7 @@ class CaseMetrics(CaseTable):
     def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
         unknown = sorted(set(metrics) - set(METRICS))
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(METRICS)}.")
+            raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(METRICS)}.")
         self.count_names = [name for name in metrics if name != "auc"]
         self.with_auc = "auc" in metrics
         self.threshold = threshold

@@ -66,7 +66,7 @@ class LabelMetrics(CaseTable):
     ) -> None:
         unknown = sorted(set(metrics) - set(_METRICS))
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no such metric; there are {', '.join(_METRICS)}.")
+            raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(_METRICS)}.")
         if not 1 <= len(names) == len(set(names)) <= _MOST_LABELS:
             raise ValueError(f"names must be 1 to {_MOST_LABELS} different ones, got {list(names)}.")
         self.names = tuple(names)

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU, which MONAI's engines have on CUDA only."""
+"""Mixed precision on a CPU, which MONAI's engines support on CUDA only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ __all__ = ["CPUAutocastInferer"]
 
 
 class CPUAutocastInferer(SimpleInferer):
-    """Run the network under bfloat16 autocast where the input lies on a CPU; elsewhere as ``SimpleInferer``.
+    """Run the network under bfloat16 autocast if the input is on a CPU; otherwise behave like ``SimpleInferer``.
 
-    MONAI's ``amp`` calls ``torch.autocast("cuda")`` whatever the device, which on a CPU does nothing. bfloat16 has the
-    exponents of float32, so that no gradient scaler is needed. The outputs are what the network gives under autocast;
-    the loss has to compute in float32 itself.
+    MONAI's ``amp`` calls ``torch.autocast("cuda")`` whatever the device is, which does nothing on a CPU. bfloat16 has
+    the exponent range of float32, so no gradient scaler is needed. The outputs keep the type that autocast gives them;
+    the loss must convert them to float32 itself.
 
     Args:
-        enabled: ``False`` changes nothing anywhere.
+        enabled: ``False`` turns autocast off.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.inferers import CPUAutocastInferer
+        >>> network = torch.nn.Conv2d(1, 2, kernel_size=1)
+        >>> CPUAutocastInferer()(torch.zeros(1, 1, 6, 8), network).dtype
+        torch.bfloat16
+        >>> CPUAutocastInferer(enabled=False)(torch.zeros(1, 1, 6, 8), network).dtype
+        torch.float32
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -30,10 +39,10 @@ class CPUAutocastInferer(SimpleInferer):
         """Call ``network(inputs, *args, **kwargs)``.
 
         Args:
-            inputs: input of the network; its device decides.
+            inputs: input of the network; its device decides whether autocast is on.
             network: the network.
-            args: further arguments of the network.
-            kwargs: the same by name.
+            args: further positional arguments of the network.
+            kwargs: further keyword arguments of the network.
         """
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.enabled and inputs.device.type == "cpu"):
             return super().__call__(inputs, network, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Inference of CTSU-Net over a whole scan: stage 1 once, stage 2 in large windows where stage 1 finds lung."""
+"""Prediction of whole scans by CTSU-Net: stage 1 once, then stage 2 in large windows where stage 1 finds lung."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ from medseg_monai.networks.nets import CTSUNet
 __all__ = ["TwoStageInferer", "plan_output"]
 
 BACKGROUND_LOGIT = 20.0
-"""Logit of the background where stage 2 did not look; the lobes' are 0 there."""
+"""Logit of the background outside the box that stage 2 sees; the lobes' logits are 0 there."""
 
 GROWTH = 12
-"""Voxels by which the box grows at a face that a lobe touches; a legal output, so that little is computed in vain."""
+"""Voxels by which the box grows at a face that a lobe touches; as a legal output it wastes little computation."""
 
 
 def plan_output(edges: list[int], max_window_voxels: int) -> list[int]:
-    """Edges of the largest tiles that cover a box evenly within a limit of size.
+    """Compute the edges of the largest tiles within a size limit that cover a box evenly.
 
     A tile's input is larger than its output by 88 voxels along each axis, so few large tiles cost far less than many
     small ones.
 
     Args:
-        edges: of the box.
+        edges: edges of the box.
         max_window_voxels: largest number of voxels in a tile's input.
 
     Returns:
-        edges of a tile's output, each legal for valid convolutions.
+        edges of a tile's output, each of which is legal for valid convolutions.
+
+    Example:
+        >>> from medseg_monai.inferers.ctsunet import plan_output
+        >>> plan_output([100, 200, 100], max_window_voxels=30_000_000)  # one tile covers the box
+        [100, 204, 100]
+        >>> plan_output([100, 200, 100], max_window_voxels=8_000_000)  # two tiles
+        [100, 100, 100]
     """
     tiles = [1, 1, 1]
     while True:
@@ -46,25 +53,34 @@ def plan_output(edges: list[int], max_window_voxels: int) -> list[int]:
 
 
 class TwoStageInferer(Inferer):
-    """Predict a whole scan by :class:`CTSUNet`.
+    """Predict a whole scan with :class:`CTSUNet`.
 
-    Stage 1 sees the scan once. Stage 2 sees the box of what stage 1 calls lung, with a margin. Where a predicted lobe
-    reaches a face of the box, the box grows there, until no lobe touches it or the scan ends: nothing is cut off flat.
-    If stage 1 finds no lung at all, stage 2 sees the whole scan.
+    Stage 1 sees the scan once. Stage 2 sees the bounding box of what stage 1 classifies as lung, with a margin. Where a
+    predicted lobe reaches a face of the box, the box grows there until no lobe touches that face or the scan ends, so
+    that no lobe is cut off. If stage 1 finds no lung at all, stage 2 sees the whole scan.
 
-    Larger windows of stage 2 compute less in vain (a window of 132 voxels yields 44) and let its attention see more of
-    the scan. ``window=132`` is the way of the authors' code.
+    Larger windows of stage 2 waste less computation (a window of 132 voxels yields 44) and let its attention see more
+    of the scan. The authors' code corresponds to ``window=132``.
 
     Args:
         window: edge of stage 2's input: 92, 100, 108, …; ``None`` takes the largest tiles within ``max_window_voxels``.
-        max_window_voxels: limit of a tile's input if ``window`` is ``None``; ``None`` is what the network says, a plain
-            :class:`CTSUNet` 8 million (about 300 bytes of memory a voxel at full width), its inference form 30 million
-            (about 100 bytes).
+        max_window_voxels: size limit of a tile's input if ``window`` is ``None``. ``None`` takes the network's own
+            limit: 8 million for a plain :class:`CTSUNet` (about 300 bytes of memory a voxel at full width), 30 million
+            for its fast form (about 100 bytes).
         lung_only: ``False`` lets stage 2 see the whole scan.
-        margin: voxels round the box of stage 1's lung; 2 as in the authors' code.
+        margin: number of voxels around the bounding box of stage 1's lung; 2 as in the authors' code.
 
     Raises:
-        ValueError: for an illegal ``window``.
+        ValueError: ``window`` is not legal.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.inferers import TwoStageInferer
+        >>> from medseg_monai.networks.nets import CTSUNet
+        >>> widths = {"stage1_features": [2] * 14, "stage2_features": [2] * 14, "embedding_channels": 2}
+        >>> network = CTSUNet(**widths).eval().fast_form()
+        >>> TwoStageInferer()(torch.zeros(1, 1, 32, 32, 32), network).shape
+        torch.Size([1, 6, 32, 32, 32])
 
     Source: Xie et al., "Contextual Two-Stage U-Nets …", Section IV-D; the box from
     DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, test.py.
@@ -91,15 +107,15 @@ class TwoStageInferer(Inferer):
 
         Args:
             inputs: scans ``[B, C, D, H, W]`` as :meth:`CTSUNet.forward` takes them.
-            network: a :class:`CTSUNet`, or its wrapper for several processes.
-            args: MONAI's further arguments, which have no meaning here.
-            kwargs: likewise.
+            network: a :class:`CTSUNet`, or its wrapper for distributed training.
+            args: further arguments of MONAI's inferers, which are ignored.
+            kwargs: further keyword arguments of MONAI's inferers, which are ignored.
 
         Returns:
-            logits ``[B, out_channels, D, H, W]``; a :class:`monai.data.MetaTensor` keeps its metadata.
+            logits ``[B, out_channels, D, H, W]``; the metadata of a :class:`monai.data.MetaTensor` is kept.
 
         Raises:
-            TypeError: for another network.
+            TypeError: the network is not a :class:`CTSUNet`.
         """
         inner = getattr(network, "module", network)
         if not isinstance(inner, CTSUNet):
@@ -153,7 +169,7 @@ class TwoStageInferer(Inferer):
 
 
 def _touched_face(logits: torch.Tensor, start: list[int], stop: list[int]) -> tuple[int, bool] | None:
-    """A face of the box inside the scan that a lobe touches: its axis, and whether it is the one at the end."""
+    """Find a face of the box inside the scan that a lobe touches: its axis, and whether it is at the end of the box."""
     for axis in range(3):
         for at_end, inside in ((False, start[axis] > 0), (True, stop[axis] < logits.shape[2 + axis])):
             place = stop[axis] - 1 if at_end else start[axis]

@@ -1,4 +1,4 @@
-"""Test-time augmentation by flips, round any MONAI inferer."""
+"""Test-time augmentation by flips, around any MONAI inferer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class _View(NamedTuple):
     transposed: bool
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Show ``x`` in this view."""
+        """Turn ``x`` into this view."""
         x = torch.flip(x, self.axes) if self.axes else x
         return x.transpose(2, 3).contiguous() if self.transposed else x
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
-        """Bring a prediction of this view back to the orientation of the input."""
+        """Turn a prediction of this view back to the orientation of the input."""
         x = x.transpose(2, 3) if self.transposed else x
         return torch.flip(x, self.axes) if self.axes else x
 
@@ -35,29 +35,41 @@ class _View(NamedTuple):
 class FlipTTAInferer(Inferer):
     """Predict flipped views of the input and average the predictions in the input's own orientation.
 
-    The mean is a running one: whatever the number of views, one accumulated map and the map of the current view are
-    alive. (MONAI's ``TestTimeAugmentation`` runs dictionary transforms through a data loader and keeps every
+    It keeps a running mean, so only the accumulated map and the map of the current view are in memory, whatever the
+    number of views. (MONAI's ``TestTimeAugmentation`` runs dictionary transforms through a data loader and keeps every
     prediction.)
 
     **What is averaged.** The networks of this package return logits. With ``activation`` the logits of each view become
     probabilities first; their mean is what CE-Net's authors call the average of the 8 predictions (their code sums 8
     sigmoid maps and thresholds at 4). The result is then a map of **probabilities**: the postprocessing that follows
     thresholds it or takes its argmax and must not apply the activation again. Without ``activation`` the network's
-    output itself is averaged and comes back on its own scale, so that logits stay logits (for a sigmoid, their mean is
-    the geometric mean of the odds, which is not what the authors average).
+    output itself is averaged and keeps its own scale, so that logits stay logits (for a sigmoid, their mean is the
+    geometric mean of the odds, which is not what the authors average).
 
-    The diagonal flip turns ``H x W`` into ``W x H``: a network that takes only one non-square size cannot use it and
-    needs ``views="flips"``.
+    The diagonal flip turns ``H x W`` into ``W x H``. A network that takes only one size, which is not square, cannot
+    use it and needs ``views="flips"``.
 
     Args:
-        inferer: what predicts each view; ``None`` takes :class:`monai.inferers.SimpleInferer`. Round a
+        inferer: inferer that predicts each view; ``None`` takes :class:`monai.inferers.SimpleInferer`. With a
             :class:`monai.inferers.SlidingWindowInferer` each view is a whole sliding-window pass.
         views: ``"dihedral"`` for the 8 views of a 2D image (horizontal, vertical and diagonal flip); ``"flips"`` for
             the ``2**n`` flips of the ``n`` spatial axes, 2D or 3D.
         activation: ``None``, ``"sigmoid"``, or ``"softmax"`` over the channels; applied to each view before averaging.
 
     Raises:
-        ValueError: for an unknown ``views`` or ``activation``.
+        ValueError: ``views`` or ``activation`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.inferers import FlipTTAInferer
+        >>> network = torch.nn.Conv2d(1, 1, kernel_size=3, padding=1).eval()
+        >>> average = FlipTTAInferer(activation="sigmoid")
+        >>> x = torch.rand(1, 1, 6, 8)
+        >>> probability = average(x, network)
+        >>> probability.shape
+        torch.Size([1, 1, 6, 8])
+        >>> torch.allclose(average(x.flip(2), network), probability.flip(2), atol=1e-5)  # whatever the network is
+        True
 
     Source: Gu et al., "CE-Net", IEEE TMI 2019, Section III-A.2; Guzaiwang/CE-Net, test_cenet.py.
     """
@@ -95,9 +107,9 @@ class FlipTTAInferer(Inferer):
         prediction = self.inferer(view.apply(inputs), network, *args, **kwargs)
         if not isinstance(prediction, torch.Tensor) or prediction.ndim != inputs.ndim:
             raise ValueError(
-                "FlipTTAInferer averages one map [B, C, *spatial]: the network returned "
+                "FlipTTAInferer averages one map [B, C, *spatial], but the network returned "
                 f"{type(prediction).__name__} {tuple(getattr(prediction, 'shape', ()))}; put it into eval mode, "
-                "or wrap it so that it returns that map alone."
+                "or wrap it so that it returns only that map."
             )
         if self.activation == "sigmoid":
             prediction = torch.sigmoid(prediction)
@@ -111,21 +123,22 @@ class FlipTTAInferer(Inferer):
         """Average the predictions of all views.
 
         Args:
-            inputs: batch of shape ``[B, C, H, W]`` or, with ``views="flips"``, ``[B, C, *spatial]``. The result is a
-                ``MetaTensor`` with the metadata that the plain inferer's would have.
-            network: the network, or what the wrapped inferer takes for one.
-            args: passed on to the wrapped inferer, as they are: not flipped.
-            kwargs: passed on likewise.
+            inputs: batch of shape ``[B, C, H, W]`` or, with ``views="flips"``, ``[B, C, *spatial]``. The result has the
+                same metadata as the result of the plain inferer.
+            network: the network, or anything else that the wrapped inferer takes for one.
+            args: further arguments of the wrapped inferer; they are passed on without being flipped.
+            kwargs: further keyword arguments of the wrapped inferer, passed on in the same way.
 
         Returns:
-            the mean of shape ``[B, C_out, *spatial]``: probabilities if ``activation`` is set, else on the network's
-            own scale.
+            the mean of shape ``[B, C_out, *spatial]``: probabilities if ``activation`` is set, else values on the
+            network's own scale.
 
         Raises:
-            ValueError: ``views="dihedral"`` with other than 2D images, or a network that returns no single map.
+            ValueError: ``views="dihedral"`` is used with images that are not 2D, or the network does not return a
+                single map.
         """
         views = self._list_views(inputs.ndim - 2)
-        # the division makes a new tensor: a network may return its input, which is not ours to add to
+        # the division makes a new tensor: a network may return its input, which must not change
         mean = self._predict(views[0], inputs, network, *args, **kwargs) / len(views)
         for view in views[1:]:
             mean.add_(self._predict(view, inputs, network, *args, **kwargs), alpha=1 / len(views))

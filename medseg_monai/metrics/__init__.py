@@ -1,4 +1,4 @@
-"""Metrics that MONAI has not in the form that a table of results needs."""
+"""Metrics in the form that a table of results needs and that MONAI lacks: for each case, and pooled over cases."""
 
 from .segmentation import (
     COUNT_METRICS,

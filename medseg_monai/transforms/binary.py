@@ -1,4 +1,4 @@
-"""A guard against labels of several structures where one is learnt."""
+"""A guard against masks with labels of several structures where only one is learned."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ __all__ = ["CheckBinaryd"]
 
 
 class CheckBinaryd(MapTransform):
-    """Refuse a mask with other values than 0 and 1; to be placed right behind loading.
+    """Refuse a mask with values other than 0 and 1; place it directly after loading.
 
-    A loss of one structure would take label 2, such as a tumour beside its organ, for twice the structure.
+    A loss for one structure would count label 2, such as a tumour in its organ, as twice the structure.
 
     Args:
         keys: masks.
         allow_missing_keys: whether a key may be missing.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import CheckBinaryd
+        >>> check = CheckBinaryd(keys="label")
+        >>> _ = check({"label": torch.tensor([[[0, 1, 1]]])})
+        >>> check({"label": torch.tensor([[[0, 1, 2]]])})
+        Traceback (most recent call last):
+        ValueError: label: value 2, expected 0 and 1; give a mask of one structure.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Look at every value.
+        """Check every value.
 
         Args:
             data: item with loaded masks.
 
         Returns:
-            the item as it is.
+            the unchanged item.
 
         Raises:
-            ValueError: a mask with another value; names the file and the value.
+            ValueError: a mask has another value; the message names the file and the value.
         """
         for key in self.key_iterator(dict(data)):
             other = (data[key] != 0) & (data[key] != 1)

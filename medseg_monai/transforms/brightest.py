@@ -1,4 +1,4 @@
-"""Crop round the brightest point of a fundus image, which is the optic disc."""
+"""Crop around the brightest point of a fundus image, which is the optic disc."""
 
 from __future__ import annotations
 
@@ -18,26 +18,35 @@ __all__ = ["CropAroundBrightestd", "brightest_point"]
 FloatArray = npt.NDArray[np.float32]
 
 _WORKING_SIZE = 128  # longer side, in pixels, at which the point is sought
-_DARK = 0.15  # a pixel below this share of the bright ones is outside the field of view
+_DARK = 0.15  # a pixel darker than this share of the bright pixels is outside the field of view
 
-# as shares of the field of view's diameter
+# shares of the diameter of the field of view
 _SPOT_SIGMA = 0.03
 _SHADING_SIGMA = 0.09
 _BORDER = 0.06
 
 
 def brightest_point(image: torch.Tensor) -> tuple[int, int]:
-    """Find the spot that is brightest in relation to its surroundings, away from the border of the field of view.
+    """Find the spot that is brightest relative to its surroundings, away from the border of the field of view.
 
-    The mean of the channels, smoothed with a Gaussian of the size of a spot (sigma 0.03 of the diameter of the field of
-    view), is divided by the same smoothed with sigma 0.09 (the shading); the point is the maximum inside the field of
-    view, 0.06 diameters from its border. Dark surroundings are left out of both means. The search runs at 128 pixels.
+    The mean of the channels is smoothed with a Gaussian of the size of a spot (sigma 0.03 of the diameter of the field
+    of view) and divided by the mean smoothed with sigma 0.09 (the shading). The point is the maximum inside the field
+    of view, at least 0.06 diameters from its border. Dark surroundings are left out of both means. The search works at
+    128 pixels.
 
     Args:
         image: ``[C, H, W]``, any non-negative unit.
 
     Returns:
-        Row and column; the middle of an image that is black throughout.
+        row and column; for an image that is completely black, its centre.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import brightest_point
+        >>> image = torch.full((3, 48, 64), 0.5)
+        >>> image[:, 18:23, 38:43] = 1.0
+        >>> brightest_point(image)
+        (20, 40)
     """
     height, width = image.shape[-2:]
     small = _shrink(image)
@@ -54,17 +63,17 @@ def brightest_point(image: torch.Tensor) -> tuple[int, int]:
 
 
 class CropAroundBrightestd(Cropd):
-    """Crop a box of fixed size round the brightest point of a fundus image.
+    """Crop a box of fixed size around the brightest point of a fundus image.
 
-    The box is moved inside the image; along a side that is shorter than the box the whole side is taken. The same box
-    is cut from all ``keys``. The inverse (``Invertd``, or :meth:`inverse`) puts the crop back into its place in a full
-    image of zeros.
+    A box that reaches beyond the image is moved inside; where a side of the image is shorter than the box, the whole
+    side is kept. The same box is cut from all ``keys``. The inverse (``Invertd`` or :meth:`inverse`) puts the crop back
+    into its place in a full-size image of zeros.
 
-    :func:`brightest_point` says what brightest means. Measured on real images, with the point at the middle of the box:
-    the whole disc lies inside for 101 of the 101 images of DRISHTI-GS (1024 pixels wide) and for 20 of 20 of IDRiD
-    (1072x712), with boxes of 512, 448 and 400 pixels alike. The constants were chosen on these images; a change of
-    one of them by a sixth misses at most one of IDRiD's. The plain maximum of the channels' mean finds 92 of 101 and 16
-    of 20 (448 pixels).
+    :func:`brightest_point` defines the point. On real images, with the point at the centre of the box, the whole disc
+    is inside the box for 101 of the 101 images of DRISHTI-GS (1024 pixels wide) and for 20 of 20 of IDRiD (1072x712),
+    with boxes of 512, 448 and 400 pixels alike. The constants were chosen on these images; if one of them is changed by
+    a sixth, at most one image of IDRiD is missed. The plain maximum of the channels' mean finds 92 of 101 and 16 of 20
+    (448 pixels).
 
     Args:
         keys: images and masks to crop, each ``[C, H, W]`` and of the same size.
@@ -73,7 +82,17 @@ class CropAroundBrightestd(Cropd):
         allow_missing_keys: whether a key may be missing.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: a size is below 1.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import CropAroundBrightestd
+        >>> image = torch.full((3, 48, 64), 0.5)
+        >>> image[:, 18:23, 38:43] = 1.0
+        >>> item = {"image": image, "label": (image[:1] > 0.5).float()}
+        >>> cropped = CropAroundBrightestd(keys=["image", "label"], roi_size=(16, 24))(item)
+        >>> cropped["image"].shape, int(cropped["label"].sum())  # the 5x5 pixels of the spot are inside
+        (torch.Size([3, 16, 24]), 25)
 
     Source: Gu et al., "CE-Net", IEEE TMI 2019, Section III-B: "we crop an 800x800 area around the brightest point".
     The paper does not define the point; the plain maximum may be a lesion, a reflection or the rim of the retina.
@@ -95,15 +114,15 @@ class CropAroundBrightestd(Cropd):
 
     @property
     def requires_current_data(self) -> bool:
-        """Whether pending lazy transforms must be applied first: yes, the point depends on the pixels."""
+        """Whether pending lazy transforms must be applied first; they must, since the point depends on the pixels."""
         return True
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         """Crop ``keys``.
 
         Raises:
-            KeyError: if ``source_key`` is missing.
-            ValueError: if one of ``keys`` has not the size of the source.
+            KeyError: ``source_key`` is missing.
+            ValueError: one of ``keys`` does not have the size of the source.
         """
         d = dict(data)
         source = torch.as_tensor(d[self.source_key])
@@ -123,7 +142,7 @@ def _box_side(centre: int, side: int, length: int) -> slice:
 
 
 def _shrink(image: torch.Tensor) -> FloatArray:
-    """Average down to the working size; rows and columns of a very large image are thinned out first, for speed."""
+    """Average down to the working size; to save time, rows and columns of a very large image are first skipped."""
     longer = max(image.shape[-2:])
     step = max(1, longer // (8 * _WORKING_SIZE))
     factor = min(1.0, _WORKING_SIZE / longer)
@@ -139,7 +158,7 @@ def _field_of_view(brightness: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def _mean_within(values: FloatArray, mask: npt.NDArray[np.bool_], sigma: float) -> FloatArray:
-    """Gaussian mean of the values inside the mask (normalised convolution); 1 where the mask is far away."""
+    """Compute the Gaussian mean of the values inside the mask (normalised convolution); 1 far away from the mask."""
     weight = gaussian_filter(mask.astype(np.float32), sigma)
     total = gaussian_filter(values * mask, sigma)
     result: FloatArray = np.divide(total, weight, out=np.ones_like(total), where=weight > 1e-6)
@@ -147,5 +166,5 @@ def _mean_within(values: FloatArray, mask: npt.NDArray[np.bool_], sigma: float) 
 
 
 def _upscale(index: int, small: int, large: int) -> int:
-    """Middle of pixel ``index`` of ``small`` pixels, in ``large`` pixels."""
+    """Convert the centre of pixel ``index`` of ``small`` pixels to a position in ``large`` pixels."""
     return int((index + 0.5) * large / small)

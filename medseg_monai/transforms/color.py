@@ -20,20 +20,30 @@ _WHITE = 255.0
 class RandHSVJitterd(RandomizableTransform, MapTransform):
     """Add a random amount to the hue, the saturation and the value of an RGB image.
 
-    One amount for the whole image and for all keys, drawn uniformly from ``[-limit, limit]`` for each of the three.
-    Hue wraps round; saturation and value are clipped. The image is ``[3, H, W]`` in 0 to 255 (values outside are
-    clipped) and stays so, as float32; metadata is kept.
+    Each of the three amounts is drawn uniformly from ``[-limit, limit]``, once for the whole image and all keys. Hue
+    wraps around; saturation and value are clipped. The image is ``[3, H, W]`` with values from 0 to 255 (others are
+    clipped), and so is the result, as float32; metadata is kept.
 
     Args:
-        keys: images to change alike.
+        keys: images to change in the same way.
         prob: probability of the change.
-        hue: limit in OpenCV's 8-bit units, of which 180 make the full circle (30 is 60 degrees).
+        hue: limit in OpenCV's 8-bit units; the full circle has 180 of them, so that 30 is 60 degrees.
         saturation: limit, where 255 is full saturation.
         value: limit, where 255 is white.
         allow_missing_keys: whether a key may be missing.
 
     Raises:
-        ValueError: for a negative limit.
+        ValueError: a limit is negative.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import RandHSVJitterd
+        >>> jitter = RandHSVJitterd(keys="image", prob=1.0, hue=0.0, saturation=0.0, value=15.0)
+        >>> jitter = jitter.set_random_state(seed=0)
+        >>> image = torch.full((3, 2, 2), 100.0)
+        >>> brighter = jitter({"image": image})["image"]
+        >>> brighter.shape, bool((brighter - image).abs().max() <= 15)
+        (torch.Size([3, 2, 2]), True)
 
     Source: Gu et al., "CE-Net", IEEE TMI 2019, Section III-A ("color jittering in HSV color space"). The paper has no
     figures; the defaults are those of the authors' published code (``randomHueSaturationValue``), whose hue, however,
@@ -67,14 +77,14 @@ class RandHSVJitterd(RandomizableTransform, MapTransform):
         """Change the images of ``keys``.
 
         Raises:
-            ValueError: if an image has not three channels.
+            ValueError: an image does not have three channels.
         """
         d = dict(data)
         self.randomize()
         for key in self.key_iterator(d):
             image = convert_to_tensor(d[key], track_meta=get_track_meta())
             if image.shape[0] != 3:
-                raise ValueError(f"'{key}' has {image.shape[0]} channels; RandHSVJitterd needs RGB, [3, H, W].")
+                raise ValueError(f"'{key}' has {image.shape[0]} channels; RandHSVJitterd needs RGB images [3, H, W].")
             d[key] = self._shift(image) if self._do_transform else image
         return d
 

@@ -15,15 +15,25 @@ __all__ = ["DilateMaskd"]
 class DilateMaskd(MapTransform):
     """Dilate binary masks with a square or a cube, each channel by itself.
 
-    MONAI has the operation, which mixes the channels of a mask, but no transform of it.
+    MONAI has the operation, which mixes the channels of a mask, but it has no such transform.
 
     Args:
         keys: masks ``[C, *spatial]``, 2D or 3D, 0 and 1; type and metadata are kept.
-        filter_size: side of the square in pixels, odd; 1 changes nothing.
+        filter_size: side of the square or cube in pixels, odd; 1 changes nothing.
         allow_missing_keys: whether a key may be missing.
 
     Raises:
-        ValueError: a side that is not odd and positive.
+        ValueError: the side is not odd and positive.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import DilateMaskd
+        >>> mask = torch.tensor([[[0, 0, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]])
+        >>> DilateMaskd(keys="label", filter_size=3)({"label": mask})["label"]
+        tensor([[[0, 0, 1, 1, 1],
+                 [0, 0, 1, 1, 1],
+                 [0, 0, 1, 1, 1],
+                 [0, 0, 0, 0, 0]]])
 
     Source: Zhang et al., "DEFU-Net", ICPR 2020, Section III-A: "All masks were dilated to gain more information on the
     edge of lungs for training". The paper does not say by how much.

@@ -1,4 +1,4 @@
-"""Clean-up of a label map: one connected piece per label, loose fragments given to their neighbours."""
+"""Clean-up of a label map: one connected piece for each label, and loose fragments go to their neighbours."""
 
 from __future__ import annotations
 
@@ -25,27 +25,33 @@ _TOUCHING: Final = 26  # voxels that share a face, an edge or a corner
 def reassign_fragments(label_map: npt.NDArray[np.generic], labels: Collection[int] | None = None) -> Labels:
     """Keep the largest connected piece of each label and give every other piece to its neighbours.
 
-    A piece is a set of voxels of one label that touch by a face, an edge or a corner; of two largest ones the first in
-    raster order is kept. Each voxel that touches a loose piece and belongs to a kept one votes for its label; the piece
-    takes the label with most votes, of equal ones the lowest. Background has no vote: it is what a piece becomes that
-    no label touches. Pieces that touch nothing but other loose pieces wait until those have their label. So the result
-    does not depend on the order of the pieces.
+    A piece is a set of voxels of one label that touch at a face, an edge or a corner; if two pieces are the largest,
+    the first in raster order is kept. Each voxel that touches a loose piece and belongs to a kept one votes for its
+    label. The piece takes the label with the most votes, or the lowest of several with equally many. The background has
+    no vote, but a piece that no label touches becomes background. Pieces that touch only other loose pieces wait until
+    those have their label, so the result does not depend on the order of the pieces.
 
-    It works on ``uint8`` and inside the bounding boxes of the labels and of the pieces, since a scan may have 200
-    million voxels.
+    The function works on ``uint8`` and inside the bounding boxes of the labels and of the pieces, since a scan may have
+    200 million voxels.
 
     Args:
-        label_map: ``[D, H, W]`` with whole values 0 (background) to 255, any numeric type.
+        label_map: ``[D, H, W]`` with whole values from 0 (background) to 255, any numeric type.
         labels: labels to clean up, all by default. The others stay as they are and vote.
 
     Returns:
         a new map ``[D, H, W]``.
 
     Raises:
-        ValueError: for another number of dimensions or values that are no labels.
+        ValueError: the map does not have three dimensions, or some values are not labels.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.transforms import reassign_fragments
+        >>> reassign_fragments(np.array([[[1, 1, 1, 2, 2, 1]]])).tolist()  # the last voxel touches only label 2
+        [[[1, 1, 1, 2, 2, 2]]]
 
     Source: the authors' ``test.py`` of CTSU-Net (largest component per lobe, "others vote by neighbours"); the paper
-    says nothing of it.
+    does not mention it.
     """
     kept = _to_labels(label_map)
     loose = np.zeros_like(kept)
@@ -65,6 +71,13 @@ class ReassignFragmentsd(MapTransform):
         keys: label maps, after ``AsDiscreted``.
         labels: labels to clean up, all by default.
         allow_missing_keys: whether a key may be missing.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import ReassignFragmentsd
+        >>> clean = ReassignFragmentsd(keys="pred")
+        >>> clean({"pred": torch.tensor([[[[1.0, 1.0, 1.0, 2.0, 2.0, 1.0]]]])})["pred"]
+        tensor([[[[1., 1., 1., 2., 2., 2.]]]])
     """
 
     def __init__(
@@ -77,7 +90,7 @@ class ReassignFragmentsd(MapTransform):
         """Clean up ``keys``.
 
         Raises:
-            ValueError: a map that is not ``[1, D, H, W]``, or values that are no labels.
+            ValueError: a map is not ``[1, D, H, W]``, or some values are not labels.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -92,7 +105,7 @@ class ReassignFragmentsd(MapTransform):
 
 
 def _to_labels(label_map: npt.NDArray[np.generic]) -> Labels:
-    """A copy as uint8."""
+    """Copy the map as uint8."""
     if label_map.ndim != 3:
         raise ValueError(f"Expected a label map [D, H, W], got {list(label_map.shape)}.")
     with np.errstate(invalid="ignore"):
@@ -103,12 +116,12 @@ def _to_labels(label_map: npt.NDArray[np.generic]) -> Labels:
 
 
 def _boxes(numbers: npt.NDArray[np.unsignedinteger]) -> dict[int, Box]:
-    """The numbers that occur, and the bounding box of each."""
+    """Find the numbers that occur and the bounding box of each."""
     return {number: box for number, box in enumerate(find_objects(numbers), start=1) if box is not None}
 
 
 def _pieces(labels: Labels) -> npt.NDArray[np.unsignedinteger]:
-    """Number the connected pieces of equal label from 1 on."""
+    """Number the connected pieces of equal label, starting at 1."""
     pieces: npt.NDArray[np.unsignedinteger] = cc3d.connected_components(
         np.ascontiguousarray(labels), connectivity=_TOUCHING
     )
@@ -116,7 +129,7 @@ def _pieces(labels: Labels) -> npt.NDArray[np.unsignedinteger]:
 
 
 def _move_loose_pieces(kept: Labels, loose: Labels, label: int) -> None:
-    """Move all pieces of a label but the largest from ``kept`` to ``loose``, both cut to the label's box."""
+    """Move all pieces of a label except the largest from ``kept`` to ``loose``, both cropped to the label's box."""
     pieces = _pieces((kept == label).view(np.uint8))
     sizes = cc3d.statistics(pieces, no_slice_conversion=True)["voxel_counts"]
     if len(sizes) == 2:
@@ -127,7 +140,7 @@ def _move_loose_pieces(kept: Labels, loose: Labels, label: int) -> None:
 
 
 def _give_to_neighbours(kept: Labels, loose: Labels) -> None:
-    """Write the loose pieces into ``kept`` with the labels that their neighbours vote for, in rounds."""
+    """Write the loose pieces into ``kept``, in rounds, with the labels that their neighbours vote for."""
     pieces = _pieces(loose)
     waiting = _boxes(pieces)
     while waiting:
@@ -141,7 +154,7 @@ def _give_to_neighbours(kept: Labels, loose: Labels) -> None:
 
 
 def _winner(kept: Labels, pieces: npt.NDArray[np.unsignedinteger], piece: int, box: Box) -> int:
-    """The label of most kept voxels that touch the piece; 0 if there is none."""
+    """Return the label of most kept voxels that touch the piece; 0 if there are none."""
     around = _grown(box)
     touching = _dilated(pieces[around] == piece)
     counts = np.bincount(kept[around][touching], minlength=2)
@@ -153,7 +166,7 @@ def _grown(box: Box) -> Box:
 
 
 def _dilated(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The mask and all voxels that touch it, axis by axis: a cube is the product of three lines."""
+    """Add all voxels that touch the mask, axis by axis, since a cube is the product of three lines."""
     for axis in range(mask.ndim):
         lines = np.moveaxis(mask, axis, 0)
         grown = lines.copy()

@@ -1,4 +1,4 @@
-"""The grid of a lobe network: a fixed size in plane, isotropic voxels, sides that can be halved."""
+"""The grid of a lobe network: a fixed in-plane size, isotropic voxels, and sides that can be halved."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["PadToMultipled", "ResizeInPlaned"]
 
 
 class ResizeInPlaned(MapTransform, InvertibleTransform):
-    """Resize scans to a fixed size in plane, and along the slices so that the voxels become isotropic.
+    """Resize scans to a fixed in-plane size, and along the slices so that the voxels become isotropic.
 
-    For images ``[C, D, H, W]`` with ``H`` and ``W`` in plane the result is ``[C, D', S, S]`` with
-    ``D' = round(D * spacing_D / s)``, at least 1, where ``s`` is the spacing in plane after resizing (mm; the mean of
-    the two where the field of view is not square). Size and spacing come from the first key and hold for all. The field
-    of view stays as it is, and the affine follows. MONAI's ``Spacingd`` fixes the spacing and ``Resized`` the size;
-    neither fixes the size in plane and lets the third axis follow.
+    Images ``[C, D, H, W]`` with ``H`` and ``W`` in plane become ``[C, D', S, S]`` with
+    ``D' = round(D * spacing_D / s)``, at least 1, where ``s`` is the in-plane spacing in mm after resizing (the mean of
+    the two spacings where the field of view is not square). Size and spacing come from the first key and apply to all.
+    The field of view does not change, and the affine is updated. MONAI's ``Spacingd`` fixes the spacing and ``Resized``
+    fixes the size; neither fixes the in-plane size and adapts the third axis.
 
     ``"nearest"`` takes the voxel whose centre is nearest (PyTorch's ``"nearest-exact"``), in ``Invertd`` too. PyTorch's
     own ``"nearest"`` takes the voxel below, which moves a mask by half a voxel on average.
@@ -31,13 +31,22 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
         keys: images and masks to resize, all of one size.
         in_plane_size: rows and columns of the result.
         mode: MONAI's interpolation modes, one for all keys or one for each, such as ``["trilinear", "nearest"]``.
-        anti_aliasing: whether to smooth an image before it is made smaller, one for all keys or one for each. Linear
-            interpolation from 512 to 256 is the mean of the voxels already; MONAI's filter takes what lies outside the
-            scan for 0, so that the first and last slices fade.
+        anti_aliasing: whether to smooth an image before it is made smaller, one value for all keys or one for each.
+            Linear interpolation from 512 to 256 already averages the voxels, and MONAI's filter assumes zeros outside
+            the scan, so that the first and last slices fade.
         allow_missing_keys: whether a key may be missing.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: the size is below 1.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.transforms import ResizeInPlaned
+        >>> affine = torch.diag(torch.tensor([2.0, 0.5, 0.5, 1.0]))  # spacing of slices, rows and columns in mm
+        >>> scan = MetaTensor(torch.zeros(1, 10, 32, 32), affine=affine)
+        >>> ResizeInPlaned(keys="image", in_plane_size=16)({"image": scan})["image"].shape  # 1 mm along each axis
+        torch.Size([1, 20, 16, 16])
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-D: "all scans were down-sampled to have a 256x256 in-plane
     resolution while z-spacing is adjusted to make the scan isotropic". The paper names no interpolation.
@@ -60,20 +69,20 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
         self.in_plane_size = in_plane_size
         self.mode = tuple(_true_nearest(entry) for entry in ensure_tuple_rep(mode, len(self.keys)))
         self.anti_aliasing = ensure_tuple_rep(anti_aliasing, len(self.keys))
-        self.resizer = Resize(spatial_size=-1)  # owns the traces and inverts them; the size is another for each item
+        self.resizer = Resize(spatial_size=-1)  # owns the traces and inverts them; the size differs from item to item
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Resize ``keys``.
 
         Args:
-            data: item with images ``[C, D, H, W]`` that know their affine.
+            data: item with images ``[C, D, H, W]`` that have an affine.
 
         Returns:
-            the item with the images resized, as float32.
+            the item with the resized images, as float32.
 
         Raises:
-            TypeError: an image without an affine.
-            ValueError: an image that is not 3D, or of another size than the first.
+            TypeError: an image has no affine.
+            ValueError: an image is not 3D, or its size differs from that of the first.
         """
         d = dict(data)
         keys = list(self.key_iterator(d, self.mode, self.anti_aliasing))
@@ -102,13 +111,13 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
         return max(1, round(slices * between * self.in_plane_size / extent)), self.in_plane_size, self.in_plane_size
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Resize ``keys`` back, in the interpolation that their traces name.
+        """Resize ``keys`` back with the interpolation that their traces name.
 
         Args:
-            data: item with images that went through this transform, or with copies of their traces (``Invertd``).
+            data: item with images that this transform has resized, or with copies of their traces (``Invertd``).
 
         Returns:
-            the item with the images in their sizes and affines of before.
+            the item with the images at their original sizes and affines.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -135,16 +144,25 @@ def _check_image(image: torch.Tensor, key: Hashable, first: torch.Tensor, first_
 class PadToMultipled(Padd):
     """Pad with zeros in front, at the low index of each axis, to a multiple of ``k``.
 
-    MONAI's ``DivisiblePadd`` pads on both sides or at the end. ``Invertd`` cuts the padding off again.
+    MONAI's ``DivisiblePadd`` pads on both sides or at the end. ``Invertd`` removes the padding again.
 
     Args:
         keys: images and masks to pad, each ``[C, *spatial]``.
-        k: the number that divides the sides of the result, one for all axes or one for each.
+        k: number that must divide the sides of the result, one for all axes or one for each.
         allow_missing_keys: whether a key may be missing.
         lazy: whether MONAI may postpone the padding.
 
     Raises:
-        ValueError: for a number below 1.
+        ValueError: a number is below 1.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import PadToMultipled
+        >>> padded = PadToMultipled(keys="image", k=4)({"image": torch.ones(1, 2, 3, 4)})["image"]
+        >>> padded.shape
+        torch.Size([1, 4, 4, 4])
+        >>> padded[0, :, -1, -1].tolist()
+        [0.0, 0.0, 1.0, 1.0]
 
     Source: the authors' published test code of CTSU-Net, which pads in front to a multiple of 16; the paper is silent.
     """
@@ -164,8 +182,8 @@ class PadToMultipled(Padd):
 
 
 class _FrontPad(DivisiblePad):
-    """MONAI's padding at the end, turned round."""
+    """MONAI's padding at the end, moved to the front."""
 
     def compute_pad_width(self, spatial_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Numbers of voxels to add before and behind each axis, the channels first."""
+        """Compute the numbers of voxels to add before and after each axis, starting with the channels."""
         return tuple((after, before) for before, after in super().compute_pad_width(spatial_shape))

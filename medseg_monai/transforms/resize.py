@@ -15,21 +15,31 @@ __all__ = ["AntialiasedResized"]
 
 
 class AntialiasedResized(MapTransform, InvertibleTransform):
-    """Resize 2D images bilinearly, over all pixels that a pixel of the result covers.
+    """Resize 2D images bilinearly, averaging over all pixels that a pixel of the result covers.
 
-    MONAI's ``Resized`` in its mode ``"bilinear"`` looks at four pixels, whatever the factor, so that the same
-    radiograph is smooth at 512 pixels and full of noise at 4096. Its Gaussian filter against this takes 14 s for 20
-    megapixels; PyTorch's triangle filter, taken here, takes 0.4 s. Where the image grows, the two are the same.
+    MONAI's ``Resized`` in its mode ``"bilinear"`` reads four pixels, whatever the factor, so that the same radiograph
+    becomes smooth if it has 512 pixels and noisy if it has 4096. Its Gaussian filter against this takes 14 s for 20
+    megapixels; PyTorch's triangle filter, which is used here, takes 0.4 s. Where the image grows, both give the same.
 
-    ``Invertd`` brings a prediction back with plain bilinear interpolation.
+    ``Invertd`` resizes a prediction back with plain bilinear interpolation.
 
     Args:
-        keys: images ``[C, H, W]``, of any number type; the result is float32.
-        spatial_size: rows and columns of the result; the aspect is not kept.
+        keys: images ``[C, H, W]`` of any numeric type; the result is float32.
+        spatial_size: rows and columns of the result; the aspect ratio is not kept.
         allow_missing_keys: whether a key may be missing.
 
     Raises:
-        ValueError: for a size that is not two positive numbers.
+        ValueError: the size is not two positive numbers.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import AntialiasedResized
+        >>> stripes = torch.tensor([[[0.0, 8.0] * 32] * 8])  # 8 rows of 64 pixels
+        >>> resized = AntialiasedResized(keys="image", spatial_size=(2, 4))({"image": stripes})["image"]
+        >>> resized.shape
+        torch.Size([1, 2, 4])
+        >>> [round(value) for value in resized[0, 0].tolist()]  # no stripes are left
+        [4, 4, 4, 4]
     """
 
     backend = Resize.backend
@@ -47,10 +57,10 @@ class AntialiasedResized(MapTransform, InvertibleTransform):
             data: item with images.
 
         Returns:
-            the item with the images resized.
+            the item with the resized images.
 
         Raises:
-            ValueError: an image that is not 2D.
+            ValueError: an image is not 2D.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -68,10 +78,10 @@ class AntialiasedResized(MapTransform, InvertibleTransform):
         """Resize ``keys`` back.
 
         Args:
-            data: item with images that went through this transform, or with copies of their traces (``Invertd``).
+            data: item with images that this transform has resized, or with copies of their traces (``Invertd``).
 
         Returns:
-            the item with the images in their sizes of before.
+            the item with the images at their original sizes.
         """
         d = dict(data)
         for key in self.key_iterator(d):

@@ -13,13 +13,22 @@ __all__ = ["CheckSameSized", "file_name"]
 
 
 class CheckSameSized(MapTransform):
-    """Refuse an item whose images differ in spatial size; to be placed right behind loading.
+    """Refuse an item whose images differ in spatial size; place it directly after loading.
 
-    Resizing follows in most pipelines, and would make a mask of another size fit without a word.
+    Most pipelines continue with resizing, which would make a mask of another size fit without a warning.
 
     Args:
         keys: images to compare, each ``[C, *spatial]``; the first one sets the size.
         allow_missing_keys: whether a key may be missing.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import CheckSameSized
+        >>> check = CheckSameSized(keys=["image", "label"])
+        >>> _ = check({"image": torch.zeros(3, 20, 30), "label": torch.zeros(1, 20, 30)})
+        >>> check({"image": torch.zeros(3, 20, 30), "label": torch.zeros(1, 30, 20)})
+        Traceback (most recent call last):
+        ValueError: label: size (30, 20) (rows first), but its image image has (20, 30); replace the wrong file.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -32,10 +41,10 @@ class CheckSameSized(MapTransform):
             data: item with loaded images.
 
         Returns:
-            the item as it is.
+            the unchanged item.
 
         Raises:
-            ValueError: an image of another size than the first; names both files and both sizes.
+            ValueError: an image has another size than the first; the message names both files and both sizes.
         """
         present = list(self.key_iterator(dict(data)))
         first = data[present[0]]
@@ -43,12 +52,26 @@ class CheckSameSized(MapTransform):
             if data[key].shape[1:] != first.shape[1:]:
                 raise ValueError(
                     f"{file_name(data[key], key)}: size {tuple(data[key].shape[1:])} (rows first), but its image "
-                    f"{file_name(first, present[0])} has {tuple(first.shape[1:])}; replace the file that is wrong."
+                    f"{file_name(first, present[0])} has {tuple(first.shape[1:])}; replace the wrong file."
                 )
         return dict(data)
 
 
 def file_name(image: torch.Tensor, key: Hashable) -> str:
-    """What to call an image in a message: its file, or the key of one that knows none."""
+    """Name an image in a message by its file, or by its key if it has no file.
+
+    Args:
+        image: the image.
+        key: its key.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.transforms.same_size import file_name
+        >>> file_name(MetaTensor(torch.zeros(1), meta={"filename_or_obj": "scan.nii"}), "image")
+        'scan.nii'
+        >>> file_name(torch.zeros(1), "image")
+        'image'
+    """
     meta = getattr(image, "meta", {})
     return str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, key))

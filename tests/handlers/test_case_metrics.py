@@ -156,7 +156,7 @@ def test_a_mask_of_another_size_is_refused_with_the_case_and_the_mask(key, tmp_p
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_computed(tmp_path):
-    with pytest.raises(ValueError, match="dise: no such metric; there are dice"):
+    with pytest.raises(ValueError, match="dise: no such metric; known metrics: dice"):
         CaseMetrics(tmp_path, ["dice", "dise"])
 
 

@@ -259,7 +259,7 @@ def test_a_map_with_other_values_than_the_labels_is_refused(key, value, tmp_path
 
 
 def test_unknown_metrics_and_unusable_names_are_refused_before_anything_is_computed(tmp_path):
-    with pytest.raises(ValueError, match="hd100: no such metric; there are dice, iou, precision, recall, hd95"):
+    with pytest.raises(ValueError, match="hd100: no such metric; known metrics: dice, iou, precision, recall, hd95"):
         LabelMetrics(tmp_path, ["upper"], ["dice", "hd100"])
     for names in ([], ["upper", "upper"]):
         with pytest.raises(ValueError, match="names must be 1 to 255 different ones"):

@@ -94,7 +94,7 @@ def test_a_prediction_of_what_an_empty_label_lacks_scores_zero():
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="hausdorff: no such metric; there are dice, f1, iou"):
+    with pytest.raises(ValueError, match="hausdorff: no such metric; known metrics: dice, f1, iou"):
         metrics_from_counts(torch.ones(4), ["hausdorff"])
 
 
