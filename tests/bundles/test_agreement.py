@@ -42,7 +42,7 @@ OWN: dict[tuple[str, str], str] = {
     ("train", "train#label_resize"): "the task's images",
     ("train", "train#random_transforms"): "the paper's",
     ("train", "train#preprocessing"): "the task's images",
-    ("train", "train#inferer"): "CPUAutocastInferer where a network's step with bfloat16 on a CPU was tried",
+    ("train", "train#inferer"): "CPUAutocastInferer in the bundles that train with bfloat16 on a CPU too",
     ("train", "validate#preprocessing"): "the task's images",
     ("train", "validate#inferer"): "whole, slice by slice, or in two stages",
     ("train", "validate#postprocessing"): "the task's labels",
@@ -61,9 +61,9 @@ OWN: dict[tuple[str, str], str] = {
 #: blocks of single bundles that differ from the others' or are absent: (config, block) -> bundle -> why
 EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
     ("train", "network"): {
-        "abdomen_mri_anunet": "channels last, by which a step on a CPU takes less time",
-        "liver_ct_anunet": "channels last, by which a step on a CPU takes less time",
-        "lung_lobe_ct_ctsunet": "channels last, by which a step on a CPU takes less time",
+        "abdomen_mri_anunet": "its memory layout is a key, channels_last",
+        "liver_ct_anunet": "its memory layout is a key, channels_last",
+        "lung_lobe_ct_ctsunet": "its memory layout is a key, channels_last",
     },
     ("train", "initial_network"): {"lung_lobe_ct_ctsunet": "refuses the key that it had before initial_weights"},
     ("train", "initialize"): {"abdomen_mri_anunet": "an unknown organ is refused before anything is read"},
