@@ -109,6 +109,7 @@ def train(
     elif (output_dir / CHECKPOINT_NAME).exists():
         raise BundleError(f"{output_dir}: holds a training already; go on with --resume, or give another --output-dir.")
     elif checkpoint is not None:
+        _check_starts_from_weights(root, configs)
         values["initial_weights"] = _existing_weights(checkpoint)
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
@@ -125,6 +126,14 @@ def train(
     workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
     with _without_tracking_variable():
         return _run_training(workflow, run, output_dir)
+
+
+def _check_starts_from_weights(root: Path, configs: Sequence[str]) -> None:
+    if "initial_weights" not in merged_config(root, configs):
+        raise BundleError(
+            f"{root}: has no initial_weights, the key for weights to start from, so it is from an earlier version; "
+            "copy the bundle anew."
+        )
 
 
 def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:

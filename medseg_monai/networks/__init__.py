@@ -1,7 +1,7 @@
 """Networks and their registry.
 
-``NETWORKS`` maps a network's short name to its class; it drives the parametrised tests, the benchmarks and the command
-line. A new network is one module in :mod:`medseg_monai.networks.nets` and one line here.
+``NETWORKS`` maps a network's short name, its class's in small letters, to its class; it drives the parametrised tests,
+the benchmarks and the command line. A new network is one module in :mod:`medseg_monai.networks.nets`, exported there.
 
 Example:
     >>> from medseg_monai.networks import NETWORKS
@@ -12,13 +12,11 @@ Example:
 
 from monai.utils import ComponentStore
 
-from .nets import ANUNet, CENet, CTSUNet, DEFUNet, ResCRNet
+from . import nets
 
 __all__ = ["NETWORKS"]
 
 NETWORKS = ComponentStore("Networks", "Published segmentation networks by their short name.")
-NETWORKS.add("cenet", "CE-Net (Gu et al., IEEE TMI 2019): 2D, any modality.", CENet)
-NETWORKS.add("ctsunet", "CTSU-Net (Xie et al., 2020): 3D, lobes of the lung in CT.", CTSUNet)
-NETWORKS.add("defunet", "DEFU-Net (Zhang et al., ICPR 2020): 2D, lungs in chest X-rays.", DEFUNet)
-NETWORKS.add("rescrnet", "Res-CR-Net (Abdulah et al., 2020): 2D, lungs in chest X-rays.", ResCRNet)
-NETWORKS.add("anunet", "ANU-Net (Li et al., 2020): 2D, organs in abdominal CT and MRI.", ANUNet)
+for _name in nets.__all__:
+    _class = getattr(nets, _name)
+    NETWORKS.add(_name.lower(), _class.__doc__.partition("\n")[0], _class)

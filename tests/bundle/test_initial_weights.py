@@ -18,7 +18,7 @@ from medseg_monai.bundle import BundleError, build_workflow, find_bundle, train
 from medseg_monai.networks import NETWORKS
 from medseg_monai.networks.weights import ModelFile, copy_model, write_model
 from medseg_monai.phantoms import phantom_writer
-from tests.bundles.tiny import PHANTOM_SIZE, TRAINING
+from tests.bundles.tiny import phantom_size, tiny_training
 
 STILL: dict[str, Any] = {"max_epochs": 1, "learning_rate": 0.0}  # whatever the weights are, they stay
 CODE = "$__import__('pathlib').Path('hit').touch()"
@@ -32,19 +32,19 @@ def settings_and_weights(bundle: str, folder: Path) -> tuple[dict[str, Any], Pat
         "lung_cxr_rescrnet": ("filters", "num_blocks", "image_size"),
         LOBES: ("stage1_features", "stage2_features", "embedding_channels", "in_plane_size"),
     }[bundle]
-    settings = {key: TRAINING[bundle][key] for key in remembered}
+    tiny = tiny_training(bundle)
+    settings = {key: tiny[key] for key in remembered}
     widths = {key: value for key, value in settings.items() if key not in ("image_size", "in_plane_size")}
     torch.manual_seed(5)
     path = folder / "start.pt"
     write_model(path, network(**widths).state_dict(), settings)
-    return {key: value for key, value in TRAINING[bundle].items() if key not in settings}, path
+    return {key: value for key, value in tiny.items() if key not in settings}, path
 
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any], Path]:
     bundle = getattr(request, "param", "lung_cxr_rescrnet")
-    task = bundle.rpartition("_")[0]
-    phantom_writer(bundle)(tmp_path, counts={"training": 2, "validation": 2}, size=PHANTOM_SIZE[task], seed=3)
+    phantom_writer(bundle)(tmp_path, counts={"training": 2, "validation": 2}, size=phantom_size(bundle), seed=3)
     overrides, path = settings_and_weights(bundle, tmp_path)
     return bundle, {**overrides, **STILL, "dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run")}, path
 

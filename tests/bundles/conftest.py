@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from medseg_monai.bundle import find_bundle, list_bundles
 from medseg_monai.phantoms import phantom_writer
 
-from .tiny import PHANTOM_SIZE, TRAINING
+from .tiny import phantom_size, tiny_training
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -64,9 +64,8 @@ class Phantoms:
 @pytest.fixture(scope="session")
 def phantoms(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     folder = tmp_path_factory.mktemp(f"{bundle.name}_phantoms")
-    task = bundle.name.rpartition("_")[0]
     counts = {"training": 4, "validation": 2, "test": 2}
-    datalist = phantom_writer(bundle.name)(folder, counts=counts, size=PHANTOM_SIZE[task], seed=0)
+    datalist = phantom_writer(bundle.name)(folder, counts=counts, size=phantom_size(bundle.name), seed=0)
     return Phantoms(folder, datalist)
 
 
@@ -76,7 +75,7 @@ def training_overrides(bundle: Path, phantoms: Phantoms, output_dir: Path) -> di
         "output_dir": str(output_dir),
         "max_epochs": 1,
         "overlay_interval": 1,
-        **TRAINING.get(bundle.name, {}),
+        **tiny_training(bundle.name),
     }
 
 

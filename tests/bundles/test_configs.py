@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
+from monai.data import list_data_collate
 
-from medseg_monai.bundle import flat_keys, merged_config
+from medseg_monai.bundle import Predictor, flat_keys, load_network, merged_config
 
 from .conftest import Phantoms, Trained, make_workflow
 
@@ -60,14 +62,16 @@ def test_what_a_user_changes_is_a_flat_key(bundle: Path, name: str):
     assert FLAT_KEYS[name] - flat_keys(merged_config(bundle, [name])).keys() == set()
 
 
-def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}
-
-
-def test_training_and_inference_define_the_same_network(bundle: Path):
+def test_training_and_inference_define_the_same_network(bundle: Path, phantoms: Phantoms, trained: Trained):
+    """What only the training says of its network changes no prediction."""
     train, inference = (merged_config(bundle, [name])["network_def"] for name in ("train", "inference"))
-    for_training_only = ("pretrained", "patch_size", "patches", "end_to_end", "freeze_norm", "dropout")
-    assert without(train, *for_training_only) == without(inference, *for_training_only)
+    assert {key: train.get(key) for key in inference} == inference
+    predictor = Predictor(bundle, checkpoint=trained.model)
+    workflow = make_workflow(bundle, "train", workflow_type="train", **trained.overrides)
+    workflow.parser.parse(reset=True)
+    network = load_network(workflow.parser.get_parsed_content("network_def"), trained.model, "cpu", fast=False)
+    image = list_data_collate([predictor.preprocessing({"image": phantoms.items("test")[0]["image"]})])["image"]
+    assert torch.equal(predictor.infer(image, network), predictor.infer(image, predictor.network_def))
 
 
 def test_training_validation_and_inference_see_the_same_image(bundle: Path, phantoms: Phantoms, trained: Trained):

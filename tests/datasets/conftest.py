@@ -66,7 +66,7 @@ def real_data() -> Callable[[str], Path]:
     """Return a function that finds a real data set below MEDSEG_DATA, and skips the test without it."""
 
     def find(name: str) -> Path:
-        repository = Path(__file__).resolve().parents[3]
+        repository = Path(__file__).resolve().parents[2]
         folder = Path(os.environ.get("MEDSEG_DATA", repository.parent / "shared" / "data")) / name
         if not folder.is_dir():
             pytest.skip(f"real data are absent: no {name} below MEDSEG_DATA")

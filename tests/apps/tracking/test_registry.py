@@ -17,7 +17,7 @@ from PIL import Image
 
 from medseg_monai.cli import main
 from medseg_monai.phantoms import write_chest_xray_phantoms
-from tests.bundles.tiny import TRAINING
+from tests.bundles.tiny import tiny_training
 
 from .conftest import PASSWORDS, Started, without_mlflow
 
@@ -66,7 +66,7 @@ def trained(mlflow_server: Started, tmp_path_factory: pytest.TempPathFactory) ->
     write_chest_xray_phantoms(
         folder / "data", counts={"training": 2, "validation": 1, "test": 1}, size=(150, 181), seed=0
     )
-    settings = [f"{key}={value}" for key, value in TRAINING[BUNDLE].items()]
+    settings = [f"{key}={value}" for key, value in tiny_training(BUNDLE).items()]
     arguments = [word for setting in [*settings, "max_epochs=2"] for word in ("--set", setting)]
     arguments += ["--dataset-dir", str(folder / "data"), "-o", str(folder / "run"), "--register", "lungs"]
     result = subprocess.run(

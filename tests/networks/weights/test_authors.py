@@ -303,7 +303,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="unet: no such network; known networks: cenet"):
+    with pytest.raises(ValueError, match="unet: no such network; known networks: anunet, cenet"):
         import_weights("unet", tmp_path / "a.pth")
 
 
