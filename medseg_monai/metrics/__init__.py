@@ -2,6 +2,7 @@
 
 from .segmentation import (
     COUNT_METRICS,
+    DICE_CONVENTION,
     METRICS,
     count_scores,
     count_voxels,
@@ -12,6 +13,7 @@ from .segmentation import (
 
 __all__ = [
     "COUNT_METRICS",
+    "DICE_CONVENTION",
     "METRICS",
     "count_scores",
     "count_voxels",
