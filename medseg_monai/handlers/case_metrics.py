@@ -30,7 +30,7 @@ class CaseTable(ABC):
     """A table with one row a case: ``cases.csv``, and ``summary.json`` with statistics per case and pooled.
 
     Expects decollated items whose ``image`` knows its file, in the evaluator's output or in its batch. A subclass says
-    what is compared (:meth:`compare`) and what the cases thrown together give (:meth:`pool`).
+    what is compared (:meth:`compare`) and what the cases pooled give (:meth:`pool`).
 
     Args:
         output_dir: folder for the two files.
@@ -55,7 +55,7 @@ class CaseTable(ABC):
 
     @abstractmethod
     def pool(self) -> dict[str, float]:
-        """Values of all cases thrown together, by the names of the metrics."""
+        """Values of all cases pooled, by the names of the metrics."""
 
     def settings(self) -> dict[str, Any]:
         """What the summary states beside the values."""
@@ -108,19 +108,20 @@ class CaseTable(ABC):
 class CaseMetrics(CaseTable):
     """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
 
-    Expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's own size, and
-    optionally ``fov`` (only what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own,
-    named ``dice_expert1`` …), each in the evaluator's output or in its batch.
+    Expects decollated items with ``pred`` (the mask as a prediction writes it, after all postprocessing) and ``label``
+    of shape ``[1, *spatial]`` at the image's own size, for ``"auc"`` also ``probability``, and optionally ``fov`` (only
+    what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own, named ``dice_expert1`` …),
+    each in the evaluator's output or in its batch.
 
     ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
     population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
-    how many; ``pooled`` is the metric of all cases' pixels thrown together. What is undefined is ``nan`` in the table
+    how many; ``pooled`` is the metric of all cases' pixels taken together. What is undefined is ``nan`` in the table
     and ``null`` in the summary, since JSON has no ``nan``.
 
     Args:
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
-        threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+        threshold: that of the postprocessing, which the summary states.
 
     Raises:
         ValueError: an unknown metric.
@@ -157,15 +158,16 @@ class CaseMetrics(CaseTable):
         """
         _check_shapes(item, file)
         inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
-        probability = item["probability"].cpu()[inside]
+        mask = item["pred"].cpu()[inside]
         row: dict[str, float] = {}
         for key in _labels(item):
             suffix = key.removeprefix("label")
             label = item[key].cpu()[inside]
-            counts = count_voxels(probability >= self.threshold, label)
+            counts = count_voxels(mask, label)
             self.counts[suffix] = self.counts.get(suffix, torch.zeros_like(counts)) + counts
             values = metrics_from_counts(counts, self.count_names)
             if self.with_auc:
+                probability = item["probability"].cpu()[inside]
                 values["auc"] = roc_auc(probability, label)
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
@@ -173,7 +175,7 @@ class CaseMetrics(CaseTable):
         return row
 
     def pool(self) -> dict[str, float]:
-        """Metrics of all cases' pixels thrown together."""
+        """Metrics of all cases' pixels pooled."""
         pooled: dict[str, float] = {}
         for suffix, counts in self.counts.items():
             values = metrics_from_counts(counts, self.count_names)
@@ -188,8 +190,8 @@ def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _check_shapes(item: Mapping[str, torch.Tensor], file: Path) -> None:
-    shape = tuple(item["probability"].shape)
-    for key in [*_labels(item), *(["fov"] if "fov" in item else [])]:
+    shape = tuple(item["pred"].shape)
+    for key in [*_labels(item), *(key for key in ("fov", "probability") if key in item)]:
         if tuple(item[key].shape) != shape:
             raise ValueError(
                 f"{file}: its {key} has shape {tuple(item[key].shape)}, the image and its prediction {shape}; "
