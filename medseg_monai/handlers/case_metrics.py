@@ -15,6 +15,7 @@ from monai.utils import ImageMetaKey
 
 from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
+    DICE_CONVENTION,
     METRICS,
     count_scores,
     count_voxels,
@@ -102,7 +103,8 @@ class CaseTable(ABC):
         """Statistics per case and pooled, of all cases so far."""
         names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
         per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
-        return {"cases": len(self.rows), **self.settings(), "per_case": per_case, "pooled": self.pool()}
+        facts = {"cases": len(self.rows), "convention": DICE_CONVENTION, **self.settings()}
+        return {**facts, "per_case": per_case, "pooled": self.pool()}
 
 
 class CaseMetrics(CaseTable):

@@ -45,8 +45,9 @@ class LabelMetrics(CaseTable):
 
     ``summary.json`` states ``per_case`` of every column: mean, standard deviation (of the population of cases), minimum
     and maximum, leaving out cases where it is undefined and saying how many; and ``pooled`` of every metric: that of
-    all cases' voxels thrown together, the mean over the labels. Surfaces of different cases make no common surface, so
-    ``hd95`` is ``null`` there.
+    all cases' voxels taken together, the mean over the labels. Surfaces of different cases make no common surface, so
+    ``hd95`` is not among them. Its statistics say how many structures are ``missing``: that only one of prediction and
+    reference has them, so that they have no distance and no part in the mean.
 
     Args:
         output_dir: folder for the two files.
@@ -77,7 +78,8 @@ class LabelMetrics(CaseTable):
     def reset(self) -> None:
         """Forget all cases."""
         super().reset()
-        self.counts = [torch.zeros(4, dtype=torch.float64) for _ in self.names]
+        self.counts = [torch.zeros(4, dtype=torch.int64) for _ in self.names]
+        self.missing = dict.fromkeys(self.names, 0)
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
         """Values of one case.
@@ -98,6 +100,7 @@ class LabelMetrics(CaseTable):
             masks = _cut(maps, index + 1, places)
             counts = count_voxels(*masks)
             self.counts[index] += counts
+            self.missing[self.names[index]] += int(masks[0].any() != masks[1].any())
             row = metrics_from_counts(counts, self.count_names)
             if "hd95" in self.metrics:
                 row["hd95"] = _hd95(*masks, spacing)
@@ -105,9 +108,18 @@ class LabelMetrics(CaseTable):
         return self._columns(values)
 
     def pool(self) -> dict[str, float]:
-        """Metrics of all cases' voxels thrown together, the mean over the labels."""
+        """Metrics of all cases' voxels taken together, the mean over the labels."""
         values = [metrics_from_counts(counts, self.count_names) for counts in self.counts]
-        return {name: _mean([row[name] for row in values if name in row]) for name in self.metrics}
+        return {name: _mean([row[name] for row in values]) for name in self.count_names}
+
+    def summarize(self) -> dict[str, Any]:
+        """Statistics per case and pooled, and for distances how many structures have none, being in one mask only."""
+        summary = super().summarize()
+        if "hd95" in self.metrics and self.rows:
+            of_labels = {f"hd95_{name}": count for name, count in self.missing.items() if len(self.names) > 1}
+            for column, count in {"hd95": sum(self.missing.values()), **of_labels}.items():
+                summary["per_case"][column]["missing"] = count
+        return summary
 
     def _columns(self, values: Sequence[Mapping[str, float]]) -> dict[str, float]:
         row: dict[str, float] = {}
@@ -132,7 +144,7 @@ class LabelMetrics(CaseTable):
 def _cut(
     maps: Sequence[LabelMap], label: int, places: Sequence[tuple[slice, ...] | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both masks of one label in the smallest box round them: one voxel of background if there are none."""
+    """Both masks of one label in the smallest box around them: one voxel of background if there are none."""
     present = [place for place in places if place is not None]
     if present:
         box = tuple(

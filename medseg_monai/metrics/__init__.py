@@ -1,5 +1,6 @@
 """Metrics in the form that a table of results needs and that MONAI lacks: for each case, and pooled over cases."""
 
+from .label_dice import LabelDice
 from .segmentation import (
     COUNT_METRICS,
     DICE_CONVENTION,
@@ -15,6 +16,7 @@ __all__ = [
     "COUNT_METRICS",
     "DICE_CONVENTION",
     "METRICS",
+    "LabelDice",
     "count_scores",
     "count_voxels",
     "metrics_from_counts",

@@ -52,8 +52,8 @@ def count_voxels(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label: 0 or 1, of the same shape.
 
     Returns:
-        ``[tp, fp, tn, fn]`` as int64: MONAI's ``get_confusion_matrix`` counts in float32, which is exact to 2**24, fewer
-        than the voxels of a scan.
+        ``[tp, fp, tn, fn]`` as int64: MONAI's ``get_confusion_matrix`` counts in float32, which is exact to 2**24,
+        fewer than the voxels of a scan.
 
     Raises:
         ValueError: the shapes differ.

@@ -8,7 +8,7 @@ __all__ = ["format_table"]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows in columns: text to the left, numbers to the right, floats with four digits.
+    """Lay out rows in columns: text to the left, numbers to the right, floats with four digits, nothing for ``None``.
 
     Args:
         header: names of the columns.
@@ -23,8 +23,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         a.png  0.5000
         b.png  0.2500
     """
-    texts = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    texts = [[_text(value) for value in row] for row in rows]
+    numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     lines = []
     for line in [list(header), *texts]:
@@ -34,3 +34,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from monai.transforms import Compose, Transform
 
 from medseg_monai.bundle import Predictor, find_bundle, flat_keys, list_bundles, merged_config
 from medseg_monai.cli import main
+from medseg_monai.data import write_datalist
+from medseg_monai.metrics import DICE_CONVENTION
 
-from .conftest import make_workflow
+from .conftest import make_workflow, run_workflow
 from .scenes import BLOBS, FORMS, Shown, show
 
 #: options of a prediction, none of them at its default where a scene shows the difference
@@ -114,6 +115,26 @@ def test_the_table_of_an_evaluation_has_the_dice_of_the_masks_that_a_prediction_
     assert found != pytest.approx(evaluate(shown, item, tmp_path / "plain", []), abs=1e-3)
 
 
+@pytest.mark.parametrize(("name", "form"), SCENES, ids=map("-".join, SCENES))
+def test_a_validation_counts_an_absent_structure_as_the_table_does(name: str, form: str, tmp_path: Path):
+    shown = show(name, form, tmp_path)
+    labels = [shown.scene.labels, np.zeros_like(shown.scene.labels)]
+    files = [shown.scene.write_label(tmp_path / f"label{number}", label) for number, label in enumerate(labels)]
+    items = [{"image": str(shown.scene.image), "label": str(file)} for file in files]
+    write_datalist({"training": [], "validation": [], "test": items}, tmp_path / "datalist.json")
+    keys = {**shown.keys, "dataset_dir": str(tmp_path), "output_dir": str(tmp_path), "checkpoint": str(shown.model)}
+    workflow = make_workflow(shown.bundle, "train", "evaluate", workflow_type="train", **keys)
+    run_workflow(workflow)
+    metrics = workflow.parser.get_parsed_content("validate#evaluator").state.metrics
+    assert metrics["val_dice"] == pytest.approx(metrics["test_dice"])
+    assert 0.45 < metrics["test_dice"] < 0.55
+
+
+def test_the_readme_says_what_an_absent_structure_counts(bundle: Path):
+    readme = " ".join((bundle / "docs" / "README.md").read_text(encoding="utf-8").split())
+    assert DICE_CONVENTION in readme
+
+
 def dice(mask: np.ndarray, label: np.ndarray) -> float:
     return float(2 * (mask & label).sum() / (mask.sum() + label.sum()))
 
@@ -122,7 +143,7 @@ def evaluate(shown: Shown, item: Mapping[str, Path], folder: Path, options: list
     """The columns of the table for one case: Dice, and of several labels the Dice of each."""
     folder.mkdir()
     case = {key: str(path) for key, path in item.items()}
-    (folder / "datalist.json").write_text(json.dumps({"training": [], "validation": [], "test": [case]}))
+    write_datalist({"training": [], "validation": [], "test": [case]}, folder / "datalist.json")
     command = ["evaluate", shown.bundle.name, "--dataset-dir", str(folder), "-o", str(folder / "run")]
     assert main([*command, "--set", 'metrics=["dice"]', *shown.options, *options]) == 0
     with (folder / "run" / "evaluation" / "cases.csv").open(newline="") as table:
