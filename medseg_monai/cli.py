@@ -43,12 +43,16 @@ def _parse_value(text: str) -> Any:
 
 
 def _overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
+    from medseg_monai.bundle.overrides import check_values
+
     values = {key: value for key, value in named.items() if value is not None}
     for pair in args.set or []:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ValueError(f"--set {pair}: expected key=value.")
         values[key] = _parse_value(text)
+        if not args.allow_expressions:
+            check_values({key: values[key]}, "--set")
     return values
 
 
@@ -141,6 +145,7 @@ def _train(args: argparse.Namespace) -> int:
         overrides=_folder_overrides(args),
         checkpoint=_weights(args.checkpoint),
         resume=args.resume,
+        allow_expressions=args.allow_expressions,
         track=not args.no_tracking,
         tracking_uri=args.tracking_uri,
         experiment_name=args.experiment,
@@ -154,11 +159,19 @@ def _train(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _uids(series: list[str] | None) -> list[str] | None:
+    from medseg_monai.bundle.overrides import check_values
+
+    for uid in series or []:
+        check_values({"UID": uid}, "--series")
+    return series
+
+
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
 
     inputs = [_absolute(entry) for entry in args.inputs]
-    overrides = _overrides(args, dataset_dir=inputs, series=args.series)
+    overrides = _overrides(args, dataset_dir=inputs, series=_uids(args.series))
     predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
     report = predict_cases(
         predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
@@ -301,6 +314,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error, and more of the log")
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a flat key of the bundle's config")
+    keys.add_argument(
+        "--allow-expressions", action="store_true", help="let --set and a resumed run.json hold code, which is run"
+    )
     weights = argparse.ArgumentParser(add_help=False)
     weights.add_argument(
         "--checkpoint", metavar="FILE", help="weights to use instead of the bundle's; models:/NAME/VERSION is MLflow's"

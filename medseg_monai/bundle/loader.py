@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple
 
 __all__ = [
     "BundleError",
+    "as_it_is",
     "build_workflow",
     "bundle_root",
     "check_overrides",
@@ -243,14 +244,39 @@ def build_workflow(
     checked = dict(overrides or {})
     check_overrides(root, configs, checked)
     checked.setdefault("bundle_root", str(root))
+    checked = as_it_is(checked)
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,  # the caller's logging stands
         workflow_type=workflow_type,
-        tracking=dict(tracking) if tracking else None,
+        tracking=as_it_is(dict(tracking)) if tracking else None,
         **checked,
     )
+
+
+class _Literal(str):
+    """A text in which MONAI leaves the character ``#``, which it takes for a separator of keys wherever it stands."""
+
+    def __str__(self) -> str:
+        return self
+
+    def replace(self, old: str, new: str, count: Any = -1) -> str:
+        return self if old == "#" else super().replace(old, new, count)
+
+
+def as_it_is(value: Any) -> Any:
+    """A value in which MONAI leaves every ``#``; expressions are MONAI's to read.
+
+    Args:
+        value: text, or a list or dictionary with texts; keys stay as they are.
+    """
+    if isinstance(value, dict):
+        return {key: as_it_is(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_it_is(one) for one in value]
+    is_plain = isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%"))
+    return _Literal(value) if is_plain else value
 
 
 def merged_config(bundle: str | os.PathLike[str], configs: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +25,7 @@ from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, Train
 
 from .loader import (
     BundleError,
+    as_it_is,
     build_workflow,
     check_overrides,
     example_input_shape,
@@ -30,7 +33,10 @@ from .loader import (
     merged_config,
     read_metadata,
 )
+from .overrides import check_values
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
+
+_LOGGER = logging.getLogger(__name__)
 
 __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
 
@@ -68,6 +74,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    allow_expressions: bool = False,
     track: bool = True,
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
@@ -82,6 +89,7 @@ def train(
         checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that these were trained
             with where ``overrides`` name no others; by default the training starts at random.
         resume: go on after the last completed epoch of ``output_dir``, in the same MLflow run.
+        allow_expressions: take values from ``run.json`` that MONAI would run as code when ``resume`` is set.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, else a SQLite database in ``output_dir``.
         experiment_name: MLflow experiment; by default the bundle's name.
@@ -104,8 +112,10 @@ def train(
         if checkpoint is not None:
             raise BundleError(f"{checkpoint}: a resumed training goes on with its own weights; leave --checkpoint out.")
         run = _read_run(output_dir)
-        values = {**run["overrides"], **values}
+        if not allow_expressions:
+            check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
         configs = run["configs"]
+        values = {**run["overrides"], **_what_resuming_takes(root, configs, run["overrides"], values)}
     elif (output_dir / CHECKPOINT_NAME).exists():
         raise BundleError(f"{output_dir}: holds a training already; go on with --resume, or give another --output-dir.")
     elif checkpoint is not None:
@@ -136,6 +146,39 @@ def _check_starts_from_weights(root: Path, configs: Sequence[str]) -> None:
         )
 
 
+def _what_resuming_takes(
+    root: Path, configs: Sequence[str], before: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The changes that have an effect on a resumed training; the log names the others.
+
+    Optimizer and schedule of the learning rate are restored as they were, with the numbers that they began with.
+    """
+    config = merged_config(root, configs)
+    used = {key: _users(config, key) for key in values}
+    without = [key for key in values if used[key] and used[key] <= {"optimizer", "lr_scheduler"}]
+    for key in without:
+        began = before.get(key, config[key])
+        if values[key] != began:
+            _LOGGER.warning(
+                "%s=%s: not taken: a resumed training keeps its optimizer and schedule, which began with %s; start a "
+                "new one from its weights (--checkpoint) to change it.",
+                key,
+                values[key],
+                began,
+            )
+    taken = {key: value for key, value in values.items() if key not in without}
+    changed = {key: value for key, value in taken.items() if key in config and value != before.get(key, config[key])}
+    if changed:
+        _LOGGER.info("Resuming with %s.", ", ".join(f"{key}={value}" for key, value in changed.items()))
+    return taken
+
+
+def _users(config: Mapping[str, Any], key: str) -> set[str]:
+    """The entries of a config that refer to a key."""
+    reference = re.compile(rf"@{re.escape(key)}\b(?!#)")
+    return {name for name, entry in config.items() if reference.search(json.dumps(entry))}
+
+
 def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:
     path = Path(checkpoint).absolute()
     if not path.is_file():
@@ -152,10 +195,7 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
             handlers = workflow.parser.get_parsed_content("train#handlers")
             tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
             state = next(handler for handler in handlers if isinstance(handler, TrainingState))
-            if tracker is not None:
-                _remember_run(trainer, tracker, run, output_dir)
-            else:
-                _write_run(run, output_dir)
+            _remember_run(trainer, tracker, run, output_dir)
             _attach_progress(trainer, "training")
             workflow.run()
             workflow.finalize()
@@ -219,11 +259,12 @@ def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
     write_json(output_dir / RUN_NAME, run)
 
 
-def _remember_run(trainer: Any, tracker: RunTracker, run: dict[str, Any], output_dir: Path) -> None:
-    """Write ``run.json`` as soon as MLflow has given the run its number, so that a kill at any time can be resumed."""
+def _remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], output_dir: Path) -> None:
+    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone."""
 
     def write() -> None:
-        run["run_id"] = tracker.run_id
+        if tracker is not None:
+            run["run_id"] = tracker.run_id
         _write_run(run, output_dir)
 
     trainer.add_event_handler(Events.STARTED, write)
@@ -235,7 +276,7 @@ def _tracking_uri(given: str | None, output_dir: Path) -> str:
 
 def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     config = merged_config(root, run["configs"])
-    config.update(run["overrides"])
+    config.update(as_it_is(run["overrides"]))
     parser = ConfigParser({**config, "bundle_root": str(root)})
     output_dir = Path(run["overrides"]["output_dir"])
     metadata = read_metadata(root)
