@@ -91,9 +91,9 @@ def bundle_root(name: str) -> str:
     """Root of the bundle that a config belongs to, for ``bundle_root`` in its config files.
 
     A config does not know where it was read from. So the root is that of the config files that MONAI is working with
-    (``monai.bundle``'s commands, :func:`monai.bundle.load`, a ``ConfigWorkflow``). If MONAI's parser is used on its own,
-    it is the current folder if that is a bundle of this name, and otherwise the bundle that comes with the package. The
-    key ``bundle_root`` overrides it.
+    (``monai.bundle``'s commands, :func:`monai.bundle.load`, a ``ConfigWorkflow``). If MONAI's parser is used alone, the
+    root is the current folder if that is a bundle of this name, and otherwise the bundle that comes with the package.
+    The key ``bundle_root`` overrides it.
 
     Args:
         name: name of the bundle.
@@ -117,7 +117,7 @@ def bundle_root(name: str) -> str:
     try:
         return str(find_bundle(name))
     except BundleError as error:
-        raise BundleError(f"{name}: this bundle's folder is not known; name it: --bundle_root FOLDER.") from error
+        raise BundleError(f"{name}: this bundle's folder is not known; give it: --bundle_root FOLDER.") from error
 
 
 def _is_bundle(root: Path, name: str) -> bool:
@@ -133,7 +133,7 @@ def _config_files_in_use() -> Iterator[str]:
             workflow = frame.f_locals.get("self")
             if isinstance(workflow, ConfigWorkflow):
                 yield str(workflow.config_root_path / "train.json")
-            files = frame.f_locals.get("config_file_")  # of the commands that need no workflow
+            files = frame.f_locals.get("config_file_")  # in the commands that do not need a workflow
             yield from (str(file) for file in ensure_tuple(files or ()))
         frame = frame.f_back
 

@@ -88,7 +88,7 @@ def fetch_weights(address: str) -> Path:
 
 
 def _is_kept(kept: Path, sha256: str) -> bool:
-    """Whether the weights lie in the cache unchanged and whole: with their settings, inside or beside them."""
+    """Whether the cache has the unchanged weights together with their settings, which are inside or beside them."""
     if not kept.is_file() or file_sha256(kept) != sha256:
         return False
     try:

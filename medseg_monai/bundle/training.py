@@ -150,7 +150,7 @@ def _check_starts_from_weights(root: Path, configs: Sequence[str]) -> None:
     if "initial_weights" not in merged_config(root, configs):
         raise BundleError(
             f"{root}: has no initial_weights, the key for weights to start from, so it is from an earlier version; "
-            "copy the bundle anew."
+            "copy the bundle again."
         )
 
 
