@@ -106,6 +106,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
         "bundle_version": metadata["version"],
         "model": str(predictor.checkpoint),
         "model_sha256": predictor.model_sha256,
+        "model_settings": predictor.model_file.settings,
         "network": predictor.network_facts,
         "settings": predictor.settings,
         "device": str(predictor.device),

@@ -15,7 +15,7 @@ from medseg_monai.files import write_csv, write_json
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
-_DECIDING = ("bundle", "bundle_version", "model_sha256", "settings", "attention")
+_DECIDING = ("bundle", "bundle_version", "model_sha256", "model_settings", "settings", "attention")
 
 
 def installed_versions() -> dict[str, str]:
