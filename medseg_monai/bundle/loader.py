@@ -117,7 +117,7 @@ def bundle_root(name: str) -> str:
     try:
         return str(find_bundle(name))
     except BundleError as error:
-        raise BundleError(f"{error} If it lies in a folder of yours: --bundle_root FOLDER.") from error
+        raise BundleError(f"{error} If it is in a folder of your own, add --bundle_root FOLDER.") from error
 
 
 def _is_bundle(root: Path, name: str) -> bool:

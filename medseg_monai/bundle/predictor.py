@@ -42,6 +42,16 @@ class Prediction:
             ``data["image"]``.
         phases: wall time in seconds of ``reading`` (with preprocessing), ``network`` and ``postprocessing``.
         peak_memory_mib: peak memory of the accelerator during the case, or of the process so far if there is none.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.bundle import Prediction
+        >>> image = MetaTensor(torch.rand(1, 4, 5))
+        >>> phases = {"reading": 0.1, "network": 0.5, "postprocessing": 0.1}
+        >>> prediction = Prediction({"image": image, "pred": image > 0.5}, image, phases, peak_memory_mib=800.0)
+        >>> prediction.mask.shape
+        torch.Size([1, 4, 5])
     """
 
     data: dict[str, Any] = field(repr=False)

@@ -69,6 +69,17 @@ class PruningResult:
         levels: results from level 1 to the deepest.
         level: the chosen level.
         record: all of this in the form that the settings of the file hold under ``"pruning"``.
+
+    Example:
+        >>> from dataclasses import asdict
+        >>> from pathlib import Path
+        >>> from medseg_monai.bundle import LevelResult, PruningResult
+        >>> levels = [LevelResult(1, 900, 1.0, 3.0, 0.88, 0.8), LevelResult(2, 3600, 2.0, 4.0, 0.9, 0.82)]
+        >>> rows = [{**asdict(level), "difference": level.dice - 0.9} for level in levels]
+        >>> record = {"levels": rows, "cases": 12, "section": "validation", "device": "cpu", "threads": 2}
+        >>> result = PruningResult(Path("model.pt"), Path("model_full.pt"), levels, level=1, record=record)
+        >>> result.as_text().splitlines()[4]
+        'level 1 of 2: 75.0% of the parameters less, Dice -0.0200'
     """
 
     file: Path

@@ -50,6 +50,14 @@ class TrainingResult:
         best_epoch: epoch of ``model``.
         tracking_uri: MLflow address; ``None`` if the run was not tracked.
         run_id: MLflow run; ``None`` if it was not tracked.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from medseg_monai.bundle import TrainingResult
+        >>> run = Path("runs/lungs")
+        >>> result = TrainingResult(run, run / "model.pt", 40, 0.96, best_epoch=35, tracking_uri=None, run_id=None)
+        >>> result.model.name, result.best_epoch
+        ('model.pt', 35)
     """
 
     output_dir: Path
