@@ -39,7 +39,7 @@ def test_the_network_s_own_choice_is_shown_empty_and_a_number_overrules_it():
     assert bundle.options["supervision_level"] == ""
     assert check_options(bundle, {"supervision_level": ""}) == {}
     assert check_options(bundle, {"supervision_level": "2"}) == {"supervision_level": 2}
-    with pytest.raises(ValueError, match="supervision_level: 'deep' is no whole number"):
+    with pytest.raises(ValueError, match="supervision_level: expected whole number, got 'deep'"):
         check_options(bundle, {"supervision_level": "deep"})
 
 
