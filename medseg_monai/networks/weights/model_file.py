@@ -232,6 +232,16 @@ def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str]) -
     Raises:
         OSError: one of them cannot be read or written.
         ValueError: another program's file stands where the settings would go.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights import ModelFile, copy_model, write_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/a.pt", {"weight": torch.zeros(3)}, {"filters": 4})
+        ...     copy_model(f"{folder}/a.pt", f"{folder}/b.pt")
+        ...     ModelFile(f"{folder}/b.pt").settings
+        {'filters': 4}
     """
     _refuse_foreign(settings_file(target))
     entry = _entry_of(Path(source))
