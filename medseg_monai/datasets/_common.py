@@ -162,7 +162,7 @@ def foreground(path: Path) -> Mask:
 
     Raises:
         OSError: if the file is broken.
-        ValueError: if the mask has no foreground, or it can't be told which values are foreground.
+        ValueError: if the mask has no foreground, or if it is not clear which values are foreground.
     """
     with Image.open(path) as image:
         # greyscale modes are taken as they are: converting would clip 16 bits

@@ -1,4 +1,4 @@
-"""Evaluation tables: one row a case, and a summary per case and pooled."""
+"""Evaluation tables: one row for each case, and a summary with statistics per case and pooled."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["CaseMetrics", "CaseTable"]
 
 
 class CaseTable(ABC):
-    """A table with one row a case: ``cases.csv``, and ``summary.json`` with statistics per case and pooled.
+    """A table with one row for each case (``cases.csv``) and statistics per case and pooled (``summary.json``).
 
-    Expects decollated items whose ``image`` knows its file, in the evaluator's output or in its batch. A subclass says
-    what is compared (:meth:`compare`) and what the cases pooled give (:meth:`pool`).
+    The handler expects decollated items with an ``image`` whose metadata name its file, in the evaluator's output or in
+    its batch. A subclass defines how a case is compared (:meth:`compare`) and how the cases are pooled (:meth:`pool`).
 
     Args:
         output_dir: folder for the two files.
@@ -47,19 +47,19 @@ class CaseTable(ABC):
 
     @abstractmethod
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """Values of one case, by the names of their columns.
+        """Compute the values of one case, by the names of their columns.
 
         Args:
             item: the case.
-            file: its image, to be named in an error.
+            file: its image, for error messages.
         """
 
     @abstractmethod
     def pool(self) -> dict[str, float]:
-        """Values of all cases pooled, by the names of the metrics."""
+        """Compute the pooled values of all cases, by the names of the metrics."""
 
     def settings(self) -> dict[str, Any]:
-        """What the summary states beside the values."""
+        """Return what the summary states in addition to the values."""
         return {}
 
     def attach(self, engine: Engine) -> None:
@@ -79,15 +79,15 @@ class CaseTable(ABC):
             engine: evaluator.
 
         Raises:
-            ValueError: a mask that does not fit its image's prediction.
+            ValueError: a mask does not fit the prediction of its image.
         """
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
-            item = {**case, **output}  # MONAI leaves in the batch what is neither image, label nor made afterwards
+            item = {**case, **output}  # MONAI moves only image, label and later results from batch to output
             file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
             self.rows.append({"case": file.name, **self.compare(item, file)})
 
     def write(self, engine: Engine) -> None:
-        """Write both files and put the means into ``engine.state.metrics`` as ``test_<metric>``.
+        """Write both files, and store the means in ``engine.state.metrics`` as ``test_<metric>``.
 
         Args:
             engine: evaluator.
@@ -100,7 +100,7 @@ class CaseTable(ABC):
             engine.state.metrics[f"test_{name}"] = statistics["mean"]
 
     def summarize(self) -> dict[str, Any]:
-        """Statistics per case and pooled, of all cases so far."""
+        """Compute the statistics of all cases so far, per case and pooled."""
         names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
         per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
         facts = {"cases": len(self.rows), "convention": DICE_CONVENTION, **self.settings()}
@@ -108,25 +108,44 @@ class CaseTable(ABC):
 
 
 class CaseMetrics(CaseTable):
-    """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
+    """Compare each case with its label and with those of further experts; write ``cases.csv`` and ``summary.json``.
 
-    Expects decollated items with ``pred`` (the mask as a prediction writes it, after all postprocessing) and ``label``
-    of shape ``[1, *spatial]`` at the image's own size, for ``"auc"`` also ``probability``, and optionally ``fov`` (only
-    what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own, named ``dice_expert1`` …),
-    each in the evaluator's output or in its batch.
+    The handler expects decollated items with ``pred`` (the mask that a prediction writes, after all postprocessing) and
+    ``label`` of shape ``[1, *spatial]`` at the image's own size; for ``"auc"`` it also needs ``probability``. Optional
+    are ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns of its own, named
+    ``dice_expert1`` …). Each may be in the evaluator's output or in its batch.
 
-    ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
-    population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
-    how many; ``pooled`` is the metric of all cases' pixels taken together. What is undefined is ``nan`` in the table
-    and ``null`` in the summary, since JSON has no ``nan``.
+    ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
+    population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
+    and states how many there are. ``pooled`` is the metric of the pixels of all cases together. An undefined value is
+    ``nan`` in the table and ``null`` in the summary, since JSON has no ``nan``.
 
     Args:
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
-        threshold: that of the postprocessing, which the summary states.
+        threshold: the one of the postprocessing; the summary states it.
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: a metric is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.handlers import CaseMetrics
+        >>> case = {
+        ...     "image": MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "eye.png"}),
+        ...     "pred": torch.tensor([[[1, 1], [0, 0]]]),
+        ...     "label": torch.tensor([[[1, 0], [0, 0]]]),
+        ... }
+        >>> evaluator = Engine(lambda engine, batch: batch)  # stands for MONAI's SupervisedEvaluator
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CaseMetrics(folder, metrics=["iou", "recall"]).attach(evaluator)
+        ...     _ = evaluator.run([[case]])
+        ...     Path(folder, "cases.csv").read_text().splitlines()
+        ['case,iou,recall', 'eye.png,0.5,1.0']
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
@@ -145,18 +164,18 @@ class CaseMetrics(CaseTable):
         self.scores: dict[str, torch.Tensor] = {}
 
     def settings(self) -> dict[str, Any]:
-        """The threshold."""
+        """Return the threshold."""
         return {"threshold": self.threshold}
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """Values of one case for its label and for every further expert's.
+        """Compute the values of one case for its label and for those of further experts.
 
         Args:
             item: the case.
             file: its image.
 
         Raises:
-            ValueError: a mask of another size than the prediction.
+            ValueError: a mask has another size than the prediction.
         """
         _check_shapes(item, file)
         inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
@@ -177,7 +196,7 @@ class CaseMetrics(CaseTable):
         return row
 
     def pool(self) -> dict[str, float]:
-        """Metrics of all cases' pixels pooled."""
+        """Compute the metrics of the pixels of all cases together."""
         pooled: dict[str, float] = {}
         for suffix, counts in self.counts.items():
             values = metrics_from_counts(counts, self.count_names)
@@ -196,7 +215,7 @@ def _check_shapes(item: Mapping[str, torch.Tensor], file: Path) -> None:
     for key in [*_labels(item), *(key for key in ("fov", "probability") if key in item)]:
         if tuple(item[key].shape) != shape:
             raise ValueError(
-                f"{file}: its {key} has shape {tuple(item[key].shape)}, the image and its prediction {shape}; "
+                f"{file}: its {key} has shape {tuple(item[key].shape)}, but the image and its prediction have {shape}; "
                 "give a mask of the image's size."
             )
 
