@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from medseg_monai.bundle import find_bundle, merged_config
@@ -247,7 +248,8 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_is_by_default_as_in_the_paper(name):
     config = merged_config(find_bundle(name), ["train"])
-    assert {key: config[key] for key in RECIPES[name]} == RECIPES[name]
+    parser = ConfigParser(config)
+    assert {key: parser.get_parsed_content(key) for key in RECIPES[name]} == RECIPES[name]
     assert config["optimizer"]["_target_"] == "torch.optim.Adam"
 
 
