@@ -83,6 +83,11 @@ DATASETS.add("jsrt", "JSRT with SCR (van Ginneken et al., 2006): lungs in 247 ch
 DATASETS.add("v7_darwin", "V7 Labs' COVID-19 set (2020): lungs with heart in 6395 chest X-rays.", read_v7_darwin)
 DATASETS.add("lits", "LiTS (Bilic et al., 2023): liver with its tumours in 131 CT scans.", read_lits)
 DATASETS.add(
+    "lits_liver_only",
+    "LiTS (Bilic et al., 2023): liver without its tumours in 131 CT scans.",
+    partial(read_lits, tumour="background", source="lits_liver_only"),
+)
+DATASETS.add(
     "lits_tumour",
     "LiTS (Bilic et al., 2023): liver and tumours apart in 131 CT scans.",
     partial(read_lits, tumour="separate", source="lits_tumour"),
