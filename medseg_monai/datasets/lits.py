@@ -74,7 +74,7 @@ def read_lits(
     differs). The reading that lies on tissue is used, and a warning in the log states the file and the reading. If both
     lie on tissue although they differ, or neither does, the file is refused.
 
-    On the command line, ``lits`` labels the liver with its tumours as one, ``lits_liver_only`` leaves the tumours to the
+    On the command line, ``lits`` labels the liver with its tumours as one, ``lits_liver_only`` leaves the tumours to
     background, and ``lits_tumour`` has both labels. The ANU-Net paper's sentence is "we only consider liver as positive
     class and others as negative class" (section 4.1), "others" being tumour and background: ``lits_liver_only``. A
     tumour left out makes a hole in the organ, so ``lits`` keeps it.
