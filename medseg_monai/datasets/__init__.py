@@ -61,6 +61,15 @@ DATASETS.add("idrid", "IDRiD (Porwal et al., 2018): optic disc, 81 images.", rea
 DATASETS.add("origa", "ORIGA-light (Zhang et al., 2010): optic disc, 650 images.", read_origa)
 DATASETS.add("messidor", "Messidor (Decenciere et al., 2014): optic disc, 1200 images.", read_messidor)
 DATASETS.add("rim_one", "RIM-ONE r1 (Fumero et al., 2011): optic disc, 169 images, five experts.", read_rim_one)
+for _label, _description in {
+    "majority": "the pixels of three experts or more",
+    "expert1": "the first expert's",
+}.items():
+    DATASETS.add(
+        f"rim_one_{_label}",
+        f"RIM-ONE r1 (Fumero et al., 2011): optic disc, trained on {_description}.",
+        partial(read_rim_one, train_label=_label, source=f"rim_one_{_label}"),
+    )
 DATASETS.add("lobes", "Any chest CT with lobes in the paper's order (LUL, LLL, RUL, RLL, RML: 1 to 5).", read_lobes)
 DATASETS.add(
     "lobes_lola11",
