@@ -25,6 +25,8 @@ from medseg_monai.metrics import (
 
 __all__ = ["CaseMetrics", "CaseTable"]
 
+_FOV = ("inside", "ignore")
+
 
 class CaseTable(ABC):
     """A table with one row for each case (``cases.csv``) and statistics per case and pooled (``summary.json``).
@@ -110,7 +112,7 @@ class CaseMetrics(CaseTable):
 
     The handler expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's
     own size, and optionally ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns
-    of its own, named ``dice_expert1`` …), each in the evaluator's output or in its batch.
+    of its own, named ``dice_expert1`` …, and ``dice_experts`` is their mean), each in the evaluator's output or in its batch.
 
     ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
     population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
@@ -121,9 +123,11 @@ class CaseMetrics(CaseTable):
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
         threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+        fov: ``"inside"`` counts what lies inside a case's ``fov``; ``"ignore"`` counts the whole image, as CE-Net's
+            authors do. Where no case has a ``fov``, both are the same.
 
     Raises:
-        ValueError: a metric is unknown.
+        ValueError: a metric or the word for ``fov`` is unknown.
 
     Example:
         >>> import tempfile
@@ -145,10 +149,20 @@ class CaseMetrics(CaseTable):
         ['case,iou,recall', 'eye.png,0.5,1.0']
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        metrics: Sequence[str],
+        *,
+        threshold: float = 0.5,
+        fov: str = "inside",
+    ) -> None:
         unknown = sorted(set(metrics) - set(METRICS))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(METRICS)}.")
+        if fov not in _FOV:
+            raise ValueError(f"fov={fov!r} is unknown: choose from {', '.join(_FOV)}.")
+        self.fov = fov
         self.count_names = [name for name in metrics if name != "auc"]
         self.with_auc = "auc" in metrics
         self.threshold = threshold
@@ -159,6 +173,7 @@ class CaseMetrics(CaseTable):
         super().reset()
         self.counts: dict[str, torch.Tensor] = {}
         self.scores: dict[str, torch.Tensor] = {}
+        self.with_fov = False
 
     def settings(self) -> dict[str, Any]:
         """Return the threshold."""
@@ -175,7 +190,7 @@ class CaseMetrics(CaseTable):
             ValueError: a mask has another size than the prediction.
         """
         _check_shapes(item, file)
-        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
+        inside = self._counted(item)
         probability = item["probability"].cpu()[inside]
         row: dict[str, float] = {}
         for key in _labels(item):
@@ -189,7 +204,7 @@ class CaseMetrics(CaseTable):
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
             row.update({name + suffix: value for name, value in values.items()})
-        return row
+        return self._with_mean_of_experts(row)
 
     def pool(self) -> dict[str, float]:
         """Compute the metrics of the pixels of all cases together."""
@@ -199,7 +214,22 @@ class CaseMetrics(CaseTable):
             if self.with_auc:
                 values["auc"] = roc_auc_from_counts(self.scores[suffix])
             pooled.update({name + suffix: value for name, value in values.items()})
-        return pooled
+        return self._with_mean_of_experts(pooled)
+
+    def _counted(self, item: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        self.with_fov |= "fov" in item
+        if "fov" in item and self.fov == "inside":
+            return item["fov"].cpu() > 0
+        return torch.ones(item["label"].shape, dtype=torch.bool)
+
+    def _with_mean_of_experts(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add each metric's mean over the experts, leaving out those for whom it is undefined."""
+        result = dict(values)
+        for name in [*self.count_names, *(["auc"] if self.with_auc else [])]:
+            experts = [value for key, value in values.items() if key.startswith(f"{name}_expert")]
+            if experts:
+                result[f"{name}_experts"] = float(_statistics(experts)["mean"])
+        return result
 
 
 def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:
