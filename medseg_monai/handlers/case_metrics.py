@@ -26,6 +26,8 @@ from medseg_monai.metrics import (
 
 __all__ = ["CaseMetrics", "CaseTable"]
 
+_FOV = ("inside", "ignore")
+
 
 class CaseTable(ABC):
     """A table with one row for each case (``cases.csv``) and statistics per case and pooled (``summary.json``).
@@ -113,7 +115,7 @@ class CaseMetrics(CaseTable):
     The handler expects decollated items with ``pred`` (the mask that a prediction writes, after all postprocessing) and
     ``label`` of shape ``[1, *spatial]`` at the image's own size; for ``"auc"`` it also needs ``probability``. Optional
     are ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns of its own, named
-    ``dice_expert1`` …). Each may be in the evaluator's output or in its batch.
+    ``dice_expert1`` …, and ``dice_experts`` is their mean). Each may be in the evaluator's output or in its batch.
 
     ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
     population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
@@ -124,9 +126,11 @@ class CaseMetrics(CaseTable):
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
         threshold: the one of the postprocessing; the summary states it.
+        fov: ``"inside"`` counts what lies inside a case's ``fov``; ``"ignore"`` counts the whole image, as CE-Net's
+            authors do. Where no case has a ``fov``, both are the same.
 
     Raises:
-        ValueError: a metric is unknown.
+        ValueError: a metric or the word for ``fov`` is unknown.
 
     Example:
         >>> import tempfile
@@ -148,10 +152,20 @@ class CaseMetrics(CaseTable):
         ['case,iou,recall', 'eye.png,0.5,1.0']
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        metrics: Sequence[str],
+        *,
+        threshold: float = 0.5,
+        fov: str = "inside",
+    ) -> None:
         unknown = sorted(set(metrics) - set(METRICS))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(METRICS)}.")
+        if fov not in _FOV:
+            raise ValueError(f"fov={fov!r} is unknown: choose from {', '.join(_FOV)}.")
+        self.fov = fov
         self.count_names = [name for name in metrics if name != "auc"]
         self.with_auc = "auc" in metrics
         self.threshold = threshold
@@ -162,6 +176,7 @@ class CaseMetrics(CaseTable):
         super().reset()
         self.counts: dict[str, torch.Tensor] = {}
         self.scores: dict[str, torch.Tensor] = {}
+        self.with_fov = False
 
     def settings(self) -> dict[str, Any]:
         """Return the threshold."""
@@ -178,7 +193,7 @@ class CaseMetrics(CaseTable):
             ValueError: a mask has another size than the prediction.
         """
         _check_shapes(item, file)
-        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
+        inside = self._counted(item)
         mask = item["pred"].cpu()[inside]
         row: dict[str, float] = {}
         for key in _labels(item):
@@ -193,7 +208,7 @@ class CaseMetrics(CaseTable):
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
             row.update({name + suffix: value for name, value in values.items()})
-        return row
+        return self._with_mean_of_experts(row)
 
     def pool(self) -> dict[str, float]:
         """Compute the metrics of the pixels of all cases together."""
@@ -203,7 +218,22 @@ class CaseMetrics(CaseTable):
             if self.with_auc:
                 values["auc"] = roc_auc_from_counts(self.scores[suffix])
             pooled.update({name + suffix: value for name, value in values.items()})
-        return pooled
+        return self._with_mean_of_experts(pooled)
+
+    def _counted(self, item: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        self.with_fov |= "fov" in item
+        if "fov" in item and self.fov == "inside":
+            return item["fov"].cpu() > 0
+        return torch.ones(item["label"].shape, dtype=torch.bool)
+
+    def _with_mean_of_experts(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add each metric's mean over the experts, leaving out those for whom it is undefined."""
+        result = dict(values)
+        for name in [*self.count_names, *(["auc"] if self.with_auc else [])]:
+            experts = [value for key, value in values.items() if key.startswith(f"{name}_expert")]
+            if experts:
+                result[f"{name}_experts"] = float(_statistics(experts)["mean"])
+        return result
 
 
 def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:

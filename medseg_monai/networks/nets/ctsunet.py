@@ -135,7 +135,7 @@ class CTSUNet(nn.Module):
     """
 
     #: how the authors' checkpoint was made (DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, settings.py)
-    author_settings = {"similarity_norm": "voxel"}
+    author_settings = {"similarity_norm": "voxel", "window": 132}
 
     #: a traced form (ONNX) keeps the tiles of the size that it was traced with
     tiles_its_input = True
