@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
+from medseg_monai.data.names import item_name
 from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
     METRICS,
@@ -28,6 +29,9 @@ __all__ = ["CaseMetrics", "CaseTable"]
 
 class CaseTable(ABC):
     """A table with one row a case: ``cases.csv``, and ``summary.json`` with statistics per case and pooled.
+
+    A case has its name in the data list, that of its prediction's files, see
+    :func:`medseg_monai.data.names.name_cases`.
 
     Expects decollated items whose ``image`` knows its file, in the evaluator's output or in its batch. A subclass says
     what is compared (:meth:`compare`) and what the cases thrown together give (:meth:`pool`).
@@ -83,7 +87,7 @@ class CaseTable(ABC):
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
             item = {**case, **output}  # MONAI leaves in the batch what is neither image, label nor made afterwards
             file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
-            self.rows.append({"case": file.name, **self.compare(item, file)})
+            self.rows.append({"case": item_name(item), **self.compare(item, file)})
 
     def write(self, engine: Engine) -> None:
         """Write both files and put the means into ``engine.state.metrics`` as ``test_<metric>``.

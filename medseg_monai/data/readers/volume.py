@@ -17,8 +17,8 @@ from monai.data import ImageReader, ITKReader, NibabelReader
 from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from medseg_monai.data.datalist import shorten
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
 
 __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
