@@ -118,7 +118,9 @@ def _data(args: argparse.Namespace) -> int:
 
 def _combine(args: argparse.Namespace) -> int:
     from medseg_monai.data import combine, load_sections, write_datalist
+    from medseg_monai.files import refuse_given
 
+    refuse_given([args.output], args.datalists, "name another file")
     datalist = combine([load_sections(path) for path in args.datalists], split=args.split, seed=args.seed)
     origin = {"split": args.split, "seed": args.seed} if args.split else {}
     write_datalist({**origin, **datalist}, args.output)
@@ -210,15 +212,20 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from medseg_monai.bundle.export import export_network
+    from medseg_monai.files import refuse_given
 
-    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=_weights(args.checkpoint))
+    checkpoint = _weights(args.checkpoint)
+    refuse_given([args.output], [checkpoint], "name another file")
+    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=checkpoint)
     _answer(args, report, f"{report['file']}: differs from PyTorch by at most {report['max_difference']:.2e}")
     return EXIT_OK
 
 
 def _import_weights(args: argparse.Namespace) -> int:
+    from medseg_monai.files import refuse_given
     from medseg_monai.networks.weights.authors import import_weights
 
+    refuse_given([args.output], [args.file], "name another file")
     report = import_weights(args.network, args.file, out=args.output)
     lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
     lines += [f"left out {key}: {why}" for key, why in report.dropped.items()]

@@ -24,6 +24,7 @@ from .names import name_cases
 __all__ = [
     "Datalist",
     "Item",
+    "item_paths",
     "load_datalist",
     "load_sections",
     "patient_rank",
@@ -114,7 +115,7 @@ def _load(path: str | os.PathLike[str], section: str, *, allow_empty: bool = Fal
         raise ValueError(f"{source}: items without 'image' in section '{section}': {shorten(without)}; add the key")
     folder = os.path.realpath(source.parent)
     resolved = [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in items]
-    if missing := [file for item in resolved for file in _paths(item) if not os.path.exists(file)]:
+    if missing := [file for item in resolved for file in item_paths(item) if not os.path.exists(file)]:
         raise FileNotFoundError(
             f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
             "put them back or write the list anew with 'medseg data'"
@@ -224,7 +225,17 @@ def _is_path(key: str, value: object) -> bool:
     return (key in PATH_KEYS or key.startswith(PATH_KEY_PREFIX)) and isinstance(value, str | os.PathLike)
 
 
-def _paths(item: Item) -> list[str]:
+def item_paths(item: Mapping[str, Any]) -> list[str]:
+    """The files and folders that an item of a data list names.
+
+    Args:
+        item: the item.
+
+    Example:
+        >>> from medseg_monai.data.datalist import item_paths
+        >>> item_paths({"image": "a.png", "label": "b.png", "patient": "17"})
+        ['a.png', 'b.png']
+    """
     return [value for key, value in item.items() if _is_path(key, value)]
 
 

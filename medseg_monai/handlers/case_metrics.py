@@ -24,7 +24,10 @@ from medseg_monai.metrics import (
     roc_auc_from_counts,
 )
 
-__all__ = ["CaseMetrics", "CaseTable"]
+__all__ = ["TABLES", "CaseMetrics", "CaseTable"]
+
+TABLES = ("cases.csv", "summary.json")
+"""Names of the two files of an evaluation."""
 
 
 class CaseTable(ABC):
@@ -96,9 +99,10 @@ class CaseTable(ABC):
             engine: evaluator.
         """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        write_csv(self.output_dir / "cases.csv", self.rows, columns)
+        cases, means = (self.output_dir / name for name in TABLES)
+        write_csv(cases, self.rows, columns)
         summary = self.summarize()
-        write_json(self.output_dir / "summary.json", _json_ready(summary))
+        write_json(means, _json_ready(summary))
         for name, statistics in summary["per_case"].items():
             engine.state.metrics[f"test_{name}"] = statistics["mean"]
 
