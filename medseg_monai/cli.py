@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,12 @@ __all__ = ["main", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-
-def _say(text: str) -> None:
-    """Write one line of the answer; standard output is for answers, standard error for all else."""
-    sys.stdout.write(text + "\n")
+#: logger of what MONAI tells of each epoch
+_PROGRESS = "monai.handlers.StatsHandler"
 
 
 def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
-    _say(json.dumps(content, indent=2, default=str) if args.json else text)
+    args.answers.write((json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
 
 
 def _parse_value(text: str) -> Any:
@@ -298,8 +297,38 @@ def _demo(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+class _StandardError(logging.Handler):
+    """Write the log to what is standard error at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        sys.stderr.write(self.format(record) + "\n")
+
+
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record says more than the error that ends the command."""
+    return not (_is_error(record) and record.name.startswith(("ignite.engine.", _PROGRESS)))
+
+
+def _set_up_logging(debug: bool) -> None:
+    shown = _StandardError()
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    if not debug:
+        shown.addFilter(_is_news)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[shown])
+    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if debug else logging.INFO)
+    # MONAI gives a logger that exists a level, but no handler of its own, with a format of its own and tracebacks
+    progress = logging.getLogger(_PROGRESS)
+    if not progress.handlers:
+        progress.addHandler(shown)
+    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
+    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
+        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
+    warnings.filterwarnings("ignore", module=r"monai\.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -416,16 +445,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well; 1 if a case failed, or for a fault of the program; 2 for a user's mistake, told in one line.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.WARNING,
-        format="%(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if args.debug else logging.INFO)
-    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
-    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
-        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
-    warnings.filterwarnings("ignore", module=r"monai\.")
+    _set_up_logging(args.debug)
+    args.answers = sys.stdout
+    # standard output is for the answer: whatever else is written, by us or by a library, goes to standard error
+    with redirect_stdout(sys.stderr):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

@@ -88,8 +88,8 @@ def _refuse_one_file(cases: Sequence[Item], folder: Path) -> None:
         other = first.setdefault(case[NAME_KEY].lower(), case)
         if other is not case:
             raise ValueError(
-                f"{other['image']} and {case['image']}: both predictions would be one file in {folder}, where upper and "
-                "lower case are the same; predict them into two folders."
+                f"{other['image']} and {case['image']}: both predictions would be one file in {folder}, where upper "
+                "and lower case are the same; predict them into two folders."
             )
 
 

@@ -37,8 +37,8 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted within
-        a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
+        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted
+        within a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -72,8 +72,8 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted within
-        a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
+        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted
+        within a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
 
     Raises:
         FileNotFoundError: a path does not exist.
