@@ -48,8 +48,8 @@ def _folders_of(path: Path) -> Iterator[Path]:
         yield path
         yield from _folders_of_series(path)
     elif not path.exists():  # a series that its folder's files have by their UID
-        yield from _folders_of_series(path.parent)
+        yield from _folders_of_series(path.parent, [path.name])
 
 
-def _folders_of_series(folder: Path) -> Iterator[Path]:
-    yield from {file.parent for series in find_series(folder) for file in series.files}
+def _folders_of_series(folder: Path, wanted: Sequence[str] = ()) -> Iterator[Path]:
+    yield from {file.parent for series in find_series(folder, wanted) for file in series.files}

@@ -268,10 +268,9 @@ def _volumes_directly_in(folder: Path) -> list[Path]:
 
 def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Path]:
     """The series below a folder that ``wanted`` names, at least one."""
-    below = find_series(folder)
-    named = [series for series in below if series.uid in wanted]
+    named = find_series(folder, wanted)
     if not named:
-        there = list_series(below, modality=modality) or "none"
+        there = list_series(find_series(folder), modality=modality) or "none"
         raise FileNotFoundError(f"{folder}: no DICOM series {shorten(wanted)}; found: {there}.")
     volumes = []
     for series in named:

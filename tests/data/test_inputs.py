@@ -220,6 +220,17 @@ def test_a_series_that_is_not_there_is_refused_with_those_that_are(tmp_path):
         find_volumes(tmp_path, series="1.2.9")
 
 
+def test_a_series_can_be_chosen_and_read_beside_one_that_is_damaged(tmp_path):
+    written = write_series(tmp_path / "good", uid="1.2.3")
+    write_series(tmp_path / "bad", uid="1.2.4", edit=lambda z, dataset: delattr(dataset, "Rows"))
+    (item,) = find_volumes(tmp_path, series="1.2.3")
+    np.testing.assert_array_equal(LoadImaged("image", reader=VolumeReader())(item)["image"], written.volume)
+    with pytest.raises(
+        ValueError, match=r"bad/0000\.dcm: empty, damaged or not DICOM; .* choose with --series: 1\.2\.3"
+    ):
+        find_volumes(tmp_path, series="1.2.4")
+
+
 @pytest.mark.parametrize("series", [None, "1.2.3"])
 def test_a_series_that_is_no_grid_is_refused_with_all_its_faults(tmp_path, series):
     write_series(tmp_path, uid="1.2.3", skip=(2,), edit=tags(4, RescaleSlope=None))
