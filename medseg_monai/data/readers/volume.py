@@ -68,10 +68,10 @@ def dicom_files(meta: Mapping[str, Any]) -> list[Path]:
 class VolumeReader(ImageReader):
     """MONAI reader of one 3D volume ``[X, Y, Z]`` with a RAS affine, whatever the format.
 
-    ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``, compressed or not, whatever the name says; ``.mha``, ``.mhd``, ``.nrrd`` and ``.nhdr`` by its
-    ``ITKReader``; values and affine are those of MONAI's readers. A folder stands for the one DICOM series below it,
-    and ``<folder>/<SeriesInstanceUID>`` for one of several; see :func:`medseg_monai.data.dicom.find_series`. CT is in
-    Hounsfield units, by the rescale tags of each file.
+    ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``, compressed or not, whatever the name says; ``.mha``,
+    ``.mhd``, ``.nrrd`` and ``.nhdr`` by its ``ITKReader``; values and affine are those of MONAI's readers. A folder
+    stands for the one DICOM series below it, and ``<folder>/<SeriesInstanceUID>`` for one of several; see
+    :func:`medseg_monai.data.dicom.find_series`. CT is in Hounsfield units, by the rescale tags of each file.
 
     The metadata is what MONAI's readers return: ``affine``, ``original_affine``, ``spatial_shape``, ``space`` (RAS),
     ``original_channel_dim`` (none) and the header's own entries. A DICOM series also has ``"series_uid"`` and
