@@ -25,6 +25,7 @@ __all__ = [
     "SliceHeader",
     "files_by_folder",
     "has_dicom_content",
+    "has_shifted_bits",
     "is_dicom_file",
     "read_dicom",
     "read_modality",
@@ -38,7 +39,9 @@ DICOM_SUFFIX = "dcm"
 
 _TAGS = [
     "BitsAllocated",
+    "BitsStored",
     "Columns",
+    "HighBit",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "ImageType",
@@ -50,6 +53,7 @@ _TAGS = [
     "RescaleSlope",
     "RescaleType",
     "Rows",
+    "SOPInstanceUID",
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
@@ -83,6 +87,8 @@ class DicomSlice:
         slope: ``RescaleSlope``.
         intercept: ``RescaleIntercept``.
         rescale_type: ``RescaleType``, empty if absent.
+        uid: ``SOPInstanceUID``, empty if absent.
+        shifted: ``HighBit`` says that the stored bits do not begin with the lowest one, which no decoder heeds.
         cut_off: the file ends before its pixels do (compressed pixels: before they begin).
         decoder: what has to be installed to decode the pixels, empty if nothing.
 
@@ -108,6 +114,8 @@ class DicomSlice:
     slope: float | None
     intercept: float | None
     rescale_type: str
+    uid: str
+    shifted: bool
     cut_off: bool
     decoder: str
 
@@ -166,7 +174,7 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
 
 
 def has_dicom_content(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file begins as DICOM does, whatever its name.
+    r"""Return whether a file begins as DICOM does, whatever its name.
 
     That is by the letters DICM after a preamble of 128 bytes, or, as some archives and older scanners write files, at
     once with a data element of group 0002 or 0008 that the DICOM dictionary knows, little endian, with the type that
@@ -183,7 +191,7 @@ def has_dicom_content(path: str | os.PathLike[str]) -> bool:
         >>> from pathlib import Path
         >>> from medseg_monai.data.dicom.files import has_dicom_content
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "a").write_bytes(b"\\x08\\x00\\x05\\x00CS\\x0a\\x00ISO_IR 100")  # no preamble
+        ...     _ = Path(folder, "a").write_bytes(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100")  # no preamble
         ...     has_dicom_content(Path(folder, "a"))
         True
     """
@@ -356,9 +364,21 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
         rescale_type=str(header.get("RescaleType") or "").upper(),
+        uid=str(header.get("SOPInstanceUID") or ""),
+        shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),
         decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
     )
+
+
+def has_shifted_bits(header: Dataset) -> bool:
+    """Return whether ``HighBit`` contradicts ``BitsStored``, so that the pixels' values are not certain.
+
+    Args:
+        header: header of an image.
+    """
+    stored = int(header.get("BitsStored") or 0)
+    return bool(stored) and int(header.get("HighBit", stored - 1)) != stored - 1
 
 
 def _values(header: Dataset, keyword: str) -> list[object]:

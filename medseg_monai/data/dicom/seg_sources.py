@@ -175,9 +175,7 @@ def _share_orientation(headers: Sequence[Dataset], folder: Path) -> None:
     orientation = headers[0].ImageOrientationPatient
     for header in headers:
         if not np.allclose(header.ImageOrientationPatient, orientation, rtol=0, atol=_SAME_DIRECTION):
-            raise ValueError(
-                f"{folder}: several values of ImageOrientationPatient; keep the slices of one acquisition."
-            )
+            raise ValueError(f"{folder}: several orientations, so no DICOM SEG; keep the slices of one acquisition.")
         header.ImageOrientationPatient = orientation
 
 
