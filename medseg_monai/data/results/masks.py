@@ -16,6 +16,7 @@ from monai.data import ImageWriter, NibabelWriter
 from monai.utils import MetaKeys, convert_data_type, get_equivalent_dtype
 from PIL import ExifTags, Image
 
+from medseg_monai.data.readers.nifti import NiftiForms
 from medseg_monai.data.readers.raster import EXIF_ORIENTATION
 from medseg_monai.files import atomic_path
 
@@ -198,7 +199,8 @@ class PNGWriter:
 class NIfTIWriter:
     """Write the label map of a volume as ``<name>.nii.gz``: uint8, in the grid of the input, with the input's affine.
 
-    The same label map always gives the same bytes.
+    If the input was NIfTI, the mask has the qform, the sform, the codes of both and the units of the input, so that
+    every program that places the scan by them places the mask on it. The same label map always gives the same bytes.
 
     Example:
         >>> import tempfile
@@ -223,12 +225,16 @@ class NIfTIWriter:
             OSError: the file cannot be written.
         """
         path = folder / f"{case.name}.nii.gz"
-        write_label_nifti(path, case.labels, case.affine)
+        write_label_nifti(path, case.labels, case.affine, forms=NiftiForms.of_meta(case.meta))
         return [path]
 
 
 def write_label_nifti(
-    path: str | os.PathLike[str], labels: npt.NDArray[np.integer[Any]], affine: npt.ArrayLike
+    path: str | os.PathLike[str],
+    labels: npt.NDArray[np.integer[Any]],
+    affine: npt.ArrayLike,
+    *,
+    forms: NiftiForms | None = None,
 ) -> None:
     """Write a label map as a compressed NIfTI file of uint8, all or nothing; the same map gives the same bytes.
 
@@ -236,6 +242,8 @@ def write_label_nifti(
         path: file to write or replace, with the ending ``.nii.gz``.
         labels: ``[X, Y, Z]``, integers from 0 to 255.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
+        forms: what the header of the scan says of its place and units, if the scan is NIfTI; the mask repeats it
+            instead of ``affine``.
 
     Raises:
         OSError: the file cannot be written.
@@ -251,11 +259,15 @@ def write_label_nifti(
         ...     [float(edge) for edge in nib.load(Path(folder, "a.nii.gz")).header.get_zooms()]
         [1.0, 1.0, 2.0]
     """
-    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine)
+    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine, forms=forms)
 
 
 def write_volume_nifti(
-    path: str | os.PathLike[str], values: npt.NDArray[np.number[Any]], affine: npt.ArrayLike
+    path: str | os.PathLike[str],
+    values: npt.NDArray[np.number[Any]],
+    affine: npt.ArrayLike,
+    *,
+    forms: NiftiForms | None = None,
 ) -> None:
     """Write a volume as a compressed NIfTI file, whole or not at all; the same volume gives the same bytes.
 
@@ -263,12 +275,16 @@ def write_volume_nifti(
         path: file to write or replace, named ``.nii.gz``.
         values: ``[X, Y, Z]``; the file has their type.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
+        forms: see :func:`write_label_nifti`.
 
     Raises:
         OSError: the file cannot be written.
     """
     image = NibabelWriter.create_backend_obj(values, affine=np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
+    if forms is not None:
+        forms.write_to(image.header)
+        image = type(image)(image.dataobj, image.header.get_best_affine(), image.header)
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as raw,

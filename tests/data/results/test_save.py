@@ -121,7 +121,7 @@ def test_a_nifti_scan_gets_a_label_map_in_its_grid_and_a_lobe_table_but_no_dicom
     assert image.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
     np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
-    assert image.header.get_xyzt_units()[0] == "mm"
+    assert image.header.get_xyzt_units() == nib.load(scan).header.get_xyzt_units()
     rows = json.loads((out / "scan.v2_lobes.json").read_text())["lobes"]
     for number, row in enumerate(rows, start=1):
         values = hu[labels == number].astype(np.float64)
@@ -164,6 +164,52 @@ def test_a_series_chosen_by_its_uid_is_read_again_for_the_table(tmp_path, labels
     expected = first.volume[labels > 0].mean(dtype=np.float64)
     assert table["all_lobes"]["mean_hu"] == pytest.approx(expected, abs=1e-9)
     assert len(names(tmp_path / "out")) == 4
+
+
+PLACE = ("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d")
+PLACE += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1000), ("meter", 0.001), ("unknown", 1)])
+@pytest.mark.parametrize(("qcode", "scode"), [(1, 2), (2, 0), (0, 4), (0, 0), (1, 1)])
+def test_a_mask_has_both_forms_codes_and_units_of_its_scan_and_the_table_is_in_ml(
+    tmp_path, hu, labels, qcode, scode, unit, factor
+):
+    place = AFFINE.copy()
+    place[:3] *= factor
+    moved = place.copy()
+    moved[2, 3] += 25 * factor
+    image = nib.Nifti1Image(hu, None)
+    image.set_qform(moved, qcode)
+    image.set_sform(place, scode)
+    image.header.set_zooms(np.multiply((0.7, 0.9, 2.5), factor))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "scan.nii")
+    lobe_results(tmp_path / "out").save(predicted(tmp_path / "scan.nii", labels))
+    scan, mask = (nib.load(path).header for path in (tmp_path / "scan.nii", tmp_path / "out" / "scan.nii.gz"))
+    for entry in PLACE:
+        np.testing.assert_array_equal(mask[entry], scan[entry], err_msg=entry)
+    np.testing.assert_array_equal(mask["pixdim"][:4], scan["pixdim"][:4])
+    for form in ("qform", "sform"):
+        np.testing.assert_array_equal(getattr(mask, f"get_{form}")(), getattr(scan, f"get_{form}")())
+    assert mask.get_data_dtype() == np.uint8
+    table = json.loads((tmp_path / "out" / "scan_lobes.json").read_text())
+    expected = (labels > 0).sum() * 0.7 * 0.9 * 2.5 / 1000
+    assert table["all_lobes"]["volume_ml"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("prefer", ["scan", "mask"])
+def test_itk_places_a_mask_on_its_scan_where_the_forms_disagree(tmp_path, hu, labels, prefer):
+    moved = AFFINE.copy()
+    moved[2, 3] += 25
+    image = nib.Nifti1Image(hu, AFFINE)
+    image.set_qform(moved, 1 if prefer == "scan" else 2)
+    image.set_sform(AFFINE, 2)
+    nib.save(image, tmp_path / "scan.nii")
+    label_map(tmp_path / "out").save(predicted(tmp_path / "scan.nii", labels))
+    scan, mask = (itk.imread(str(path)) for path in (tmp_path / "scan.nii", tmp_path / "out" / "scan.nii.gz"))
+    np.testing.assert_allclose(mask.GetOrigin(), scan.GetOrigin())
+    np.testing.assert_allclose(itk.array_from_matrix(mask.GetDirection()), itk.array_from_matrix(scan.GetDirection()))
 
 
 def test_a_metaimage_gives_the_same_label_map_and_table_as_the_nifti_scan(tmp_path, scan, labels, hu):
