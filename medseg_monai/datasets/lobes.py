@@ -211,10 +211,6 @@ def _grid(values: NDArray[Any], meta: Mapping[str, Any]) -> _Grid:
     return _Grid.of(values.shape, np.asarray(meta["affine"], dtype=np.float64))
 
 
-def _grid(values: NDArray[Any], meta: Mapping[str, Any]) -> _Grid:
-    return _Grid.of(values.shape, np.asarray(meta["affine"], dtype=np.float64))
-
-
 def _read(path: Path) -> tuple[NDArray[Any], Mapping[str, Any]]:
     """Read a volume by the reader of training and evaluation, so that what is listed here can be read there."""
     reader = VolumeReader()

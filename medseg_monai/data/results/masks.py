@@ -177,6 +177,9 @@ class PNGWriter:
         RasterMaskWriter(scale=scale)
         self.scale = scale
 
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Any image that was read can have its mask written; see :meth:`.case.ResultWriter.check`."""
+
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the PNG.
 
@@ -213,6 +216,9 @@ class NIfTIWriter:
         ...     [path.name for path in save.save({"image": scan, "pred": scan > 0})]
         ['ct.nii.gz']
     """
+
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Any volume that was read can have its mask written; see :meth:`.case.ResultWriter.check`."""
 
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the NIfTI file.

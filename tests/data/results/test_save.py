@@ -40,7 +40,9 @@ from medseg_monai.data import (
     VolumeReader,
 )
 from medseg_monai.data.results import masks as masks_module
-from tests.data.dicom_files import OBLIQUE, write_series
+from medseg_monai.data.results.case import SavedCase
+from medseg_monai.data.results.save import PartlySavedError
+from tests.data.dicom_files import OBLIQUE, tags, write_series
 from tests.data.radiograph_files import asymmetric, write_radiograph
 
 NAMES = [lobe.name for lobe in LUNG_LOBES]
@@ -286,6 +288,65 @@ def test_an_infection_mask_that_is_missing_doubled_or_elsewhere_is_refused(tmp_p
     with pytest.raises(ValueError, match=r"several infection masks for 'scan\.v2': scan\.v2\.nii, scan\.v2\.nii\.gz"):
         saver.save(item)
     assert names(tmp_path / "out") == []
+
+
+def test_a_writer_that_fails_does_not_keep_the_others_from_writing(tmp_path, labels):
+    write_series(tmp_path / "ct", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    item = predicted(tmp_path / "ct", labels)
+    with pytest.raises(PartlySavedError, match=r"^DicomSegWriter: .*SOPInstanceUID of .* is the same.*") as error:
+        lobe_results(tmp_path / "out").save(item)
+    assert {path.name for path in error.value.files} == set(names(tmp_path / "out"))
+    assert names(tmp_path / "out") == ["ct.nii.gz", "ct_lobes.csv", "ct_lobes.json"]
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "out" / "ct.nii.gz").dataobj), labels)
+
+
+def test_every_writer_that_fails_is_named_also_if_a_fault_of_the_program_stopped_it(tmp_path, scan, labels):
+    class Broken(NIfTIWriter):
+        def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+            raise TypeError("a fault of ours")
+
+    class Full(NIfTIWriter):
+        def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+            raise OSError("no space left")
+
+    saver = SaveResultsd("pred", tmp_path / "out", [Broken(), NIfTIWriter(), Full()])
+    with pytest.raises(PartlySavedError) as error:
+        saver.save(predicted(scan, labels))
+    assert str(error.value) == "Broken: a fault of ours; Full: no space left"
+    assert names(tmp_path / "out") == ["scan.v2.nii.gz"]
+
+
+def test_what_a_result_needs_is_told_of_the_input_alone(tmp_path, scan, labels):
+    write_series(tmp_path / "ct", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    assert lobe_results(tmp_path).check(preprocessing()({"image": str(scan)})) == ["", "", ""]
+    nothing, of_seg, of_table = lobe_results(tmp_path).check(preprocessing()({"image": str(tmp_path / "ct")}))
+    assert (nothing, of_table) == ("", "")
+    assert of_seg.startswith(f"DicomSegWriter: {tmp_path / 'ct'}: SOPInstanceUID of ")
+    radiograph = write_radiograph(tmp_path / "x.dcm", asymmetric(9, 13), SeriesInstanceUID=None)
+    image = LoadImaged("image", reader=RadiographReader(), ensure_channel_first=True)({"image": radiograph})
+    seg = DicomSegWriter(LUNGS, algorithm_name="a", algorithm_version="1")
+    (of_radiograph,) = SaveResultsd("pred", tmp_path, [seg]).check(image)
+    assert of_radiograph.startswith(f"DicomSegWriter: {radiograph}: no usable SeriesInstanceUID")
+
+
+@pytest.mark.parametrize(
+    ("value", "shift", "text"),
+    [
+        (0, 0.7, "not in the grid of the scan"),
+        (2, 0.0, "must have the values 0 and 1"),
+        (None, 0.0, "no infection mask"),
+    ],
+)
+def test_an_infection_mask_is_looked_at_before_there_is_a_label_map(tmp_path, scan, value, shift, text):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    if value is not None:
+        place = AFFINE.copy()
+        place[0, 3] += shift
+        nib.save(nib.Nifti1Image(np.full(SHAPE, value, np.uint8), place), masks / "scan.v2.nii.gz")
+    (fault,) = lobe_table_of(tmp_path, masks).check(preprocessing()({"image": str(scan)}))
+    assert fault.startswith("LobeTableWriter: ")
+    assert text in fault
 
 
 def test_a_label_map_that_is_not_back_in_the_grid_of_its_input_is_refused(tmp_path, scan, labels):
