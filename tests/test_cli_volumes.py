@@ -110,11 +110,8 @@ def test_a_case_whose_seg_cannot_be_written_is_partial_with_the_tag_named_and_pr
     assert "0 of 1 predicted" in answer
     assert f"partial: {tmp_path / 'chest'}: DicomSegWriter: " in answer
     assert str(output / "chest.nii.gz") in answer
-    assert sorted(path.name for path in output.glob("chest*")) == [
-        "chest.nii.gz",
-        "chest_lobes.csv",
-        "chest_lobes.json",
-    ]
+    written = ["chest.nii.gz", "chest_lobes.csv", "chest_lobes.json"]
+    assert sorted(path.name for path in output.glob("chest*")) == written
     report = json.loads((output / "report.json").read_text())
     (case,) = report["cases"]
     assert report["counts"] == {"partial": 1}

@@ -334,7 +334,7 @@ def test_what_a_result_needs_is_told_of_the_input_alone(tmp_path, scan, labels):
     [
         (0, 0.7, "not in the grid of the scan"),
         (2, 0.0, "must have the values 0 and 1"),
-        (None, 0.0, "no infection mask"),
+        (None, 0.0, "no infection"),
     ],
 )
 def test_an_infection_mask_is_looked_at_before_there_is_a_label_map(tmp_path, scan, value, shift, text):
