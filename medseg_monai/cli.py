@@ -1,4 +1,4 @@
-"""``medseg``: the bundles' runner from the command line, each verb a few lines over the package."""
+"""``medseg``: the runner of the bundles on the command line; each verb is a few lines on top of the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def _say(text: str) -> None:
-    """Write one line of the answer; standard output is for answers, standard error for all else."""
+    """Write one line of the answer; standard output is for answers, and standard error for everything else."""
     sys.stdout.write(text + "\n")
 
 
@@ -35,7 +35,7 @@ def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """A value as JSON reads it, else as Python writes True, False and None, else the text itself."""
+    """The value of a text: True, False and None as in Python, otherwise JSON, otherwise the text itself."""
     python = {"True": True, "False": False, "None": None}
     if text in python:
         return python[text]
@@ -46,12 +46,16 @@ def _parse_value(text: str) -> Any:
 
 
 def _overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
+    from medseg_monai.bundle.overrides import check_values
+
     values = {key: value for key, value in named.items() if value is not None}
     for pair in args.set or []:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ValueError(f"--set {pair}: expected key=value.")
         values[key] = _parse_value(text)
+        if not args.allow_expressions:
+            check_values({key: values[key]}, "--set")
     return values
 
 
@@ -65,7 +69,7 @@ def _folder_overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
 
 
 def _weights(checkpoint: str | None) -> str | None:
-    """Absolute path of weights, which are fetched first if MLflow's registry has them."""
+    """Absolute path of weights; weights in MLflow's registry are fetched first."""
     from medseg_monai.bundle.model_registry import fetch_weights, is_registered
 
     if checkpoint is not None and is_registered(checkpoint):
@@ -144,6 +148,7 @@ def _train(args: argparse.Namespace) -> int:
         overrides=_folder_overrides(args),
         checkpoint=_weights(args.checkpoint),
         resume=args.resume,
+        allow_expressions=args.allow_expressions,
         track=not args.no_tracking,
         tracking_uri=args.tracking_uri,
         experiment_name=args.experiment,
@@ -157,11 +162,19 @@ def _train(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _uids(series: list[str] | None) -> list[str] | None:
+    from medseg_monai.bundle.overrides import check_values
+
+    for uid in series or []:
+        check_values({"UID": uid}, "--series")
+    return series
+
+
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
 
     inputs = [_absolute(entry) for entry in args.inputs]
-    overrides = _overrides(args, dataset_dir=inputs, series=args.series)
+    overrides = _overrides(args, dataset_dir=inputs, series=_uids(args.series))
     predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
     report = predict_cases(
         predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
@@ -244,7 +257,7 @@ def _experiment(args: argparse.Namespace) -> int:
     names = [entry.partition("=")[0] for entry in args.data]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"--data {twice[0]}: given twice; put its images into one folder.")
+        raise ValueError(f"--data {twice[0]}: given twice; put all its images into one folder.")
     output_dir = Path(args.output_dir).absolute()
     result = run_cross_manufacturer(
         args.bundle,
@@ -309,9 +322,12 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error, and more of the log")
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a flat key of the bundle's config")
+    keys.add_argument(
+        "--allow-expressions", action="store_true", help="let --set and a resumed run.json hold code, which is run"
+    )
     weights = argparse.ArgumentParser(add_help=False)
     weights.add_argument(
-        "--checkpoint", metavar="FILE", help="weights to use instead of the bundle's; models:/NAME/VERSION is MLflow's"
+        "--checkpoint", metavar="FILE", help="weights instead of the bundle's; models:/NAME/VERSION: those in MLflow"
     )
     work = argparse.ArgumentParser(add_help=False)
     work.add_argument("--dataset-dir", metavar="DIR", help="folder with datalist.json")
@@ -340,15 +356,15 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("-o", "--output", required=True, metavar="FILE", help="data list to write, e.g. datalist.json")
     data.add_argument("--validation-fraction", type=float, default=0.2, help="part of the training set held out")
     data.add_argument("--seed", type=int, default=0, help="seed of the split")
-    combined = verb("combine", _combine, "Make several data lists one, or split them anew as a paper did.")
-    combined.add_argument("datalists", nargs="+", metavar="FILE", help="data lists, each of another data set")
+    combined = verb("combine", _combine, "Join several data lists into one, or split them again as a paper did.")
+    combined.add_argument("datalists", nargs="+", metavar="FILE", help="data lists, each of a different data set")
     combined.add_argument("-o", "--output", required=True, metavar="FILE", help="data list to write")
     combined.add_argument("--split", metavar="NAME", help="defu, jms or v7; default: join the sections as they are")
     combined.add_argument("--seed", type=int, default=0, help="seed of the split")
     training = verb("train", _train, "Train a bundle.", keys, work)
     training.add_argument("bundle")
-    training.add_argument("--checkpoint", metavar="FILE", help="weights to start from; default: at random")
-    training.add_argument("--resume", action="store_true", help="go on with the training in --output-dir")
+    training.add_argument("--checkpoint", metavar="FILE", help="weights to start from; default: random weights")
+    training.add_argument("--resume", action="store_true", help="continue the training in --output-dir")
     training.add_argument("--tracking-uri", metavar="URI", help="MLflow address; default: a database in the output")
     training.add_argument("--experiment", metavar="NAME", help="MLflow experiment; default: the bundle's name")
     training.add_argument("--register", metavar="NAME", help="register the model under this name in MLflow's registry")
@@ -356,16 +372,16 @@ def _parser() -> argparse.ArgumentParser:
     predict = verb("predict", _predict, "Predict files and folders.", keys, weights)
     predict.add_argument("bundle")
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders of them or of a DICOM series")
-    predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to take, if there are several")
+    predict.add_argument("--series", action="append", metavar="UID", help="DICOM series to use, if there are several")
     predict.add_argument("--skip-existing", action="store_true", help="keep the cases that an earlier run completed")
-    predict.add_argument("--attention", action="store_true", help="draw the network's attention, a sheet a case")
+    predict.add_argument("--attention", action="store_true", help="draw the network's attention, one sheet per case")
     predict.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for masks and report")
     pruning = verb("prune", _prune, "Deploy the smallest part of a network that is accurate enough.", keys, weights)
     pruning.add_argument("bundle")
     pruning.add_argument("--datalist", required=True, metavar="FILE", help="data list with labelled cases")
     pruning.add_argument("--section", default="validation", help="section of the data list")
-    pruning.add_argument("--max-dice-loss", type=float, default=0.005, metavar="D", help="mean Dice that may be lost")
-    pruning.add_argument("--level", type=int, metavar="N", help="take this level, whatever it loses")
+    pruning.add_argument("--max-dice-loss", type=float, default=0.005, metavar="D", help="largest loss of mean Dice")
+    pruning.add_argument("--level", type=int, metavar="N", help="use this level, whatever it loses")
     pruning.add_argument("-o", "--output", metavar="FILE", help="file to write instead of the bundle's model")
     evaluate = verb("evaluate", _evaluate, "Evaluate a bundle on labelled data.", keys, weights, work)
     evaluate.add_argument("bundle")
@@ -388,9 +404,9 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--test", metavar="NAME", help="data set to test on, or 'mixed'")
     experiment.add_argument("--config", action="append", metavar="NAME", help="overlay of the bundle, or a file")
     experiment.add_argument("--seed", type=int, default=0, help="seed of the split and of the trainings")
-    experiment.add_argument("--resume", action="store_true", help="go on with the experiment in --output-dir")
+    experiment.add_argument("--resume", action="store_true", help="continue the experiment in --output-dir")
     experiment.add_argument(
-        "-o", "--output-dir", required=True, metavar="DIR", help="folder of the runs; masks made for them: DIR_derived"
+        "-o", "--output-dir", required=True, metavar="DIR", help="folder of the runs; derived masks go to DIR_derived"
     )
     serving = verb("serve", _serve, "Serve bundles to annotators with MONAI Label (see docs/label.md).")
     serving.add_argument("studies", metavar="STUDIES", help="folder of images, or the address of a DICOMweb server")
@@ -400,7 +416,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on")
     serving.add_argument(
-        "--behind-proxy", action="store_true", help="others reach the host only through what keeps strangers out"
+        "--behind-proxy", action="store_true", help="others reach the host only through a proxy that controls access"
     )
     demo = verb("demo", _demo, "Draw phantoms, train, predict and evaluate, in a few minutes.")
     demo.add_argument("--output-dir", "-o", default="runs/demo", metavar="DIR", help="folder for everything")
@@ -411,10 +427,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``medseg``.
 
     Args:
-        argv: arguments; those of the process by default.
+        argv: arguments; by default those of the process.
 
     Returns:
-        0 if all went well; 1 if a case failed, or for a fault of the program; 2 for a user's mistake, told in one line.
+        0 if all went well; 1 if a case failed, or for a fault in the program; 2 for a user's mistake, explained in one
+        line.
+
+    Example:
+        >>> from medseg_monai.cli import main
+        >>> main(["list"])  # doctest: +ELLIPSIS
+        bundle...version  weights  task...
+        0
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(
@@ -423,9 +446,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("medseg_monai").setLevel(logging.DEBUG if args.debug else logging.INFO)
-    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
+    # MONAI's messages about its own parts (a missing GPU decoder, the logging file that we replace) help no user
     for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
-        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
+        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it during its import
     warnings.filterwarnings("ignore", module=r"monai\.")
     try:
         return int(args.run(args))
@@ -445,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Run ``medseg`` as a program, and end the process with the exit code of :func:`main`.
 
-    Python's exit handlers run; the destructors of native libraries do not. These abort the process now and then
+    Python's exit handlers run, but the destructors of native libraries do not. These sometimes abort the process
     ("terminate called without an active exception"), which would turn the exit code into a signal.
     """
     code = main()

@@ -1,4 +1,4 @@
-"""The demonstration: from drawn images to evaluated masks in a few minutes on a CPU."""
+"""The demonstration: from phantoms to evaluated masks in a few minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "image_size": [192, 192],
     "learning_rate": 0.0005,
     "max_epochs": 20,
-    # the jitter of the paper: the wider one of train_from_scratch takes longer to learn than a demonstration lasts
+    # the paper's jitter: the wider jitter of train_from_scratch takes too long to learn for a demonstration
     "scale_range": 0.1,
     "rotate_range": 0.0,
     "saturation_range": 5,
@@ -41,11 +41,21 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made.
+    """The results of the demonstration.
 
     Attributes:
         rows: test case, Dice of its predicted mask file, seconds.
-        folders: what lies where.
+        folders: paths of the results by their names.
+
+    Example:
+        >>> from medseg_monai.demo import DemoResult
+        >>> result = DemoResult(rows=[("a.png", 0.9, 0.2), ("b.png", 0.8, 0.2)], folders={"masks": "runs/demo/masks"})
+        >>> print(result.as_text())
+        case     Dice  seconds
+        a.png  0.9000   0.2000
+        b.png  0.8000   0.2000
+        mean Dice 0.8500
+        masks: runs/demo/masks
     """
 
     rows: list[tuple[str, float, float]]
@@ -69,17 +79,24 @@ class DemoResult:
 
 
 def run_demo(output_dir: str | os.PathLike[str]) -> DemoResult:
-    """Draw fundus phantoms, train the optic disc bundle on some, predict and evaluate the others.
+    """Draw fundus phantoms, train the optic disc bundle on some of them, and predict and evaluate the others.
 
     Args:
         output_dir: new or empty folder for everything.
 
     Returns:
-        the table of test cases and where to look.
+        the table of test cases and the paths of the results.
 
     Raises:
         ValueError: ``output_dir`` is not empty.
         RuntimeError: a test case could not be predicted.
+
+    Example:
+        This takes a few minutes:
+
+        >>> from medseg_monai.demo import run_demo
+        >>> result = run_demo("runs/demo")  # doctest: +SKIP
+        >>> print(result.as_text())  # doctest: +SKIP
     """
     root = Path(output_dir).absolute()
     if root.is_dir() and any(root.iterdir()):
@@ -114,7 +131,7 @@ def run_demo(output_dir: str | os.PathLike[str]) -> DemoResult:
 
 
 def _compare(test: list[dict[str, Any]], report: RunReport, overlays: Path) -> list[tuple[str, float, float]]:
-    """Compare the mask files, as a user would find them, with the labels, and draw both over the images."""
+    """Compare the mask files with the labels, as a user would, and draw both over the images."""
     read_image, read_mask = RasterReader(channels=3), RasterReader(channels=1)
     rows = []
     for item, case in zip(test, report.cases, strict=True):

@@ -1,4 +1,4 @@
-"""Names that have moved: old copies of bundles go on working, with a warning that says where the name is now."""
+"""Names that have moved: old copies of bundles still work, with a warning that states the new name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ __all__ = ["moved"]
 
 
 def moved(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package that has given some of its names away.
+    """Make the ``__getattr__`` of a package from which some names have moved.
 
     Args:
         package: ``__name__`` of the package.
-        names: old name to the full path of what is meant.
+        names: old name to the full path of the object.
 
     Returns:
         the function; it warns with :class:`DeprecationWarning`, and raises :class:`AttributeError` for other names.
 
     Example:
         >>> import warnings
+        >>> from medseg_monai.deprecation import moved
         >>> __getattr__ = moved("shop", {"Compass": "pathlib.Path"})
         >>> with warnings.catch_warnings(record=True):
         ...     __getattr__("Compass").__name__

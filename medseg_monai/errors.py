@@ -1,4 +1,4 @@
-"""One line for a user's mistake."""
+"""One line that explains a user's mistake."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 __all__ = ["explain", "is_users_mistake"]
 
-#: what a wrong file, value or permission raises; anything else is a fault of ours
+#: the errors for a wrong file, value or permission; anything else is a fault in the program
 _MISTAKES = (ValueError, OSError)
-#: a data loader's worker sends its error as the text of a traceback: the chain from the innermost error outwards
+#: a data loader's worker sends its error as the text of a traceback, from the innermost error outwards
 _WORKER = re.compile(r"^Caught \w+ in \w+ worker process ")
 _ERROR_LINE = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<message>\S.*)$", re.MULTILINE)
 
 
 def _chain(error: BaseException) -> Iterator[tuple[bool, str]]:
-    """The error and what caused it, outwards in: whether each is a user's mistake, and its message."""
+    """The error and its causes, from the outermost inwards: whether each is a user's mistake, and its message."""
     link: BaseException | None = error
     seen = []
     while link is not None and link not in seen:
@@ -39,7 +39,12 @@ def is_users_mistake(error: BaseException) -> bool:
     """Whether the error comes from a file, a value or a permission rather than from a fault in the program.
 
     Args:
-        error: what was caught.
+        error: the error that was caught.
+
+    Example:
+        >>> from medseg_monai.errors import is_users_mistake
+        >>> is_users_mistake(ValueError("scan.nii: truncated")), is_users_mistake(KeyError("pred"))
+        (True, False)
     """
     return any(mistake for mistake, _ in _chain(error))
 
@@ -47,15 +52,26 @@ def is_users_mistake(error: BaseException) -> bool:
 def explain(error: BaseException) -> str:
     """The one line that tells a user what is wrong.
 
-    MONAI wraps the errors of transforms and of config components in ``RuntimeError`` that names the object in its code,
-    and a data loader's worker sends a whole traceback. Below those lies the mistake; what lies below that in turn, such
-    as the error of the library that read a file, says less than the mistake itself.
+    MONAI wraps the errors of transforms and config components in a ``RuntimeError`` that names an object in its code,
+    and a data loader's worker sends a whole traceback. The user's mistake is below these. The errors below the mistake,
+    such as that of the library that read a file, say less than the mistake itself.
 
     Args:
-        error: what was caught.
+        error: the error that was caught.
 
     Returns:
-        the first line of the first mistake that says anything, else of the error itself.
+        the first line of the first mistake that has a message, or else of the error itself.
+
+    Example:
+        >>> from medseg_monai.errors import explain
+        >>> try:
+        ...     try:
+        ...         raise ValueError("scan.nii: truncated; copy it again.")
+        ...     except ValueError as mistake:
+        ...         raise RuntimeError("applying transform <LoadImaged>") from mistake
+        ... except RuntimeError as error:
+        ...     explain(error)
+        'scan.nii: truncated; copy it again.'
     """
     messages = [message for mistake, message in _chain(error) if mistake]
     text = next((message for message in messages if message.strip()), str(error))

@@ -1,4 +1,7 @@
-"""Files read or refused in one line, written whole or not at all, and hashed; the lowest room, which all may know."""
+"""Files: reading them or refusing them in one line, writing them completely or not at all, and hashing them.
+
+Every other module may import this one; it imports none of them.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ __all__ = ["atomic_path", "file_sha256", "one_line", "write_csv", "write_json", 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, and rename it to ``path`` when the block ends well.
+    """Provide a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
-    A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is made when missing.
+    A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is created if it is
+    missing.
 
     Args:
         path: the file to write or replace.
@@ -29,6 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import atomic_path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with atomic_path(Path(folder, "a.txt")) as temporary:
         ...         _ = temporary.write_text("whole")
@@ -50,18 +56,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def one_line(
     message: str, *, passing: type[Exception] | tuple[type[Exception], ...] = (MemoryError, PermissionError)
 ) -> Iterator[None]:
-    """Refuse a file in one line, whatever the library that reads it in the block raises.
+    """Refuse a file in one line, whatever error the library raises that reads it in the block.
 
-    Libraries, compressions and decoders each raise errors of their own on damaged files.
+    Libraries, decompression and decoders each raise errors of their own for damaged files.
 
     Args:
-        message: names the file, what is wrong and the remedy.
-        passing: errors that say themselves what is wrong.
+        message: one line with the file, what is wrong, and the remedy.
+        passing: errors that already say what is wrong.
 
     Raises:
         ValueError: ``message``, for any other error.
 
     Example:
+        >>> import json
+        >>> from medseg_monai.files import one_line
         >>> with one_line("a.json: damaged; copy it again."):
         ...     json.loads("{")
         Traceback (most recent call last):
@@ -80,15 +88,18 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
 
     Args:
         path: the file to write or replace.
-        content: what :func:`json.dumps` takes.
-        allow_nan: ``False`` refuses numbers that are not finite, for which JSON has no word.
+        content: anything that :func:`json.dumps` accepts.
+        allow_nan: ``False`` refuses numbers that are not finite, since JSON has no form for them.
 
     Raises:
-        ValueError: a number that is not finite, where it is not allowed.
+        ValueError: a number that is not finite, if ``allow_nan`` is ``False``.
         OSError: the file cannot be written.
 
     Example:
+        >>> import json
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import write_json
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_json(Path(folder, "a.json"), {"cases": 2})
         ...     json.loads(Path(folder, "a.json").read_text())
@@ -102,13 +113,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
     Args:
         path: the file to write or replace.
-        text: its content.
+        text: the content.
 
     Raises:
         OSError: the file cannot be written.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import write_text
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_text(Path(folder, "a.md"), "a table")
         ...     Path(folder, "a.md").read_text()
@@ -119,12 +132,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    r"""Write a table as CSV with a head, all or nothing.
+    r"""Write a table as CSV with a header, all or nothing.
 
     Args:
         path: the file to write or replace.
-        rows: values by the names of their columns; an absent value or ``None`` becomes an empty field, and what has no
-            column is left out.
+        rows: values by the names of their columns; a missing value or ``None`` becomes an empty field, and values
+            without a column are left out.
         columns: the columns, in their order.
 
     Raises:
@@ -132,6 +145,8 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import write_csv
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_csv(Path(folder, "a.csv"), [{"case": "x", "dice": 0.5}], ["case", "dice"])
         ...     Path(folder, "a.csv").read_text()
@@ -154,6 +169,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import file_sha256
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "a").write_bytes(b"")
         ...     file_sha256(Path(folder, "a"))[:8]
@@ -164,6 +181,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _flush_to_disc(path: Path) -> None:
-    """Make sure that a power cut after the renaming cannot leave an empty file under the new name."""
+    """Make sure that a power failure after the renaming cannot leave an empty file under the new name."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

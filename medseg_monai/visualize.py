@@ -1,4 +1,4 @@
-"""Images for a person to look at: outlines of masks and maps in colour over an image."""
+"""Images for people to look at: outlines of masks, and maps in colour over an image."""
 
 from __future__ import annotations
 
@@ -28,27 +28,36 @@ __all__ = [
 PREDICTION_COLOR = (255, 220, 0)
 LABEL_COLOR = (0, 200, 255)
 
-#: how a slice is looked at by the direction that it is cut across: head up or front up, the patient's right on the left
+#: axes of the upright view by the direction that is cut: head or front at the top, the patient's right on the left
 _UPRIGHT = {"S": "SPL", "A": "AIL", "R": "RIP"}
 _SHEET_DPI = 100
-_PANEL_PIXELS = 240  # the least in which a title can be read
+_PANEL_PIXELS = 240  # the smallest panel in which a title is readable
 
 
 def draw_overlay(
     image: npt.NDArray[np.generic], masks: Mapping[tuple[int, int, int], npt.NDArray[np.generic]]
 ) -> npt.NDArray[np.uint8]:
-    """Draw the outline of each mask over an image; later ones over earlier ones.
+    """Draw the outline of each mask over an image; later outlines cover earlier ones.
 
     Args:
-        image: ``[C, H, W]`` with 1 or 3 channels, any range (it is stretched to 0..255).
-        masks: colour (RGB, 0..255) to mask ``[H, W]`` of the image's size: whole labels, 0 for the background; the
-            borders between labels are drawn too.
+        image: ``[C, H, W]`` with 1 or 3 channels, in any range (it is stretched to 0..255).
+        masks: colour (RGB, 0..255) to mask ``[H, W]`` of the image's size, with integer labels and 0 for the
+            background; the borders between labels are drawn too.
 
     Returns:
         RGB image ``[H, W, 3]``.
 
     Raises:
         ValueError: a mask of another size than the image.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.visualize import PREDICTION_COLOR, draw_overlay
+        >>> image, mask = np.zeros((1, 5, 6)), np.zeros((5, 6))
+        >>> mask[1:4, 1:5] = 1
+        >>> drawn = draw_overlay(image, {PREDICTION_COLOR: mask})
+        >>> drawn[1, 1].tolist(), drawn[2, 2].tolist()
+        ([255, 220, 0], [0, 0, 0])
     """
     values = np.asarray(image, dtype=np.float32)
     low, high = float(values.min()), float(values.max())
@@ -65,11 +74,19 @@ def coronal_slices(volumes: Sequence[MetaTensor], *, chosen_by: int) -> list[npt
     """Cut the same coronal slice out of volumes of one grid, head up and the patient's right on the left.
 
     Args:
-        volumes: ``[C, *spatial]`` with three spatial axes in any orientation that the affine tells.
-        chosen_by: index of the label map whose largest coronal section decides which slice.
+        volumes: ``[C, *spatial]`` with three spatial axes in any orientation, which the affine states.
+        chosen_by: index of the label map whose largest coronal section decides which slice is cut.
 
     Returns:
-        ``[C, H, W]`` each.
+        one slice ``[C, H, W]`` for each volume.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.visualize import coronal_slices
+        >>> scan = MetaTensor(torch.rand(1, 7, 6, 5), affine=torch.eye(4))  # axes to the right, the front and the head
+        >>> [one.shape for one in coronal_slices([scan, scan > 0.5], chosen_by=1)]
+        [(1, 5, 7), (1, 5, 7)]
     """
     upright = [Orientation(axcodes="IPL", labels=None)(volume) for volume in volumes]
     sections = (upright[chosen_by] > 0).sum(dim=(0, 1, 3))
@@ -78,15 +95,22 @@ def coronal_slices(volumes: Sequence[MetaTensor], *, chosen_by: int) -> list[npt
 
 
 def upright_slice(slab: MetaTensor, *, axis: int) -> npt.NDArray[np.generic]:
-    """Turn a slice as one looks at it: head or front up, the patient's right (of a sagittal one the front) on the left.
+    """Turn a slice to the usual view: head or front at the top, the patient's right (sagittal: the front) on the left.
 
     Args:
-        slab: ``[C, *spatial]`` with three spatial axes, 1 long along ``axis``, in any orientation that the affine
-            tells.
-        axis: the axis that the slice is cut across.
+        slab: ``[C, *spatial]`` with three spatial axes, of length 1 along ``axis``, in any orientation, which the
+            affine states.
+        axis: the axis across which the slice is cut.
 
     Returns:
         ``[C, H, W]``.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.visualize import upright_slice
+        >>> upright_slice(MetaTensor(torch.rand(1, 7, 1, 5), affine=torch.eye(4)), axis=1).shape
+        (1, 5, 7)
     """
     code = nib.aff2axcodes(np.asarray(slab.affine), labels=(("R", "R"), ("A", "A"), ("S", "S")))[axis]
     values: npt.NDArray[np.generic] = Orientation(axcodes=_UPRIGHT[code], labels=None)(slab)[:, 0].cpu().numpy()
@@ -101,21 +125,33 @@ def save_map_sheet(
     prediction: npt.NDArray[np.generic],
     what: str,
 ) -> None:
-    """Write maps in colour over their image as one sheet (PNG), the image with the prediction's outline first.
+    """Write maps in colour over their image as one sheet (PNG) that begins with the outline of the prediction.
 
-    The colours mean the same in every map: blue 0, red 1. Each title tells the map's own range.
+    The colours have the same meaning in every map: blue is 0, red is 1. Each title states the range of its map.
 
     Args:
-        path: file to write, whole or not at all; its folder is made.
+        path: file to write, completely or not at all; its folder is created.
         image: ``[C, H, W]`` with 1 or 3 channels.
-        rows: the rows of the sheet, from title to map ``[H, W]`` of values from 0 to 1.
+        rows: the rows of the sheet, each from title to map ``[H, W]`` with values from 0 to 1.
         prediction: mask ``[H, W]``.
-        what: name of the maps' quantity.
+        what: name of the quantity in the maps.
 
     Raises:
         ValueError: a mask of another size than the image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from medseg_monai.visualize import save_map_sheet
+        >>> image = np.linspace(0, 1, 30).reshape(1, 5, 6)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "attention.png")
+        ...     save_map_sheet(path, image, [{"gate": image[0]}], prediction=image[0] > 0.5, what="attention")
+        ...     path.is_file()
+        True
     """
-    from matplotlib.figure import Figure  # takes a while, and only sheets need it
+    from matplotlib.figure import Figure  # slow to import, and only needed for sheets
 
     grey = draw_overlay(image, {})
     height, width = grey.shape[:2]
@@ -145,16 +181,28 @@ def save_overlay(
     prediction: npt.NDArray[np.generic],
     label: npt.NDArray[np.generic] | None = None,
 ) -> None:
-    """Write an overlay as PNG: the label's outline in blue under the prediction's in yellow.
+    """Write an overlay as PNG: the outline of the label in blue, and over it that of the prediction in yellow.
 
     Args:
-        path: file to write; its folder is made.
+        path: file to write; its folder is created.
         image: ``[C, H, W]``.
         prediction: mask ``[H, W]``.
         label: mask ``[H, W]`` or ``None``.
 
     Raises:
         ValueError: a mask of another size than the image.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from medseg_monai.visualize import save_overlay
+        >>> mask = np.zeros((5, 6))
+        >>> mask[1:4, 1:5] = 1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_overlay(f"{folder}/overlay.png", np.zeros((1, 5, 6)), prediction=mask, label=mask)
+        ...     Image.open(f"{folder}/overlay.png").getpixel((1, 1))
+        (255, 220, 0)
     """
     masks = {} if label is None else {LABEL_COLOR: label}
     target = Path(path)

@@ -16,6 +16,7 @@ PACKAGE = Path(medseg_monai.__file__).parent
 # what the packages export without an example, and why
 WITHOUT_EXAMPLE = {
     "medseg_monai.apps.label.serve.serve": "starts a server with MONAI Label, which has an environment of its own",
+    "medseg_monai.handlers.run_tracker.RunTracker": "needs a database of MLflow, which takes eight seconds to create",
 }
 
 

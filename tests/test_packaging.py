@@ -22,8 +22,9 @@ def test_an_installed_wheel_lists_the_bundles_of_the_checkout(tmp_path: Path):
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
-        weights = [name for name in archive.namelist() if name.endswith((".pt", ".pth"))]
-        assert weights == ["medseg_monai/bundles/lung_cxr_rescrnet/models/model.pt"]
+        weights = [name for name in archive.namelist() if name.endswith((".pt", ".pth", "model.json"))]
+        shipped = "medseg_monai/bundles/lung_cxr_rescrnet/models/model"
+        assert sorted(weights) == [f"{shipped}.json", f"{shipped}.pt"]
         archive.extractall(site)
     result = subprocess.run(
         [sys.executable, "-m", "medseg_monai.cli", "list", "--json"],

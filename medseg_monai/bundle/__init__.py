@@ -1,4 +1,4 @@
-"""The one runner of all bundles."""
+"""The runner of all bundles: finding, training, evaluating, predicting, pruning and exporting."""
 
 from medseg_monai.files import file_sha256
 

@@ -1,4 +1,4 @@
-"""Training in several processes: a process group that leaves no thread behind."""
+"""Training in several processes, with a process group that leaves no thread behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ def start_process_group(backend: str) -> None:
 
     Args:
         backend: ``"nccl"`` or ``"gloo"``.
+
+    Example:
+        In a script that ``torchrun`` starts, as a bundle's ``multi_gpu_train.json`` does:
+
+        >>> from medseg_monai.bundle import start_process_group
+        >>> start_process_group("nccl")  # doctest: +SKIP
     """
-    # some of its modules keep the group of all processes, if there is one, as the default of an argument, and
+    # some of its modules store the group of all processes, if there is one, as the default of an argument, and
     # DistributedDataParallel imports it
     import torch._dynamo
 
@@ -24,15 +30,21 @@ def start_process_group(backend: str) -> None:
 
 
 def end_process_group(network: DistributedDataParallel) -> None:
-    """Leave the processes together, and end the group's threads before Python ends.
+    """Wait for the other processes, leave the group, and end its threads before Python ends.
 
-    A thread of gloo that frees a tensor when Python is ending is stopped by Python in the middle of C++ code, which
-    aborts the process ("terminate called without an active exception") after all its work was done; ``torchrun`` then
-    kills the others. ``destroy_process_group`` ends the threads only if nothing refers to the group any more, so the
-    network's references go first.
+    If a thread of gloo frees a tensor while Python is ending, Python stops the thread in the middle of C++ code. This
+    aborts the process ("terminate called without an active exception") although all its work was done, and ``torchrun``
+    then kills the other processes. ``destroy_process_group`` ends the threads only if nothing refers to the group any
+    more, so the references of the network are deleted first.
 
     Args:
         network: the wrapped network; it cannot be used afterwards.
+
+    Example:
+        At the end of a script that ``torchrun`` started:
+
+        >>> from medseg_monai.bundle import end_process_group
+        >>> end_process_group(network)  # doctest: +SKIP
 
     Source: pytorch/pytorch#179291, a proposal that was abandoned.
     """

@@ -1,4 +1,4 @@
-"""A bundle's network as one file that runs without this package: TorchScript or ONNX, compared with PyTorch."""
+"""A bundle's network as one file that runs without this package, TorchScript or ONNX, after comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INPUT_NAME, OUTPUT_NAME = "image", "pred"
 
 def _write_torchscript(network: nn.Module, example: torch.Tensor, file: Path, metadata: dict[str, Any]) -> None:
     scripted = convert_to_torchscript(network)
-    with file.open("wb") as stream:  # a name would get ".ts" if it had no suffix
+    with file.open("wb") as stream:  # MONAI would add ".ts" to a name without a suffix
         save_net_with_metadata(scripted, stream, meta_values=metadata)
 
 
@@ -40,7 +40,7 @@ def _run_torchscript(file: Path, example: torch.Tensor) -> torch.Tensor:
 
 
 def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, metadata: dict[str, Any]) -> None:
-    # a network that cuts its input into tiles is traced with the tiles of the example: another size needs another file
+    # a network that cuts its input into tiles is traced with the tiles of the example, so each size needs its own file
     tiled = getattr(network, "tiles_its_input", False)
     axes = {} if tiled else {0: "batch", **{axis: f"size{axis - 2}" for axis in range(2, example.ndim)}}
     convert_to_onnx(
@@ -50,7 +50,7 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, file: Path, metadata:
         output_names=[OUTPUT_NAME],
         dynamic_axes={INPUT_NAME: axes, OUTPUT_NAME: axes},
         filename=str(file),
-        dynamo=False,  # the tracing exporter keeps the axes dynamic, whatever sizes the network checks
+        dynamo=False,  # the tracing exporter keeps the axes dynamic even if the network checks sizes
     )
 
 
@@ -96,29 +96,44 @@ def export_network(
     export_format: Literal["torchscript", "onnx"] | str,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Write a bundle's network with its weights as one file, and compare what the file computes with PyTorch.
+    """Write a bundle's network with its weights as one file, and compare the output of the file with PyTorch.
 
-    The network takes and gives what the bundle's ``metadata.json`` says of ``network_data_format``; pre- and
-    postprocessing stay with the bundle. A TorchScript file holds the metadata and, as ``"trained_with"``, the settings
-    that the weights were trained with (see :func:`monai.data.load_net_with_metadata`). In an ONNX file the batch size
-    and the spatial axes of the input ``"image"`` and the output ``"pred"`` are free, within what the network takes;
-    those of a network that tiles its input (``tiles_its_input``) are fixed to the metadata's.
+    Inputs and outputs of the network are those of ``network_data_format`` in the bundle's ``metadata.json``; pre- and
+    postprocessing are not part of the file. A TorchScript file holds the metadata and, as ``"trained_with"``, the
+    settings that the weights were trained with (see :func:`monai.data.load_net_with_metadata`). In an ONNX file the
+    batch size and the spatial axes of the input ``"image"`` and the output ``"pred"`` are dynamic, within the sizes
+    that the network accepts; for a network that tiles its input (``tiles_its_input``) they are fixed to the size in the
+    metadata.
 
     Args:
         bundle: name or path of the bundle.
-        output: file to write; it appears whole and compared, or not at all.
+        output: file to write; it only appears after the comparison, and completely.
         export_format: ``"torchscript"`` or ``"onnx"``.
         checkpoint: weights; by default those that the bundle's ``inference.json`` names (``models/model.pt``).
 
     Returns:
-        ready for JSON: ``bundle``, ``format``, ``file``, ``checkpoint``, ``sha256`` of the file, ``input_shape`` of the
-        comparison, and ``max_difference``, the largest difference of the logits over the largest logit.
+        a dictionary for JSON with ``bundle``, ``format``, ``file``, ``checkpoint``, ``sha256`` of the file,
+        ``input_shape`` of the comparison, and ``max_difference``, the largest difference between the logits divided by
+        the largest logit.
 
     Raises:
         BundleError: no such bundle, or weights that are missing or do not fit.
         ValueError: an unknown format, or one whose packages are not installed.
         OSError: ``output`` cannot be written.
-        RuntimeError: the file computes something else than PyTorch.
+        RuntimeError: the output of the file differs from that of PyTorch.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.bundle.export import export_network
+        >>> from medseg_monai.networks.nets import ResCRNet
+        >>> from medseg_monai.networks.weights import write_model
+        >>> network = ResCRNet(filters=2, num_blocks=1)  # with random weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model, file = f"{folder}/model.pt", f"{folder}/lungs.ts"
+        ...     write_model(model, network.state_dict(), {"filters": 2, "num_blocks": 1})
+        ...     report = export_network("lung_cxr_rescrnet", file, export_format="torchscript", checkpoint=model)
+        >>> report["format"], report["max_difference"] < 1e-4
+        ('torchscript', True)
     """
     chosen = _check_format(export_format)
     overrides = {} if checkpoint is None else {"checkpoint": str(checkpoint)}

@@ -1,4 +1,4 @@
-"""Finding bundles, and building their workflows with checked overrides."""
+"""Finding bundles, and building their workflows with overrides that are checked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple
 
 __all__ = [
     "BundleError",
+    "as_it_is",
     "build_workflow",
     "bundle_root",
     "check_overrides",
@@ -30,7 +31,16 @@ __all__ = [
 
 
 class BundleError(ValueError):
-    """A bundle, a config file or an override that does not exist; the message is one line with the remedy."""
+    """An error about a bundle, a config file or an override; the message is one line with the remedy.
+
+    Example:
+        >>> from medseg_monai.bundle import BundleError, find_bundle
+        >>> try:
+        ...     find_bundle("lung_cxr_rescnet")
+        ... except BundleError as error:
+        ...     print(error)  # doctest: +ELLIPSIS
+        lung_cxr_rescnet: no such bundle. Did you mean lung_cxr_rescrnet? There are: ...
+    """
 
 
 def _shelves() -> list[Path]:
@@ -40,12 +50,18 @@ def _shelves() -> list[Path]:
 
 
 def list_bundles() -> list[str]:
-    """Names of the bundles that come with the package, in alphabetical order."""
+    """Names of the bundles that come with the package, in alphabetical order.
+
+    Example:
+        >>> from medseg_monai.bundle import list_bundles
+        >>> "lung_cxr_rescrnet" in list_bundles()
+        True
+    """
     return sorted({p.parents[1].name for shelf in _shelves() for p in shelf.glob("*/configs/metadata.json")})
 
 
 def find_bundle(bundle: str | os.PathLike[str]) -> Path:
-    """Folder of a bundle, given by its name or by its path.
+    """Folder of a bundle that is given by its name or by its path.
 
     Args:
         bundle: name of a bundle that comes with the package, or path of a bundle's folder.
@@ -54,7 +70,12 @@ def find_bundle(bundle: str | os.PathLike[str]) -> Path:
         absolute path of the bundle's root.
 
     Raises:
-        BundleError: there is no such bundle; names the ones there are.
+        BundleError: there is no such bundle; the message lists the bundles that there are.
+
+    Example:
+        >>> from medseg_monai.bundle import find_bundle
+        >>> find_bundle("lung_cxr_rescrnet").name
+        'lung_cxr_rescrnet'
     """
     path = Path(bundle)
     if (path / "configs" / "metadata.json").is_file():
@@ -70,10 +91,10 @@ def find_bundle(bundle: str | os.PathLike[str]) -> Path:
 def bundle_root(name: str) -> str:
     """Root of the bundle that a config belongs to, for ``bundle_root`` in its config files.
 
-    A config is not told where it was read from, so the root is that of the config files that MONAI is working with
-    (``monai.bundle``'s commands, :func:`monai.bundle.load`, a ``ConfigWorkflow``). Where MONAI's parser is used by
-    itself, it is the current folder if that is a bundle of this name, and else the bundle that comes with the package;
-    ``bundle_root`` names another.
+    A config does not know where it was read from. So the root is that of the config files that MONAI is working with
+    (``monai.bundle``'s commands, :func:`monai.bundle.load`, a ``ConfigWorkflow``). If MONAI's parser is used alone, the
+    root is the current folder if that is a bundle of this name, and otherwise the bundle that comes with the package.
+    The key ``bundle_root`` overrides it.
 
     Args:
         name: name of the bundle.
@@ -97,7 +118,7 @@ def bundle_root(name: str) -> str:
     try:
         return str(find_bundle(name))
     except BundleError as error:
-        raise BundleError(f"{name}: this bundle's folder is not known; name it: --bundle_root FOLDER.") from error
+        raise BundleError(f"{error} If it is in a folder of your own, add --bundle_root FOLDER.") from error
 
 
 def _is_bundle(root: Path, name: str) -> bool:
@@ -106,52 +127,63 @@ def _is_bundle(root: Path, name: str) -> bool:
 
 
 def _config_files_in_use() -> Iterator[str]:
-    """Config files of the calls to MONAI that are under way, from the innermost outwards."""
+    """Config files of the active calls to MONAI, from the innermost outwards."""
     frame = inspect.currentframe()
     while frame is not None:
         if str(frame.f_globals.get("__name__", "")).startswith("monai.bundle."):
             workflow = frame.f_locals.get("self")
             if isinstance(workflow, ConfigWorkflow):
                 yield str(workflow.config_root_path / "train.json")
-            files = frame.f_locals.get("config_file_")  # of the commands that need no workflow
+            files = frame.f_locals.get("config_file_")  # in the commands that do not need a workflow
             yield from (str(file) for file in ensure_tuple(files or ()))
         frame = frame.f_back
 
 
 def read_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:
-    """``metadata.json`` of a bundle.
+    """Content of a bundle's ``metadata.json``.
 
     Args:
         bundle: name or path.
 
     Raises:
         BundleError: no such bundle.
+
+    Example:
+        >>> from medseg_monai.bundle import read_metadata
+        >>> read_metadata("liver_ct_anunet")["name"]
+        'liver_ct_anunet'
     """
     content: dict[str, Any] = json.loads((find_bundle(bundle) / "configs" / "metadata.json").read_text())
     return content
 
 
 def example_input_shape(metadata: Mapping[str, Any]) -> list[int]:
-    """Shape ``[1, C, *spatial]`` of an input that a bundle's network takes, the smallest that its metadata allow.
+    """Shape ``[1, C, *spatial]`` of the smallest input that the metadata of a bundle allow for its network.
 
     Args:
         metadata: content of ``metadata.json``; ``spatial_shape`` may hold MONAI's formulas such as ``"32*n"``.
 
     Raises:
-        BundleError: the metadata give no such shape.
+        BundleError: the metadata do not state such a shape.
+
+    Example:
+        >>> from medseg_monai.bundle import example_input_shape
+        >>> image = {"num_channels": 3, "spatial_shape": ["32*n", 64]}
+        >>> example_input_shape({"network_data_format": {"inputs": {"image": image}}})
+        [1, 3, 32, 64]
     """
     image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
     channels, spatial = image.get("num_channels"), image.get("spatial_shape", [])
     if not isinstance(channels, int) or not spatial or "*" in spatial:
         raise BundleError(
-            f"{metadata.get('name')}: its metadata.json gives no input shape: set num_channels and spatial_shape in "
+            f"{metadata.get('name')}: its metadata.json states no input shape: set num_channels and spatial_shape in "
             "network_data_format#inputs#image."
         )
     return [1, channels, *_get_fake_spatial_shape(spatial)]
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether a config entry is one that a user may change: a scalar, an expression or a list of scalars."""
+    """Whether a user may change a config entry: it is a scalar, an expression or a list of scalars."""
     if isinstance(value, dict):
         return False
     if isinstance(value, list):
@@ -159,12 +191,12 @@ def _is_flat(value: Any) -> bool:
     return True
 
 
-#: keys of earlier versions, and what has taken their place
+#: keys of earlier versions, and their replacements
 REPLACED = {
     "retrain_from": "set initial_weights (medseg train --checkpoint FILE); the paper's recipe is --config retrain"
 }
 
-#: flat in form, but the workflow's own steps
+#: keys that are flat in form but belong to the workflow itself
 _STEPS = ("imports", "initialize", "run", "finalize", "model_file", "initial_network", "network")
 
 
@@ -173,12 +205,17 @@ def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: merged content of config files.
+
+    Example:
+        >>> from medseg_monai.bundle import flat_keys
+        >>> flat_keys({"learning_rate": 0.001, "optimizer": {"_target_": "Adam"}, "run": "$@trainer.run()"})
+        {'learning_rate': 0.001}
     """
     return {key: value for key, value in config.items() if key not in (*_STEPS, *REPLACED) and _is_flat(value)}
 
 
 def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Refuse overrides that no config has; MONAI itself accepts any name silently.
+    """Refuse overrides for keys that no config has; MONAI itself accepts any key silently.
 
     Args:
         bundle: name or path of the bundle.
@@ -186,7 +223,16 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
         overrides: key to value; ``a#b`` or ``a::b`` reach nested entries.
 
     Raises:
-        BundleError: an unknown key; names the nearest known ones. An unknown bundle or config.
+        BundleError: an unknown key (the message names the closest known keys), an unknown bundle or an unknown config.
+
+    Example:
+        >>> from medseg_monai.bundle import BundleError, check_overrides
+        >>> check_overrides("liver_ct_anunet", ["train"], {"max_epochs": 5})
+        >>> try:
+        ...     check_overrides("liver_ct_anunet", ["train"], {"max_epoch": 5})
+        ... except BundleError as error:
+        ...     print(error)  # doctest: +ELLIPSIS
+        max_epoch: liver_ct_anunet (train) has no such key; did you mean max_epochs...?
     """
     config = merged_config(bundle, configs)
     flat = flat_keys(config)
@@ -203,13 +249,21 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
 
 
 def refuse_replaced(key: str) -> NoReturn:
-    """Refuse a key that a bundle no longer has, for configs that would otherwise leave it unnoticed.
+    """Refuse a key that a bundle no longer has, for configs that would otherwise ignore it silently.
 
     Args:
         key: name of the key.
 
     Raises:
-        BundleError: always; names what has taken its place.
+        BundleError: always; the message names the replacement.
+
+    Example:
+        >>> from medseg_monai.bundle import BundleError, refuse_replaced
+        >>> try:
+        ...     refuse_replaced("retrain_from")
+        ... except BundleError as error:
+        ...     print(error)  # doctest: +ELLIPSIS
+        retrain_from: is no longer a key of this bundle; set initial_weights ...
     """
     raise BundleError(f"{key}: is no longer a key of this bundle; {REPLACED[key]}.")
 
@@ -222,12 +276,12 @@ def build_workflow(
     overrides: Mapping[str, Any] | None = None,
     tracking: Mapping[str, Any] | None = None,
 ) -> ConfigWorkflow:
-    """Build the workflow that ``python -m monai.bundle run`` would run, with overrides that are checked first.
+    """Build the workflow that ``python -m monai.bundle run`` would run, after checking the overrides.
 
     Args:
         bundle: name or path of the bundle.
-        configs: names of config files, the first complete, the others overlays: ``["train", "evaluate"]``; a path to a
-            JSON or YAML file of the user's own serves as an overlay too.
+        configs: names of config files; the first is complete and the others are overlays: ``["train", "evaluate"]``. A
+            path to your own JSON or YAML file works as an overlay too.
         workflow_type: ``"train"`` or ``"infer"``, which decides the properties of the workflow.
         overrides: flat keys and their values.
         tracking: settings of experiment tracking in MONAI's form.
@@ -237,20 +291,53 @@ def build_workflow(
 
     Raises:
         BundleError: unknown bundle, config file or override.
+
+    Example:
+        >>> from medseg_monai.bundle import build_workflow
+        >>> workflow = build_workflow(
+        ...     "lung_cxr_rescrnet", ["inference"], workflow_type="infer", overrides={"threshold": 0.4}
+        ... )
+        >>> workflow.parser["threshold"]
+        0.4
     """
     root = find_bundle(bundle)
     files = [_config_file(root, name) for name in configs]
     checked = dict(overrides or {})
     check_overrides(root, configs, checked)
     checked.setdefault("bundle_root", str(root))
+    checked = as_it_is(checked)
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,  # the caller's logging stands
+        logging_file=False,  # keep the caller's logging
         workflow_type=workflow_type,
-        tracking=dict(tracking) if tracking else None,
+        tracking=as_it_is(dict(tracking)) if tracking else None,
         **checked,
     )
+
+
+class _Literal(str):
+    """A text in which MONAI leaves the character ``#``, which it takes for a separator of keys wherever it stands."""
+
+    def __str__(self) -> str:
+        return self
+
+    def replace(self, old: str, new: str, count: Any = -1) -> str:
+        return self if old == "#" else super().replace(old, new, count)
+
+
+def as_it_is(value: Any) -> Any:
+    """A value in which MONAI leaves every ``#``; expressions are MONAI's to read.
+
+    Args:
+        value: text, or a list or dictionary with texts; keys stay as they are.
+    """
+    if isinstance(value, dict):
+        return {key: as_it_is(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_it_is(one) for one in value]
+    is_plain = isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%"))
+    return _Literal(value) if is_plain else value
 
 
 def merged_config(bundle: str | os.PathLike[str], configs: Sequence[str]) -> dict[str, Any]:
@@ -262,6 +349,11 @@ def merged_config(bundle: str | os.PathLike[str], configs: Sequence[str]) -> dic
 
     Raises:
         BundleError: unknown bundle or config.
+
+    Example:
+        >>> from medseg_monai.bundle import merged_config
+        >>> merged_config("lung_cxr_rescrnet", ["train"])["seed"]
+        0
     """
     root = find_bundle(bundle)
     parser = ConfigParser()
@@ -277,4 +369,4 @@ def _config_file(root: Path, name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     there = sorted(p.stem for p in (root / "configs").glob("*.json") if p.stem != "metadata")
-    raise BundleError(f"{name}: {root.name} has no such config, nor is it a file; there are: {', '.join(there)}.")
+    raise BundleError(f"{name}: neither a config of {root.name} nor a file; its configs are: {', '.join(there)}.")

@@ -1,4 +1,4 @@
-"""Weights from MLflow's registry: fetched, verified, kept."""
+"""Weights from MLflow's model registry: fetched, verified, and cached."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
 def is_registered(checkpoint: Any) -> bool:
-    """Whether a checkpoint is named by its address in MLflow's registry and not by a path.
+    """Whether a checkpoint is given by its address in MLflow's registry and not by a path.
 
     Args:
         checkpoint: path or address.
+
+    Example:
+        >>> from medseg_monai.bundle.model_registry import is_registered
+        >>> is_registered("models:/lungs/3"), is_registered("runs/lungs/model.pt")
+        (True, False)
     """
     return str(checkpoint).startswith(_SCHEME)
 
@@ -36,8 +41,8 @@ def is_registered(checkpoint: Any) -> bool:
 def fetch_weights(address: str) -> Path:
     """Fetch the ``model.pt`` of a registered model from the MLflow server of ``MLFLOW_TRACKING_URI``.
 
-    It is kept in the user's cache (``XDG_CACHE_HOME``) under its SHA-256, and is not fetched again as long as it lies
-    there unchanged. Nothing is unpickled: who loads the file reads it as any other file of weights.
+    The file is kept in the user's cache (``XDG_CACHE_HOME``) under its SHA-256, and is not fetched again while the copy
+    there is unchanged. Nothing is unpickled here; the file is later loaded like any other file of weights.
 
     Args:
         address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
@@ -47,13 +52,19 @@ def fetch_weights(address: str) -> Path:
 
     Raises:
         ValueError: another form of address, no server is set, no such model, version or alias, a model without our
-            ``model.pt``, or one that is not the file that was registered.
-        OSError: the server cannot be asked, or the file cannot be written.
+            ``model.pt``, or a file that differs from the registered one.
+        OSError: the server does not answer, or the file cannot be written.
+
+    Example:
+        With the server's address in ``MLFLOW_TRACKING_URI``:
+
+        >>> from medseg_monai.bundle.model_registry import fetch_weights
+        >>> path = fetch_weights("models:/lungs/3")  # doctest: +SKIP
     """
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"{address}: write models:/NAME/VERSION or models:/NAME@ALIAS.")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise ValueError(f"{address}: set MLFLOW_TRACKING_URI to the address of the MLflow server that has the model.")
+        raise ValueError(f"{address}: set MLFLOW_TRACKING_URI to the address of the MLflow server with the model.")
     with tempfile.TemporaryDirectory() as folder:
         metadata = Model.load(_download(address, "MLmodel", folder)).metadata or {}
         sha256 = str(metadata.get(MODEL_SHA256, ""))
@@ -69,7 +80,7 @@ def fetch_weights(address: str) -> Path:
         if file_sha256(fetched) != sha256:
             raise ValueError(
                 f"{address}: its {MODEL_NAME} is not the one that was registered (SHA-256 differs); try again, or "
-                "register the model anew."
+                "register the model again."
             )
         _download_settings(address, folder)
         copy_model(fetched, kept)
@@ -77,7 +88,7 @@ def fetch_weights(address: str) -> Path:
 
 
 def _is_kept(kept: Path, sha256: str) -> bool:
-    """Whether the weights lie in the cache unchanged and whole: with their settings, inside or beside them."""
+    """Whether the cache has the unchanged weights together with their settings, which are inside or beside them."""
     if not kept.is_file() or file_sha256(kept) != sha256:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Many cases through one predictor; a bad one never stops the others."""
+"""Many cases through one predictor; a case that fails never stops the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def predict_cases(
     skip_existing: bool = False,
     attention: bool = False,
 ) -> RunReport:
-    """Predict cases one after the other, write each prediction and the report.
+    """Predict cases one after the other, and write each prediction and a report.
 
     A result that cannot be written does not keep the others of its case from being written; the case is ``partial``
     then, and ``skip_existing`` predicts it again. What the package warns of during a case is in its report.
@@ -42,17 +42,29 @@ def predict_cases(
         predictor: the loaded bundle.
         cases: items with ``image``.
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
-        skip_existing: keep the predictions that ``report.json`` of an earlier run calls complete, if they were made
-            with the same bundle, weights and settings and their files are still there.
-        attention: draw what the network's attention gates let through, see :func:`.attention.save_attention`.
+        skip_existing: keep the predictions that the ``report.json`` of an earlier run lists as complete, if they were
+            made with the same bundle, weights and settings and their files still exist.
+        attention: draw the coefficients of the network's attention gates, see :func:`.attention.save_attention`.
 
     Returns:
-        the report; ``report.failed`` names what went wrong.
+        the report; ``report.failed`` lists the cases that failed.
 
     Raises:
         ValueError: ``output_dir`` is the folder of an input, which a prediction of the same name would replace; or
-            ``attention`` of a network without gates.
+            ``attention`` is set for a network without attention gates.
         OSError: ``output_dir`` cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.bundle import Predictor, predict_cases
+        >>> from medseg_monai.data import find_radiographs
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> predictor = Predictor("lung_cxr_rescrnet", overrides={"fast": False})  # loads sooner, predicts slower
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 2}, size=(64, 80), seed=0)
+        ...     report = predict_cases(predictor, find_radiographs(f"{folder}/images"), f"{folder}/masks")
+        >>> [case.status for case in report.cases], report.failed
+        (['ok', 'ok'], [])
     """
     folder = Path(output_dir)
     _refuse_folder_of_input(folder, cases)
@@ -62,7 +74,7 @@ def predict_cases(
     report = RunReport(folder, run=described)
     kept = report.complete_before() if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
-    report.write()  # an output folder that cannot be written shows before the first case is computed
+    report.write()  # fails before the first case is computed if the output folder cannot be written
     missing = [case for case in cases if str(case["image"]) not in kept]
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
         report.add(_predict_case(predictor, case, folder, attention=attention))
@@ -90,7 +102,7 @@ def _attempt(predictor: Predictor, case: Item, folder: Path, *, attention: bool)
         prediction = predictor(case)
         predicted = time.perf_counter()
         outputs, missing = _save(predictor, prediction, folder, attention=attention)
-    except Exception as error:  # the next case must get its chance, whatever this one did
+    except Exception as error:  # the next case must be predicted, whatever happened to this one
         seconds = time.perf_counter() - start
         return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
     end = time.perf_counter()
@@ -137,6 +149,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
         "bundle_version": metadata["version"],
         "model": str(predictor.checkpoint),
         "model_sha256": predictor.model_sha256,
+        "model_settings": predictor.model_file.settings,
         "network": predictor.network_facts,
         "settings": predictor.settings,
         "device": str(predictor.device),

@@ -1,4 +1,4 @@
-"""One case in, one prediction out: the place where every mask is made."""
+"""One case in, one prediction out: every mask is made here."""
 
 from __future__ import annotations
 
@@ -38,15 +38,25 @@ _NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_worker
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a bundle makes of one case.
+    """A bundle's prediction for one case.
 
     Attributes:
         data: the item after the bundle's postprocessing; ``data["pred"]`` is the mask ``[C, *spatial]`` in the
             geometry of the input.
-        image: the network's input ``[C, *spatial]``, in its own grid whatever the postprocessing made of
+        image: the network's input ``[C, *spatial]`` in its own grid, even if the postprocessing has changed
             ``data["image"]``.
         phases: wall time in seconds of ``reading`` (with preprocessing), ``network`` and ``postprocessing``.
-        peak_memory_mib: peak of the accelerator's memory during the case, or of the process' resident memory so far.
+        peak_memory_mib: peak memory of the accelerator during the case, or of the process so far if there is none.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.bundle import Prediction
+        >>> image = MetaTensor(torch.rand(1, 4, 5))
+        >>> phases = {"reading": 0.1, "network": 0.5, "postprocessing": 0.1}
+        >>> prediction = Prediction({"image": image, "pred": image > 0.5}, image, phases, peak_memory_mib=800.0)
+        >>> prediction.mask.shape
+        torch.Size([1, 4, 5])
     """
 
     data: dict[str, Any] = field(repr=False)
@@ -64,8 +74,8 @@ class Prediction:
 class Predictor:
     """The loaded network, preprocessing, inferer and postprocessing of a bundle's ``inference.json``.
 
-    It keeps nothing from one case to the next, so that a bad case cannot touch another. ``python -m monai.bundle
-    run`` drives the same objects by the bundle's evaluator and makes the same masks.
+    A predictor keeps nothing from one case to the next, so a case that fails cannot affect another. ``python -m
+    monai.bundle run`` uses the same objects through the bundle's evaluator and makes the same masks.
 
     Args:
         bundle: name or path of the bundle.
@@ -73,16 +83,29 @@ class Predictor:
         overrides: flat keys of ``inference.json`` and their values.
 
     Attributes:
-        cases: items of what the override ``dataset_dir`` (a path or several) stands for, found as the bundle finds
-            them; none without it.
+        cases: the cases in the override ``dataset_dir`` (one path or several), as the bundle finds them; none without
+            this override.
         settings: the overrides that a prediction depends on.
-        network: the network in the form that predicts.
+        network: the network in the form used for prediction.
         network_def: the same network with the same weights as its own class, in eval mode.
         model_file: the file of weights with its settings.
 
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit.
-        RuntimeError: MONAI's, around any error of the config's parts, such as a ``dataset_dir`` without an input.
+        RuntimeError: MONAI's error around any error in a part of the config, such as a ``dataset_dir`` without an
+            input.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.bundle import Predictor
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> predictor = Predictor("lung_cxr_rescrnet", overrides={"fast": False})  # loads sooner, predicts slower
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_chest_xray_phantoms(folder, counts={"test": 1}, size=(64, 80), seed=0)
+        ...     prediction = predictor({"image": f"{folder}/images/phantom_0001.png"})
+        ...     written = predictor.save(prediction, f"{folder}/masks")
+        >>> prediction.mask.shape, [path.name for path in written]
+        (torch.Size([1, 64, 80]), ['phantom_0001.png'])
     """
 
     def __init__(
@@ -99,7 +122,7 @@ class Predictor:
         self.workflow = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=values)
         parser: ConfigParser = self.workflow.parser
         parser.parse(reset=True)
-        # before the network is loaded, so that a wrong path is told at once
+        # before the network is loaded, so that a wrong path is reported at once
         self.cases: list[Item] = parser.get_parsed_content("dataset#data") if "dataset_dir" in values else []
         self.network: nn.Module = parser.get_parsed_content("network")
         self.network_def: nn.Module = parser.get_parsed_content("network_def")  # the weights were loaded into it
@@ -123,10 +146,10 @@ class Predictor:
 
     @property
     def network_facts(self) -> dict[str, Any]:
-        """What a report says of the network.
+        """The facts about the network for a report.
 
-        Its class, its parameters, the level of the head that predicts if it is supervised at several, and from which
-        level it was pruned if it was.
+        They are its class and its number of parameters, the level of the head that predicts if the network is
+        supervised at several levels, and the level that it was pruned from if it was pruned.
         """
         network = self.network_def
         facts = {"name": type(network).__name__, "parameters": sum(values.numel() for values in network.parameters())}
@@ -141,11 +164,11 @@ class Predictor:
         """The same predictor with another network.
 
         Args:
-            network: network in eval mode, on the device of this predictor's; it predicts in its fast form if this
-                predictor's own does.
+            network: network in eval mode, on the same device; it predicts in its fast form if the network of this
+                predictor does.
 
         Returns:
-            a predictor that shares everything else with this one. ``checkpoint`` and what is read from it stay.
+            a predictor that shares everything else with this one, including ``checkpoint`` and everything read from it.
         """
         other = copy.copy(self)
         other.network_def = network
@@ -166,7 +189,7 @@ class Predictor:
 
         Raises:
             ValueError: none of the results could be written.
-            Exception: whatever reading, network or postprocessing raise; the predictor stays usable.
+            Exception: any error of reading, network or postprocessing; the predictor stays usable.
         """
         times = [time.perf_counter()]
         if self.device.type == "cuda":
@@ -177,7 +200,7 @@ class Predictor:
         times.append(time.perf_counter())
         batch["pred"] = self.infer(batch["image"], self.network)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # else the network's time would count as postprocessing
+            torch.cuda.synchronize(self.device)  # otherwise the network's time would count as postprocessing
         times.append(time.perf_counter())
         item = decollate_batch(batch)[0]
         image = item["image"]
@@ -187,11 +210,11 @@ class Predictor:
         return Prediction(data=data, image=image, phases=phases, peak_memory_mib=self._peak_memory())
 
     def infer(self, images: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Let the bundle's inferer lead preprocessed images through a network.
+        """Apply a network to preprocessed images with the bundle's inferer.
 
         Args:
             images: ``[B, C, *spatial]``.
-            network: :attr:`network`, or what takes and gives tensors as it does.
+            network: :attr:`network`, or another callable with the same inputs and outputs.
 
         Returns:
             ``[B, C_out, *spatial]``, without gradients.
@@ -201,14 +224,16 @@ class Predictor:
         return output
 
     def save(self, prediction: Prediction, output_dir: str | os.PathLike[str]) -> list[Path]:
-        """Write a prediction as the bundle's last transforms say: named after its input, each file all or nothing.
+        """Write a prediction with the bundle's last transforms; the files are named after the input.
+
+        Each file is written completely or not at all.
 
         Args:
-            prediction: what :meth:`__call__` returned.
-            output_dir: folder to write into, in place of the config's.
+            prediction: a prediction from :meth:`__call__`.
+            output_dir: folder to write into instead of the folder in the config.
 
         Returns:
-            the files written.
+            the files that were written.
 
         Raises:
             PartlySavedError: some results could not be written; the others were.
@@ -228,12 +253,12 @@ class Predictor:
     def _peak_memory(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB on Linux
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes on macOS and KiB on Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _model_file(parser: ConfigParser) -> ModelFile:
-    """The bundle's model file; bundles made before :class:`ModelFile` name only its path."""
+    """The bundle's model file; bundles from before :class:`ModelFile` state only its path."""
     if "model_file" in parser:
         model: ModelFile = parser.get_parsed_content("model_file")
         return model

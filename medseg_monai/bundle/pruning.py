@@ -1,4 +1,4 @@
-"""Pruning: the smallest part of a network supervised at several levels that is still accurate enough."""
+"""Pruning: the smallest part of a network with supervision at several levels that is still accurate enough."""
 
 from __future__ import annotations
 
@@ -29,20 +29,26 @@ from .predictor import Predictor
 __all__ = ["LevelResult", "PruningResult", "choose_level", "measure_levels", "prune"]
 
 _HEADER = ["level", "parameters", "network s", "total s", "Dice", "IoU", "difference"]
-_ROUNDING = 1e-9  # 0.9 - 0.895 is more than 0.005
+_ROUNDING = 1e-9  # in floating point, 0.9 - 0.895 is more than 0.005
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """What the network pruned to one level does on labelled cases.
+    """The results on labelled cases of the network pruned to one level.
 
     Attributes:
-        level: the level, 1 the shallowest.
-        parameters: of the pruned network.
+        level: the level; 1 is the shallowest.
+        parameters: number of parameters of the pruned network.
         network_seconds: wall time of the network for all cases.
         total_seconds: wall time of reading, network and postprocessing for all cases.
-        dice: mean over the cases, in the grid of their files; cases for which it is undefined are left out.
-        iou: likewise.
+        dice: mean Dice over the cases, in the grid of their files; cases for which it is undefined are left out.
+        iou: mean IoU, likewise.
+
+    Example:
+        >>> from medseg_monai.bundle import LevelResult
+        >>> result = LevelResult(1, parameters=900, network_seconds=1.0, total_seconds=3.0, dice=0.9, iou=0.82)
+        >>> result.dice
+        0.9
     """
 
     level: int
@@ -55,14 +61,25 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What was measured, chosen and written.
+    """The measurements, the chosen level and the files of a pruning.
 
     Attributes:
         file: weights that were written.
-        full: the full model that they are from.
-        levels: from 1 to the deepest.
-        level: the chosen one.
-        record: all of it as the file's settings hold it under ``"pruning"``.
+        full: the full model that they come from.
+        levels: results from level 1 to the deepest.
+        level: the chosen level.
+        record: all of this in the form that the settings of the file hold under ``"pruning"``.
+
+    Example:
+        >>> from dataclasses import asdict
+        >>> from pathlib import Path
+        >>> from medseg_monai.bundle import LevelResult, PruningResult
+        >>> levels = [LevelResult(1, 900, 1.0, 3.0, 0.88, 0.8), LevelResult(2, 3600, 2.0, 4.0, 0.9, 0.82)]
+        >>> rows = [{**asdict(level), "difference": level.dice - 0.9} for level in levels]
+        >>> record = {"levels": rows, "cases": 12, "section": "validation", "device": "cpu", "threads": 2}
+        >>> result = PruningResult(Path("model.pt"), Path("model_full.pt"), levels, level=1, record=record)
+        >>> result.as_text().splitlines()[4]
+        'level 1 of 2: 75.0% of the parameters less, Dice -0.0200'
     """
 
     file: Path
@@ -76,7 +93,7 @@ class PruningResult:
         return {"file": str(self.file), "full": str(self.full), "sha256": file_sha256(self.file), **self.record}
 
     def as_text(self) -> str:
-        """The result for a terminal, its table as the paper's Table 6."""
+        """The result for a terminal, with a table like the paper's Table 6."""
         rows = [list(row.values()) for row in self.record["levels"]]
         deepest, chosen = self.levels[-1], self.levels[self.level - 1]
         saved = 1 - chosen.parameters / deepest.parameters
@@ -103,19 +120,20 @@ def prune(
 ) -> PruningResult:
     """Measure a network at each level it can be pruned to, and write the smallest that is accurate enough.
 
-    The file written holds a real smaller network, so that the bundle predicts with it as with any other. Its settings
-    are those of the full model but for ``features``, and ``pruning`` with the table and what it was measured on.
+    The file holds a network that really is smaller, so the bundle predicts with it like with any other. Its settings
+    are those of the full model except for ``features``, and ``pruning`` with the table and the data that it was
+    measured on.
 
-    Without ``output`` it takes the place of the bundle's model (``models/model.pt``). A full model that it replaces is
-    kept beside it (``models/model_full.pt``), and the next pruning starts from that one: pruning is not cumulative.
+    Without ``output`` the file replaces the bundle's model (``models/model.pt``). A full model that it replaces is kept
+    beside it (``models/model_full.pt``), and the next pruning starts from that model: pruning is not cumulative.
 
     Args:
         bundle: name or path of a bundle whose network can be pruned (``ANUNet``).
         datalist: data list with labelled cases.
-        section: section of the data list; data that a reported accuracy is measured on must not choose the level.
-        max_dice_loss: by how much the mean Dice may be below the full network's.
-        level: take this level, whatever it loses.
-        checkpoint: full model; by default the bundle's, or the one kept beside it if that is pruned.
+        section: section of the data list; do not choose the level with data on which you report the accuracy.
+        max_dice_loss: the largest loss of mean Dice against the full network.
+        level: use this level, whatever it loses.
+        checkpoint: full model; by default the bundle's, or the model kept beside it if the bundle's is pruned.
         output: file to write instead of the bundle's model.
         overrides: flat keys of ``inference.json`` and their values.
 
@@ -124,10 +142,28 @@ def prune(
 
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit; a network that cannot be pruned;
-            a full model that is not to be found, or that would be lost.
-        ValueError: an unknown level, a negative ``max_dice_loss``, or cases without a label or whose label is of
-            another size.
+            a full model that cannot be found, or that would be lost.
+        ValueError: an unknown level, a negative ``max_dice_loss``, or cases without a label or with a label of another
+            size.
         OSError: a file that cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.bundle import prune
+        >>> from medseg_monai.networks.nets import ANUNet
+        >>> from medseg_monai.networks.weights import write_model
+        >>> from medseg_monai.phantoms import write_abdomen_phantoms
+        >>> features = [4, 4, 8, 8, 8]
+        >>> network = ANUNet(2, 1, 1, features=features)  # with random weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     datalist = write_abdomen_phantoms(folder, counts={"validation": 1}, size=(8, 32, 40), seed=0)
+        ...     full, small = f"{folder}/model.pt", f"{folder}/small.pt"
+        ...     write_model(full, network.state_dict(), {"features": features, "image_size": [32, 48]})
+        ...     result = prune(
+        ...         "liver_ct_anunet", datalist, level=2, checkpoint=full, output=small, overrides={"fast": False}
+        ...     )
+        >>> result.level, [level.level for level in result.levels]
+        (2, [1, 2, 3, 4])
 
     Source: Li et al., "ANU-Net", Computers & Graphics 2020, Section 3.5 ("evaluating the performance and inference time
     of the four sub-networks during validation") and Table 6.
@@ -158,7 +194,7 @@ def prune(
         "levels": [{**asdict(result), "difference": result.dice - levels[-1].dice} for result in levels],
         **_circumstances(predictor),
     }
-    record = json.loads(json.dumps(record, default=str))  # a file of weights holds plain values only
+    record = json.loads(json.dumps(record, default=str))  # a file of weights holds only plain values
     settings = {**ModelFile(full).settings, "pruning": record}
     if kept is not None:
         full = _keep(target, kept, full)
@@ -169,8 +205,9 @@ def prune(
 def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelResult]:
     """Predict labelled cases at each level that the network can be pruned to.
 
-    Everything but the network is the predictor's own. The levels take turns at each case after one prediction each that
-    does not count, so that a slow minute of the machine and the warming up of its caches meet all alike.
+    Everything except the network is the predictor's own. Each level first makes one prediction that does not count, and
+    then the levels take turns at each case, so that slow periods of the machine and cold caches affect all levels
+    equally.
 
     Args:
         predictor: a bundle with the full network.
@@ -180,7 +217,7 @@ def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelRes
         a result for each level, from 1 on.
 
     Raises:
-        ValueError: a label of another size than its image; no case that has anything labelled or predicted.
+        ValueError: a label of another size than its image; no case with anything labelled or predicted.
     """
     network: Any = predictor.network_def
     levels = range(1, _depth(network) + 1)
@@ -215,18 +252,24 @@ def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelRes
 
 
 def choose_level(levels: Sequence[LevelResult], max_dice_loss: float) -> int:
-    """The smallest level whose mean Dice is at most ``max_dice_loss`` below that of the deepest.
+    """The smallest level whose mean Dice is at most ``max_dice_loss`` below that of the deepest level.
 
     Args:
         levels: results, the deepest last.
         max_dice_loss: difference of Dice coefficients, 0 or more.
+
+    Example:
+        >>> from medseg_monai.bundle import LevelResult, choose_level
+        >>> scores = {1: 0.85, 2: 0.897, 3: 0.9}
+        >>> choose_level([LevelResult(level, 0, 0.0, 0.0, dice, 0.0) for level, dice in scores.items()], 0.005)
+        2
     """
     enough = levels[-1].dice - max_dice_loss - _ROUNDING
     return next((result.level for result in levels if result.dice >= enough), levels[-1].level)
 
 
 def _deployed_model(bundle: str | os.PathLike[str], overrides: Mapping[str, Any]) -> Path:
-    """Where the bundle has its model, if its network can be pruned."""
+    """Path of the bundle's model, if its network can be pruned."""
     parser = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides).parser
     parser.parse(reset=True)
     network = parser.get_parsed_content("network_def")
@@ -259,35 +302,35 @@ def _is_pruned(model: Path) -> bool:
 
 
 def _full_model(deployed: Path) -> Path:
-    """The deployed model, or the one that it was pruned from."""
+    """The deployed model, or the model that it was pruned from."""
     kept = _kept_beside(deployed)
     if not _is_pruned(deployed):
         return deployed if deployed.is_file() or not kept.is_file() else kept
     if kept.is_file() and file_sha256(kept) == ModelFile(deployed).settings["pruning"]["source_sha256"]:
         return kept
     raise BundleError(
-        f"{deployed}: pruned already, and {kept.name} beside it is not the model it was pruned from: "
+        f"{deployed}: already pruned, and {kept.name} beside it is not the model it was pruned from: "
         "give the full model with --checkpoint FILE."
     )
 
 
 def _where_to_keep(target: Path) -> Path | None:
-    """Where the full model goes that ``target`` holds; none if it holds none."""
+    """Where to keep the full model in ``target``; ``None`` if it holds none."""
     if not target.is_file() or _is_pruned(target):
         return None
     kept = _kept_beside(target)
     if kept.is_file() and file_sha256(kept) != file_sha256(target):
         raise BundleError(
-            f"{target}: a full model, and {kept.name} beside it is another: move one of them away, "
+            f"{target}: a full model, and {kept.name} beside it is another one: move one of them away, "
             "or write elsewhere with -o FILE."
         )
     return kept
 
 
 def _keep(target: Path, kept: Path, full: Path) -> Path:
-    """Copy the model that is to be replaced, and say where ``full`` will be then.
+    """Copy the model that will be replaced, and return the path of ``full`` afterwards.
 
-    A copy, so that the bundle has a model at every moment.
+    It is a copy so that the bundle has a model at every moment.
     """
     if not kept.is_file():
         copy_model(target, kept)
@@ -295,7 +338,7 @@ def _keep(target: Path, kept: Path, full: Path) -> Path:
 
 
 def _check_writable(target: Path) -> None:
-    """Refuse what cannot be written before hours of predictions instead of after them."""
+    """Refuse a file that cannot be written before hours of predictions instead of after them."""
     if target.is_dir():
         raise IsADirectoryError(f"{target}: a folder; name the file to write.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -304,14 +347,14 @@ def _check_writable(target: Path) -> None:
 
 
 def _read_as_image(predictor: Predictor, path: str) -> torch.Tensor:
-    """A label ``[1, *spatial]`` with its axes as the bundle's images have them before they are preprocessed."""
+    """A label ``[1, *spatial]`` with the axes of the bundle's images before they are preprocessed."""
     load = next(transform for transform in predictor.preprocessing.transforms if isinstance(transform, LoadImaged))
     label: torch.Tensor = load({"image": path})["image"]
     return label
 
 
 def _circumstances(predictor: Predictor) -> dict[str, Any]:
-    """What the numbers of a table depend on besides the data."""
+    """Everything besides the data that the numbers of a table depend on."""
     metadata = predictor.workflow.parser.config["_meta_"]
     return {
         "source_sha256": predictor.model_sha256,
@@ -330,9 +373,9 @@ def _mean(scores: np.ndarray[Any, np.dtype[np.float64]]) -> float:
 
 
 def _write(network: nn.Module, level: int, settings: dict[str, Any], target: Path) -> None:
-    """Write the weights of one level, with settings that make a bundle build the network that they fit."""
+    """Write the weights of one level, with settings from which a bundle builds the network that they fit."""
     pruned = network.pruned(level)  # type: ignore[operator]  # to mypy any attribute is a tensor or a module
     state = pruned.state_dict()
     settings["features"] = list(pruned.infer_arguments(state)["features"])
-    settings.pop("supervision_level", None)  # the deepest head that is left
+    settings.pop("supervision_level", None)  # the deepest remaining head predicts
     write_model(target, state, settings)

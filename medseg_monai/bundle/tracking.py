@@ -1,4 +1,4 @@
-"""Settings of experiment tracking for MONAI's ``tracking`` mechanism."""
+"""Settings for experiment tracking with MONAI's ``tracking`` mechanism."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PARAMETER_LENGTH = 250
 
 
 def default_tracking_uri(output_dir: Path) -> str:
-    """MLflow's SQLite database in the folder of a run.
+    """Address of MLflow's SQLite database in the folder of a run.
 
     Args:
         output_dir: folder of the run.
@@ -25,7 +25,7 @@ def default_tracking_uri(output_dir: Path) -> str:
 
 
 def _git_revision(folder: Path) -> str:
-    """Revision of the checkout that ``folder`` is in, with ``-dirty`` if it was changed; ``"none"`` outside of one."""
+    """Git revision of the checkout around ``folder``, with ``-dirty`` if it was changed; ``"none"`` without one."""
     try:
         result = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -40,24 +40,24 @@ def _git_revision(folder: Path) -> str:
 
 
 def run_parameters(root: Path, version: str, config: Mapping[str, Any], datalist: Path) -> dict[str, str]:
-    """What has to be known to repeat a run: bundle, versions, revision, data list and every flat key.
+    """The facts that are needed to repeat a run: bundle, versions, revision, data list and every flat key.
 
     Args:
         root: folder of the bundle.
         version: the bundle's version.
-        config: merged config with the overrides applied, and what its settings came to.
+        config: merged config with the overrides applied, and the values of its settings.
         datalist: the data list, whose SHA-256 is recorded.
 
     Returns:
-        names and values; long values are cut to what every MLflow server takes, and a nested key's ``#`` and ``::``
-        become a dot. Expressions and references are left out: only what was computed from them would tell anything.
+        names and values. Long values are cut to the length that every MLflow server accepts, and ``#`` and ``::`` in a
+        nested key become a dot. Expressions and references are left out, since only their results would be meaningful.
 
     Raises:
         FileNotFoundError: there is no data list.
     """
     if not datalist.is_file():
         raise FileNotFoundError(
-            f"{datalist}: no such data list; name the folder that has one (dataset_dir, or medseg's --dataset-dir) "
+            f"{datalist}: no such data list; give the folder that has one (dataset_dir, or medseg's --dataset-dir) "
             "or the file itself (datalist), or write one with 'medseg data'."
         )
     parameters = {
@@ -93,11 +93,11 @@ def tracking_settings(
         output_dir: folder of the training.
         tracking_uri: address of the MLflow server, or of a database.
         experiment_name: MLflow experiment.
-        run_name: name of the run; has to be unique, since MONAI adopts an unfinished run of the same name.
-        run_id: run to go on with, or ``None``.
+        run_name: name of the run; it must be unique, since MONAI continues an unfinished run of the same name.
+        run_id: run to continue, or ``None``.
         parameters: parameters to log.
-        config_file: where MONAI writes the executed config, which is then logged.
-        input_shape: shape of the example input that gives the model's signature.
+        config_file: file to which MONAI writes the executed config, which is then logged.
+        input_shape: shape of the example input for the model's signature.
         registered_model_name: name of the model in MLflow's registry; ``None`` does not register it.
     """
     common = {
@@ -115,7 +115,7 @@ def tracking_settings(
             "tracking_uri": tracking_uri,
             "experiment_name": experiment_name,
             "run_name": run_name,
-            # a literal path: from an expression MONAI would log a file named after the expression, that is none
+            # a literal path: MONAI would log the text of an expression as a file name, and there is no such file
             "save_execute_config": str(config_file),
             "trainer": {
                 "_target_": "medseg_monai.handlers.RunTracker",

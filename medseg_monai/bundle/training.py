@@ -1,9 +1,11 @@
-"""Training and evaluation of a bundle: build the workflow, track it, end it properly, resume it."""
+"""Training and evaluation of a bundle: building the workflow, tracking it, ending it properly, and resuming it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +25,7 @@ from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, Train
 
 from .loader import (
     BundleError,
+    as_it_is,
     build_workflow,
     check_overrides,
     example_input_shape,
@@ -30,26 +33,37 @@ from .loader import (
     merged_config,
     read_metadata,
 )
+from .overrides import check_values
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
+
+_LOGGER = logging.getLogger(__name__)
 
 __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
 
-#: what a resumed training has to know of the one it goes on with
+#: facts about a training that are needed to resume it
 RUN_NAME = "run.json"
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a training left its model.
+    """The result of a training.
 
     Attributes:
         output_dir: folder of the run.
-        model: weights to predict with.
-        epochs: epochs that were run in all.
+        model: weights for prediction.
+        epochs: total number of epochs.
         best_metric: key metric of ``model`` on the validation data; ``None`` without validation.
-        best_epoch: epoch that ``model`` is from.
+        best_epoch: epoch of ``model``.
         tracking_uri: MLflow address; ``None`` if the run was not tracked.
         run_id: MLflow run; ``None`` if it was not tracked.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from medseg_monai.bundle import TrainingResult
+        >>> run = Path("runs/lungs")
+        >>> result = TrainingResult(run, run / "model.pt", 40, 0.96, best_epoch=35, tracking_uri=None, run_id=None)
+        >>> result.model.name, result.best_epoch
+        ('model.pt', 35)
     """
 
     output_dir: Path
@@ -68,33 +82,53 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    allow_expressions: bool = False,
     track: bool = True,
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     registered_model_name: str | None = None,
 ) -> TrainingResult:
-    """Train a bundle by the workflow that ``python -m monai.bundle run`` would run.
+    """Train a bundle with the workflow that ``python -m monai.bundle run`` would run.
 
     Args:
         bundle: name or path.
         configs: ``train`` and overlays.
-        overrides: flat keys and their values. A resumed training takes those it was started with, and these on top.
-        checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that these were trained
-            with where ``overrides`` name no others; by default the training starts at random.
-        resume: go on after the last completed epoch of ``output_dir``, in the same MLflow run.
+        overrides: flat keys and their values. A resumed training uses the overrides that it was started with, updated
+            with these.
+        checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that they were trained
+            with unless ``overrides`` state others; by default the weights are initialised at random.
+        resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run.
+        allow_expressions: take values from ``run.json`` that MONAI would run as code when ``resume`` is set.
         track: log to MLflow.
-        tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, else a SQLite database in ``output_dir``.
+        tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, or else a SQLite database in ``output_dir``.
         experiment_name: MLflow experiment; by default the bundle's name.
-        registered_model_name: name under which MLflow's registry gets the model when the training has ended; by default
-            it is not registered.
+        registered_model_name: name for the model in MLflow's registry when the training has ended; by default the model
+            is not registered.
 
     Returns:
-        where the model lies and how good it is.
+        the path of the model and its score.
 
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
-            weights that are missing or do not fit; a name for the registry of a training that is not tracked.
+            weights that are missing or do not fit; a name for the registry although the training is not tracked.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
+
+    Example:
+        One epoch on three phantoms, with a network and images that are far too small to learn anything:
+
+        >>> import sys
+        >>> import tempfile
+        >>> from contextlib import redirect_stdout
+        >>> from medseg_monai.bundle import train
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> tiny = {"image_size": [40, 52], "filters": 4, "num_blocks": 1, "batch_size": 2, "max_epochs": 1}
+        >>> counts = {"training": 2, "validation": 1}
+        >>> with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # for MONAI's log
+        ...     datalist = write_chest_xray_phantoms(f"{folder}/data", counts=counts, size=(64, 80), seed=0)
+        ...     overrides = {"datalist": str(datalist), "output_dir": f"{folder}/run", **tiny}
+        ...     result = train("lung_cxr_rescrnet", overrides=overrides, track=False)
+        >>> result.epochs, result.model.name
+        (1, 'model.pt')
     """
     root = find_bundle(bundle)
     values = dict(overrides or {})
@@ -102,12 +136,14 @@ def train(
     run: dict[str, Any] = {}
     if resume:
         if checkpoint is not None:
-            raise BundleError(f"{checkpoint}: a resumed training goes on with its own weights; leave --checkpoint out.")
+            raise BundleError(f"{checkpoint}: a resumed training uses its own weights; leave --checkpoint out.")
         run = _read_run(output_dir)
-        values = {**run["overrides"], **values}
+        if not allow_expressions:
+            check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
         configs = run["configs"]
+        values = {**run["overrides"], **_what_resuming_takes(root, configs, run["overrides"], values)}
     elif (output_dir / CHECKPOINT_NAME).exists():
-        raise BundleError(f"{output_dir}: holds a training already; go on with --resume, or give another --output-dir.")
+        raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
     elif checkpoint is not None:
         _check_starts_from_weights(root, configs)
         values["initial_weights"] = _existing_weights(checkpoint)
@@ -132,8 +168,41 @@ def _check_starts_from_weights(root: Path, configs: Sequence[str]) -> None:
     if "initial_weights" not in merged_config(root, configs):
         raise BundleError(
             f"{root}: has no initial_weights, the key for weights to start from, so it is from an earlier version; "
-            "copy the bundle anew."
+            "copy the bundle again."
         )
+
+
+def _what_resuming_takes(
+    root: Path, configs: Sequence[str], before: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The changes that have an effect on a resumed training; the log names the others.
+
+    Optimizer and schedule of the learning rate are restored as they were, with the numbers that they began with.
+    """
+    config = merged_config(root, configs)
+    used = {key: _users(config, key) for key in values}
+    without = [key for key in values if used[key] and used[key] <= {"optimizer", "lr_scheduler"}]
+    for key in without:
+        began = before.get(key, config[key])
+        if values[key] != began:
+            _LOGGER.warning(
+                "%s=%s: not taken: a resumed training keeps its optimizer and schedule, which began with %s; start a "
+                "new one from its weights (--checkpoint) to change it.",
+                key,
+                values[key],
+                began,
+            )
+    taken = {key: value for key, value in values.items() if key not in without}
+    changed = {key: value for key, value in taken.items() if key in config and value != before.get(key, config[key])}
+    if changed:
+        _LOGGER.info("Resuming with %s.", ", ".join(f"{key}={value}" for key, value in changed.items()))
+    return taken
+
+
+def _users(config: Mapping[str, Any], key: str) -> set[str]:
+    """The entries of a config that refer to a key."""
+    reference = re.compile(rf"@{re.escape(key)}\b(?!#)")
+    return {name for name, entry in config.items() if reference.search(json.dumps(entry))}
 
 
 def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:
@@ -152,10 +221,7 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
             handlers = workflow.parser.get_parsed_content("train#handlers")
             tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
             state = next(handler for handler in handlers if isinstance(handler, TrainingState))
-            if tracker is not None:
-                _remember_run(trainer, tracker, run, output_dir)
-            else:
-                _write_run(run, output_dir)
+            _remember_run(trainer, tracker, run, output_dir)
             _attach_progress(trainer, "training")
             workflow.run()
             workflow.finalize()
@@ -180,11 +246,11 @@ def evaluate(
     configs: Sequence[str] = ("train", "evaluate"),
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a bundle on a section of a data list: the ``evaluate`` overlay of its training.
+    """Evaluate a bundle on a section of a data list, with the ``evaluate`` overlay of its training.
 
     Args:
         bundle: name or path.
-        configs: the training's configs and the ``evaluate`` overlay.
+        configs: the configs of the training and the ``evaluate`` overlay.
         overrides: flat keys and their values.
 
     Returns:
@@ -192,6 +258,20 @@ def evaluate(
 
     Raises:
         BundleError: unknown bundle, config or override; weights that are missing or do not fit.
+
+    Example:
+        >>> import sys
+        >>> import tempfile
+        >>> from contextlib import redirect_stdout
+        >>> from medseg_monai.bundle import evaluate, find_bundle
+        >>> from medseg_monai.phantoms import write_chest_xray_phantoms
+        >>> weights = str(find_bundle("lung_cxr_rescrnet") / "models" / "model.pt")
+        >>> with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # for MONAI's log
+        ...     datalist = write_chest_xray_phantoms(f"{folder}/data", counts={"test": 1}, size=(64, 80), seed=0)
+        ...     overrides = {"datalist": str(datalist), "output_dir": f"{folder}/run", "checkpoint": weights}
+        ...     summary = evaluate("lung_cxr_rescrnet", overrides=overrides)
+        >>> summary["cases"], 0 <= summary["pooled"]["dice"] <= 1
+        (1, True)
     """
     workflow = build_workflow(bundle, configs, workflow_type="train", overrides=overrides)
     workflow.initialize()
@@ -203,7 +283,7 @@ def evaluate(
 
 
 def _attach_progress(engine: Any, what: str) -> None:
-    """Show a bar on a terminal; a log file or a pipe gets none."""
+    """Show a progress bar on a terminal, but not in a log file or a pipe."""
     ProgressBar(desc=what, persist=False, disable=None if sys.stderr.isatty() else True).attach(engine)
 
 
@@ -219,11 +299,12 @@ def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
     write_json(output_dir / RUN_NAME, run)
 
 
-def _remember_run(trainer: Any, tracker: RunTracker, run: dict[str, Any], output_dir: Path) -> None:
-    """Write ``run.json`` as soon as MLflow has given the run its number, so that a kill at any time can be resumed."""
+def _remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], output_dir: Path) -> None:
+    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone."""
 
     def write() -> None:
-        run["run_id"] = tracker.run_id
+        if tracker is not None:
+            run["run_id"] = tracker.run_id
         _write_run(run, output_dir)
 
     trainer.add_event_handler(Events.STARTED, write)
@@ -235,7 +316,7 @@ def _tracking_uri(given: str | None, output_dir: Path) -> str:
 
 def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     config = merged_config(root, run["configs"])
-    config.update(run["overrides"])
+    config.update(as_it_is(run["overrides"]))
     parser = ConfigParser({**config, "bundle_root": str(root)})
     output_dir = Path(run["overrides"]["output_dir"])
     metadata = read_metadata(root)
@@ -259,7 +340,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _without_tracking_variable() -> Iterator[None]:
-    """Hide ``MLFLOW_TRACKING_URI``, weighed by ``_tracking_uri`` already: MONAI prefers it to what it is given."""
+    """Hide ``MLFLOW_TRACKING_URI``, which ``_tracking_uri`` has read: MONAI would prefer it to the given address."""
     value = os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         yield
@@ -270,12 +351,12 @@ def _without_tracking_variable() -> Iterator[None]:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the training as Ctrl-C does, so that the run is marked before the process ends."""
+    """Let SIGTERM end the training like Ctrl-C, so that the run is marked before the process ends."""
 
     def interrupt(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt(f"signal {signum}")
 
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set it
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set it
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)

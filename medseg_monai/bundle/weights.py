@@ -1,4 +1,4 @@
-"""Weights of a bundle's network: loaded whole or refused."""
+"""Weights of a bundle's network: loaded completely or refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_network(
     Args:
         network_def: network as its bundle defines it; changed in place.
         checkpoint: the weights.
-        device: where to put the network.
+        device: device for the network.
         fast: use the fastest form that stays exact to 1e-4 (see :mod:`medseg_monai.networks.fast`).
 
     Returns:
@@ -64,13 +64,25 @@ def load_initial_weights(network_def: nn.Module, model: ModelFile) -> nn.Module:
 
     Args:
         network_def: network as its bundle defines it; changed in place.
-        model: the weights; one without a path leaves the network as it is.
+        model: the weights; a model file without a path leaves the network unchanged.
 
     Returns:
         the network, in the mode that it had.
 
     Raises:
         BundleError: the file is missing or unreadable, or fits the network only in part.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.bundle import load_initial_weights
+        >>> from medseg_monai.networks.weights import ModelFile, write_model
+        >>> trained, network = torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/model.pt", trained.state_dict())
+        ...     network = load_initial_weights(network, ModelFile(f"{folder}/model.pt"))
+        >>> torch.equal(network.weight, trained.weight)
+        True
     """
     if model.path is None:
         return network_def

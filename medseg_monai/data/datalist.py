@@ -110,7 +110,7 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
     if missing := [file for item in resolved for file in _paths(item) if not os.path.exists(file)]:
         raise FileNotFoundError(
             f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
-            "put them back or write the list anew with 'medseg data'"
+            "put them back or write the list again with 'medseg data'"
         )
     return resolved
 
@@ -200,7 +200,7 @@ def _read_content(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{source}: not a JSON file ({error}); write the list anew with 'medseg data'") from error
+        raise ValueError(f"{source}: not a JSON file ({error}); write the list again with 'medseg data'") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a data list is a JSON object of sections; write one with 'medseg data'")
     return content

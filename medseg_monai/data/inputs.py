@@ -166,7 +166,7 @@ def _cases(
     in_folder: Callable[[Path], list[Path]],
     named: Callable[[Path], Path],
 ) -> list[Item]:
-    """List what folders and named files stand for, each once."""
+    """List the cases in folders and the files that are named themselves, each case once."""
     found: dict[Path, None] = {}
     for entry in ensure_tuple(paths):
         path = Path(os.path.abspath(entry))  # without "..", so that a file named twice counts once

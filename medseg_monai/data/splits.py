@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .datalist import Datalist, Item, patient_rank, shorten
 
@@ -14,6 +15,8 @@ __all__ = ["SPLITS", "NamedSplit", "combine"]
 # source and number: patients of two data sets may have the same number
 Patient = tuple[str, str]
 
+_LOGGER = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class NamedSplit:
@@ -21,11 +24,13 @@ class NamedSplit:
 
     Attributes:
         sources: number of images from each data set (``source`` of the items).
-        sections: number of images in each section.
+        sections: number of images in each section; with the published numbers, training has what they lack less.
+        published: number of images of the data sets of which other numbers are published than the paper's.
     """
 
     sources: Mapping[str, int]
     sections: Mapping[str, int]
+    published: Mapping[str, int] = field(default_factory=dict)
 
 
 SPLITS = {
@@ -34,7 +39,9 @@ SPLITS = {
     # Res-CR-Net, 1.2.2: "952 CXRs derived by combining the JSRT, MC, and SH datasets", 904 and 48. The paper names 247
     # and 138 of the first two, which leaves 567, one more than the published mask set of Shenzhen has
     "jms": NamedSplit(
-        {"jsrt": 247, "montgomery": 138, "shenzhen": 567}, {"training": 904, "validation": 48, "test": 0}
+        {"jsrt": 247, "montgomery": 138, "shenzhen": 567},
+        {"training": 904, "validation": 48, "test": 0},
+        published={"shenzhen": 566},
     ),
     # Res-CR-Net, 1.2.2: 6395 images, 6191 and 204
     "v7": NamedSplit({"v7_darwin": 6395}, {"training": 6191, "validation": 204, "test": 0}),
@@ -47,7 +54,8 @@ def combine(datalists: Sequence[Mapping[str, list[Item]]], *, split: str | None 
 
     Without ``split`` each section holds the items of that section from every list, in the given order. With one of
     :data:`SPLITS` the items of all sections are divided again, by patient and with a seed, into exactly the paper's
-    numbers of images.
+    numbers of images. ``"jms"`` also takes the 951 images that are published of the paper's 952: training then has 903
+    instead of 904, and a warning says so.
 
     A patient is identified by ``source`` and ``patient``, and patients are ranked by a hash as in
     :func:`medseg_monai.data.split_by_patient`. The small sections take patients in that order as long as all their
@@ -106,15 +114,30 @@ def _joined(datalists: Iterable[Mapping[str, list[Item]]]) -> Datalist:
 
 
 def _refuse_other_data(items: Sequence[Item], split: str) -> None:
-    expected = SPLITS[split].sources
+    expected, published = SPLITS[split].sources, {**SPLITS[split].sources, **SPLITS[split].published}
     found = Counter(str(item.get("source", "no source")) for item in items)
-    if dict(found) != dict(expected):
+    if dict(found) not in (expected, published):
+        accepted = " or ".join(dict.fromkeys(map(_counts_text, (expected, published))))
         raise ValueError(
-            f"split '{split}' needs {_counts_text(expected)}, found {_counts_text(dict(sorted(found.items())))}; "
+            f"split '{split}' needs {accepted}, found {_counts_text(dict(sorted(found.items())))}; "
             "combine the complete data sets and no others"
         )
     if without := [str(item["image"]) for item in items if item.get("patient") is None]:
         raise ValueError(f"items without 'patient' can't be split by patient: {shorten(without)}; add the key")
+    if dict(found) != expected:
+        _say_what_training_lacks(split, sum(found.values()))
+
+
+def _say_what_training_lacks(split: str, images: int) -> None:
+    training, expected = SPLITS[split].sections["training"], sum(SPLITS[split].sources.values())
+    _LOGGER.warning(
+        "split '%s': %d of the paper's %d images are published, so training has %d instead of %d.",
+        split,
+        images,
+        expected,
+        training - (expected - images),
+        training,
+    )
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -61,6 +61,15 @@ DATASETS.add("idrid", "IDRiD (Porwal et al., 2018): optic disc, 81 images.", rea
 DATASETS.add("origa", "ORIGA-light (Zhang et al., 2010): optic disc, 650 images.", read_origa)
 DATASETS.add("messidor", "Messidor (Decenciere et al., 2014): optic disc, 1200 images.", read_messidor)
 DATASETS.add("rim_one", "RIM-ONE r1 (Fumero et al., 2011): optic disc, 169 images, five experts.", read_rim_one)
+for _label, _description in {
+    "majority": "the pixels of three experts or more",
+    "expert1": "the first expert's",
+}.items():
+    DATASETS.add(
+        f"rim_one_{_label}",
+        f"RIM-ONE r1 (Fumero et al., 2011): optic disc, trained on {_description}.",
+        partial(read_rim_one, train_label=_label, source=f"rim_one_{_label}"),
+    )
 DATASETS.add("lobes", "Any chest CT with lobes in the paper's order (LUL, LLL, RUL, RLL, RML: 1 to 5).", read_lobes)
 DATASETS.add(
     "lobes_lola11",
@@ -82,6 +91,11 @@ DATASETS.add("shenzhen", "Shenzhen Hospital (Jaeger et al., 2014): lungs in 566 
 DATASETS.add("jsrt", "JSRT with SCR (van Ginneken et al., 2006): lungs in 247 chest X-rays.", read_jsrt)
 DATASETS.add("v7_darwin", "V7 Labs' COVID-19 set (2020): lungs with heart in 6395 chest X-rays.", read_v7_darwin)
 DATASETS.add("lits", "LiTS (Bilic et al., 2023): liver with its tumours in 131 CT scans.", read_lits)
+DATASETS.add(
+    "lits_liver_only",
+    "LiTS (Bilic et al., 2023): liver without its tumours in 131 CT scans.",
+    partial(read_lits, tumour="background", source="lits_liver_only"),
+)
 DATASETS.add(
     "lits_tumour",
     "LiTS (Bilic et al., 2023): liver and tumours apart in 131 CT scans.",

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
-from skimage.draw import polygon2mask
 from tqdm import tqdm
 
 from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
@@ -25,6 +24,7 @@ __all__ = [
     "enclosed_area",
     "field_of_view",
     "files",
+    "fill_path",
     "foreground",
     "hold_out",
     "locate",
@@ -162,7 +162,7 @@ def foreground(path: Path) -> Mask:
 
     Raises:
         OSError: if the file is broken.
-        ValueError: if the mask has no foreground, or it can't be told which values are foreground.
+        ValueError: if the mask has no foreground, or if it is not clear which values are foreground.
     """
     with Image.open(path) as image:
         # greyscale modes are taken as they are: converting would clip 16 bits
@@ -294,7 +294,73 @@ def polygon(points: NDArray[np.float64], size: tuple[int, int]) -> Mask:
         raise ValueError(f"contour leaves its image of {size[0]}x{size[1]}")
     if enclosed_area(points) < 1:
         raise ValueError("contour encloses no pixel")
-    return np.asarray(polygon2mask((size[1], size[0]), points[:, ::-1]))
+    return fill_path(points, size)
+
+
+def fill_path(points: NDArray[np.float64], size: tuple[int, int]) -> Mask:
+    """Mark the pixels whose centre lies within a closed path or on it, by the even-odd rule.
+
+    It is the mask of ``skimage.draw.polygon2mask``, which asks every pixel about every edge: a lung with hundreds of
+    points takes it seconds. Here each edge is cut by the rows that it crosses, and the cuts of a row are counted from
+    left to right. (A pixel whose centre lies on the path twice is one on the path; scikit-image leaves some of these
+    out. PIL's ``ImageDraw`` is as fast and draws another mask: it drops the fractions of the points and widens the path
+    by an outline.)
+
+    Args:
+        points: ``[N, 2]`` of ``(x, y)``, none of them outside ``(0, 0)`` to ``size``.
+        size: ``(width, height)`` of the image.
+
+    Returns:
+        ``[H, W]``.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.datasets._common import fill_path
+        >>> fill_path(np.array([[0.5, 0], [3, 0], [0.5, 2.5]]), (5, 3)).astype(int)
+        array([[0, 1, 1, 1, 0],
+               [0, 1, 1, 0, 0],
+               [0, 1, 0, 0, 0]])
+    """
+    stop = np.roll(points, -1, axis=0)
+    rows, columns, on_path, counted = _cut_by_rows(points, stop)
+    width, height = size
+    toggles = np.zeros((height + 1, width + 2), dtype=np.bool_)  # a path may run along the far border, one pixel beyond
+    np.logical_xor.at(toggles, (rows[counted], columns[counted]), True)
+    mask = np.logical_xor.accumulate(toggles, axis=1)
+    mask[rows[on_path], columns[on_path]] = True
+    _mark_level_edges(mask, points, stop)
+    return mask[:height, :width]
+
+
+def _cut_by_rows(
+    start: NDArray[np.float64], stop: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask, Mask]:
+    """Cut each edge by the rows from its upper end to its lower one.
+
+    Returns:
+        for each cut its row, the first column that does not lie left of it, whether that column lies on it, and whether
+        the cut counts: a row through a corner is cut by both its edges, and only the one that begins there counts.
+    """
+    swapped = (start[:, 1] > stop[:, 1])[:, None]
+    upper, lower = np.where(swapped, stop, start), np.where(swapped, start, stop)
+    sloped = upper[:, 1] < lower[:, 1]
+    upper, lower = upper[sloped], lower[sloped]
+    first = np.ceil(upper[:, 1]).astype(np.int64)
+    number = np.floor(lower[:, 1]).astype(np.int64) - first + 1
+    edge = np.repeat(np.arange(len(number)), number)
+    rows = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(number) - number, number)
+    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+    near = np.rint(x0 + (rows - y0) * (x1 - x0) / (y1 - y0))
+    # seen from the pixel, so that one on the path or beside it is told as exactly as its coordinates allow
+    right = ((x0 - near) * (y1 - rows) - (x1 - near) * (y0 - rows)) / (y1 - y0)
+    return rows, np.where(right > 0, near + 1, near).astype(np.int64), right == 0, rows < y1
+
+
+def _mark_level_edges(mask: Mask, start: NDArray[np.float64], stop: NDArray[np.float64]) -> None:
+    """Mark the pixels on edges that run along a row."""
+    level = (start[:, 1] == stop[:, 1]) & (start[:, 1] == np.rint(start[:, 1]))
+    for (x0, y), (x1, _) in zip(start[level], stop[level], strict=True):
+        mask[int(y), int(np.ceil(min(x0, x1))) : int(max(x0, x1)) + 1] = True
 
 
 def enclosed_area(points: NDArray[np.float64]) -> float:

@@ -50,7 +50,7 @@ def share_in_air(hounsfield: NDArray[Any], mask: Mask) -> float:
 
 
 def size_text(shape: tuple[int, ...]) -> str:
-    """How a message states a size, such as ``512x512x90``."""
+    """A size in the form for messages, such as ``512x512x90``."""
     return "x".join(map(str, shape))
 
 

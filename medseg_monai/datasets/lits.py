@@ -34,7 +34,7 @@ __all__ = ["read_lits"]
 _LOGGER = logging.getLogger(__name__)
 
 NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", flags=re.IGNORECASE)
-TUMOUR = ("merge", "separate")
+TUMOUR = ("merge", "background", "separate")
 
 # a scan has up to a thousand slices; this many are enough to see whether a mask lies on tissue
 _SLICES_LOOKED_AT = 24
@@ -75,13 +75,16 @@ def read_lits(
     differs). The reading that lies on tissue is used, and a warning in the log states the file and the reading. If both
     lie on tissue although they differ, or neither does, the file is refused.
 
-    On the command line, ``lits`` labels the liver with its tumours as one, and ``lits_tumour`` has both labels.
+    On the command line, ``lits`` labels the liver with its tumours as one, ``lits_liver_only`` leaves the tumours to
+    background, and ``lits_tumour`` has both labels. The ANU-Net paper's sentence is "we only consider liver as positive
+    class and others as negative class" (section 4.1), "others" being tumour and background: ``lits_liver_only``. A
+    tumour left out makes a hole in the organ, so ``lits`` keeps it.
 
     Args:
         root: the folder that has the batches.
         derived: folder for the labels.
-        tumour: ``"merge"`` counts tumours as liver (label 1), as in the paper; ``"separate"`` keeps 1 for liver and 2
-            for tumour.
+        tumour: ``"merge"`` counts tumours as liver (label 1); ``"background"`` counts them as background, which is what
+            the paper's sentence says; ``"separate"`` keeps 1 for liver and 2 for tumour.
         source: ``source`` of the items.
         validation_fraction: part of the training scans for validation.
         seed: seed of the split.
@@ -122,14 +125,21 @@ def read_lits(
     for number in progress(sorted(volumes.keys() & segmentations.keys(), key=int), source=source):
         try:
             labels, scan = _labels(segmentations[number], volumes[number])
+            wanted = _with_tumour_as(tumour, labels)
         except ValueError as error:
             problems.add(segmentations[number], str(error))
             continue
-        values, forms = labels > 0 if tumour == "merge" else labels, NiftiForms.of_header(scan.header)
-        label = save_label_volume(values, scan.affine, target / f"{number}.nii.gz", forms=forms)
+        forms = NiftiForms.of_header(scan.header)
+        label = save_label_volume(wanted, scan.affine, target / f"{number}.nii.gz", forms=forms)
         items.append({"image": str(volumes[number]), "label": label, "patient": f"volume-{number}", "source": source})
     problems.raise_if_any()
     return split_five_to_one(items, validation_fraction=validation_fraction, seed=seed)
+
+
+def _with_tumour_as(tumour: str, labels: Labels) -> Mask | Labels:
+    if tumour == "background" and not (labels == 1).any():
+        raise ValueError("has tumour only; without it the label is empty")
+    return {"merge": labels > 0, "background": labels == 1, "separate": labels}[tumour]
 
 
 def _find(base: Path, problems: Problems) -> tuple[dict[str, Path], dict[str, Path]]:

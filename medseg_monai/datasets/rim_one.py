@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ SOURCE = "rim_one"
 NAME = re.compile(r"Im(\d+)(?:[-_](exp[1-5]|gs))?", flags=re.IGNORECASE)
 EXPERTS = tuple(f"exp{number}" for number in range(1, 6))
 GOLD = "gs"
+TRAIN_LABELS = ("gold", "majority", "expert1")
 # image -> the parts that were found: "" the image, "exp1" ... "exp5", "gs"
 Case = dict[str, Path]
 
@@ -39,6 +41,8 @@ def read_rim_one(
     root: str | os.PathLike[str],
     *,
     derived: str | os.PathLike[str],
+    train_label: str = "gold",
+    source: str = SOURCE,
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
@@ -56,14 +60,19 @@ def read_rim_one(
     beginning with the centre of the disc, and at the end a line "Ellipse parameters" with a fitted ellipse (which is
     not used). If there is both a mask and a contour, the mask is used.
 
-    Items have ``image``, ``label`` (the gold standard or, if there is none, the pixels that at least three of the five
-    experts marked), ``label_expert1`` to ``label_expert5``, ``patient`` (class and image name; patients are not
-    published) and ``source``. All masks are written to ``derived``. There is no official split; the split is seeded,
-    by default 60/20/20.
+    Items have ``image``, ``label`` (by ``train_label``), ``label_expert1`` to ``label_expert5``, ``patient`` (class and
+    image name; patients are not published) and ``source``. All masks are written to ``derived``. There is no official
+    split; the split is seeded, by default 60/20/20.
+
+    On the command line, ``rim_one`` has the gold standard, ``rim_one_majority`` the majority, and ``rim_one_expert1``
+    the first expert, on whose masks CE-Net's authors train.
 
     Args:
         root: the folder with the class folders.
         derived: folder for the masks, 8-bit PNG.
+        train_label: which mask is the ``label``: ``"gold"``, the gold standard or, if there is none, the majority;
+            ``"majority"``, the pixels that three or more of the five experts marked; ``"expert1"``, the first expert's.
+        source: ``source`` of the items.
         validation_fraction: part of the images for validation; a fifth is for testing, the rest for training.
         seed: seed of the split.
 
@@ -73,7 +82,7 @@ def read_rim_one(
     Raises:
         FileNotFoundError: if ``root`` is not a folder.
         ValueError: if files are missing, doubtful or of another size than their image (all are listed), or
-            ``validation_fraction`` is not in [0, 0.8).
+            ``train_label`` is unknown or ``validation_fraction`` is not in [0, 0.8).
 
     Example:
         >>> import tempfile
@@ -90,16 +99,21 @@ def read_rim_one(
 
     Source: Fumero et al., "RIM-ONE: an open retinal image database for optic nerve evaluation", CBMS 2011.
     """
-    base = locate(root, source=SOURCE, needs=(".",))
-    problems = Problems(SOURCE, base)
+    if train_label not in TRAIN_LABELS:
+        raise ValueError(f"train_label='{train_label}' is unknown: choose from {', '.join(TRAIN_LABELS)}.")
+    base = locate(root, source=source, needs=(".",))
+    problems = Problems(source, base)
     cases = _cases(base, problems)
     if not cases:
         problems.add(base, "no images named like Normal/Im001.bmp")
     for case in cases.values():
-        _check(case, problems)
+        _check(case, problems, needs_experts=train_label != "gold")
     problems.raise_if_any()
-    target = Path(derived) / SOURCE
-    items = [_item(name, cases[name], target, problems) for name in progress(sorted(cases), source=SOURCE)]
+    target = Path(derived) / source
+    items = []
+    for name in progress(sorted(cases), source=source):
+        item = _item(name, cases[name], target, problems, train_label=train_label)
+        items.append({**item, "patient": name, "source": source})
     problems.raise_if_any()
     return split_three_ways(items, validation_fraction=validation_fraction, seed=seed)
 
@@ -125,7 +139,7 @@ def _cases(base: Path, problems: Problems) -> dict[str, Case]:
     return cases
 
 
-def _check(case: Case, problems: Problems) -> None:
+def _check(case: Case, problems: Problems, *, needs_experts: bool) -> None:
     present = [expert for expert in EXPERTS if expert in case]
     first = next(iter(case.values()))
     if "" not in case:
@@ -133,14 +147,14 @@ def _check(case: Case, problems: Problems) -> None:
         return
     if not present and GOLD not in case:
         problems.add(case[""], "image without mask")
-    elif 0 < len(present) < len(EXPERTS):
+    elif (present or needs_experts) and len(present) < len(EXPERTS):
         missing = [expert for expert in EXPERTS if expert not in case]
         problems.add(case[""], f"image without mask of {', '.join(missing)}")
     problems.check_size(case[""], [path for part, path in case.items() if part and path.suffix.lower() != ".txt"])
 
 
-def _item(name: str, case: Case, derived: Path, problems: Problems) -> Item:
-    item: Item = {"image": str(case[""]), "patient": name, "source": SOURCE}
+def _item(name: str, case: Case, derived: Path, problems: Problems, *, train_label: str) -> Item:
+    item: Item = {"image": str(case[""])}
     size = problems.image_size(case[""])
     masks = {part: _mask(path, size, problems) for part, path in case.items() if part and size}
     if any(mask is None for mask in masks.values()):
@@ -150,7 +164,7 @@ def _item(name: str, case: Case, derived: Path, problems: Problems) -> Item:
         if expert in drawn:
             key = f"label_expert{number}"
             item[key] = save_mask(drawn[expert], derived / key / f"{name}.png")
-    label = drawn[GOLD] if GOLD in drawn else _majority([drawn[expert] for expert in EXPERTS])
+    label = _label(drawn, train_label)
     if not label.any():
         problems.add(case[""], "no pixel is marked by three experts")
     item["label"] = save_mask(label, derived / "label" / f"{name}.png")
@@ -166,6 +180,14 @@ def _mask(path: Path, size: tuple[int, int], problems: Problems) -> Mask | None:
     except (OSError, ValueError) as error:
         problems.add(path, str(error))
         return None
+
+
+def _label(drawn: Mapping[str, Mask], train_label: str) -> Mask:
+    if train_label == "expert1":
+        return drawn[EXPERTS[0]]
+    if train_label == "gold" and GOLD in drawn:
+        return drawn[GOLD]
+    return _majority([drawn[expert] for expert in EXPERTS])
 
 
 def _majority(masks: list[Mask]) -> Mask:

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.draw import polygon2mask
 
 from medseg_monai.data.datalist import Datalist, Item
 
-from ._common import Mask, Problems, enclosed_area, files, locate, progress, save_mask, split_three_ways
+from ._common import Mask, Problems, enclosed_area, files, fill_path, locate, progress, save_mask, split_three_ways
 
 __all__ = ["read_v7_darwin"]
 
@@ -234,7 +233,7 @@ def _draw(export: _Export) -> Mask:
         for points in _paths(shape):
             inside = points.clip(0, (width - 1, height - 1))
             if enclosed_area(inside) >= 1:  # of a smaller path, the border would be drawn
-                lung ^= polygon2mask(mask.shape, inside[:, ::-1])  # even-odd rule: an area inside two paths is a hole
+                lung ^= fill_path(inside, export.size)  # even-odd rule: an area inside two paths is a hole
         if not lung.any():
             raise ValueError("a lung encloses no pixel of the image")
         mask |= lung

@@ -1,4 +1,4 @@
-"""Published experiments as one command each: train, test, and set the result beside the paper's."""
+"""Published experiments, each as one command: train, test, and compare the result with the paper's."""
 
 from .cross_manufacturer import (
     MIXED,

@@ -1,4 +1,4 @@
-"""Train on one manufacturer's images, test on another's: Table IV of DEFU-Net's paper."""
+"""Training on one manufacturer's images and testing on another's: Table IV of DEFU-Net's paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medseg_monai.report import format_table, installed_versions
 __all__ = ["MIXED", "PAPER_SCORES", "ExperimentResult", "cross_manufacturer_datalist", "run_cross_manufacturer"]
 
 MIXED = "mixed"
-"""Name of all data sets together, as ``train`` and ``test``."""
+"""Name that stands for all data sets together, for ``train`` and ``test``."""
 
 PAPER_SCORES: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("montgomery", "shenzhen"): {
@@ -58,9 +58,9 @@ PAPER_SCORES: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
 
 _PAPER_MIXTURE = {"montgomery", "shenzhen"}
 _PAPER_NETWORK = "DEFU-Net"
-_OWN_KEYS = ("seed", "datalist", "output_dir", "checkpoint")  # that the experiment sets itself
+_OWN_KEYS = ("seed", "datalist", "output_dir", "checkpoint")  # keys that the experiment sets itself
 _MIXED_FRACTIONS = {"training": 528 / 704, "validation": 76 / 704, "test": 100 / 704}  # DEFU-Net's paper, III-A
-_VALIDATION_FRACTION = 76 / 604  # the same share of what is not tested; the paper names none for Table IV
+_VALIDATION_FRACTION = 76 / 604  # the same share of the images that are not tested; the paper states none for Table IV
 _RUN = "run.json"
 _MEANING = "Dice and IoU are means over the test images; the paper's column is DEFU-Net's Dice."
 _PAPER_MEANING = "The paper's Dice / F1 (Table IV; the mixture: Table III):"
@@ -69,12 +69,27 @@ _HEADER = ["train", "test", "training", "validation", "test cases", "epochs", "D
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What the experiment found.
+    """The results of the experiment.
 
     Attributes:
         output_dir: folder with ``results.json``, ``table.md`` and a folder for each run.
-        runs: for each pair of training and test data its counts, epochs and metrics.
-        settings: bundle, seed, overrides and versions that the numbers belong to.
+        runs: counts, epochs and metrics for each pair of training and test data.
+        settings: bundle, seed, overrides and versions that belong to the numbers.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from medseg_monai.experiments import ExperimentResult
+        >>> run = {
+        ...     "train": "montgomery",
+        ...     "test": "shenzhen",
+        ...     "counts": {"training": 121, "validation": 17, "test": 566},
+        ...     "epochs": 200,
+        ...     "per_case": {"dice": {"mean": 0.915}, "iou": {"mean": 0.845}},
+        ...     "pooled": {"dice": 0.917},
+        ...     "paper": None,
+        ... }
+        >>> ExperimentResult(Path("runs/cxr"), [run], settings={}).rows()[0][:3]
+        ['montgomery', 'shenzhen', 121]
     """
 
     output_dir: Path
@@ -82,7 +97,7 @@ class ExperimentResult:
     settings: dict[str, Any] = field(repr=False)
 
     def rows(self) -> list[list[Any]]:
-        """Rows of the table; the paper's figure is empty where it has none."""
+        """Rows of the table; the last column is empty where the paper has no figure."""
         return [
             [
                 run["train"],
@@ -106,7 +121,7 @@ class ExperimentResult:
         return f"{format_table(_HEADER, self.rows())}\n{self.output_dir / 'table.md'}"
 
     def as_markdown(self) -> str:
-        """The result for a page, and below it the paper's table."""
+        """The result for a web page, with the paper's table below it."""
         ours = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows()]
         text = f"{_markdown(_HEADER, ours)}\n\n{_MEANING}\n"
         compared = [run for run in self.runs if run["paper"]]
@@ -128,14 +143,24 @@ def cross_manufacturer_datalist(data: Mapping[str, Sequence[Item]], pair: tuple[
     """Divide the images of a pair of training and test data, see :func:`run_cross_manufacturer`.
 
     Args:
-        data: for each data set its labelled items, with ``patient``.
-        pair: names of training and test data, or twice :data:`MIXED`.
-        seed: of the split.
+        data: the labelled items of each data set, with ``patient``.
+        pair: names of training and test data, or :data:`MIXED` twice.
+        seed: seed of the split.
 
     Returns:
         ``training``, ``validation`` and ``test``; ``source`` is the name of the data set.
+
+    Example:
+        >>> from medseg_monai.experiments import cross_manufacturer_datalist
+        >>> data = {
+        ...     name: [{"image": f"{name}_{number}.png", "patient": str(number)} for number in range(8)]
+        ...     for name in ("montgomery", "shenzhen")
+        ... }
+        >>> datalist = cross_manufacturer_datalist(data, ("montgomery", "shenzhen"), seed=0)
+        >>> {section: len(items) for section, items in datalist.items()}
+        {'training': 7, 'validation': 1, 'test': 8}
     """
-    # equal patient numbers of two hospitals are two patients
+    # the same patient number in two hospitals means two patients
     items = {
         name: [{**item, "patient": f"{name}/{item['patient']}", "source": name} for item in data[name]] for name in data
     }
@@ -156,32 +181,47 @@ def run_cross_manufacturer(
     seed: int = 0,
     resume: bool = False,
 ) -> ExperimentResult:
-    """Train and test a bundle within and across data sets, each of one manufacturer.
+    """Train and test a bundle within and across data sets, each from one manufacturer.
 
-    A training on one data set takes all its images, of which a share (76 of 604) is held out by patient for validation,
-    and is tested on all images of the other. :data:`MIXED` stands for all data sets together, divided by patient in the
-    proportions of the paper (528, 76 and 100 of 704). The images of the test set decide nothing.
+    A training on one data set uses all its images, of which a share (76 of 604) is held out by patient for validation,
+    and is tested on all images of the other data set. :data:`MIXED` stands for all data sets together, divided by
+    patient in the proportions of the paper (528, 76 and 100 of 704). The test images are used for nothing else.
 
-    ``output_dir`` gets for each pair a folder ``<train>_to_<test>`` with data list, training and evaluation, and at the
-    end ``results.json`` and ``table.md`` of all pairs that are complete there, those of earlier calls too.
+    For each pair, ``output_dir`` gets a folder ``<train>_to_<test>`` with data list, training and evaluation. At the
+    end, it gets ``results.json`` and ``table.md`` of all pairs that are complete there, including those of earlier
+    calls.
 
     Args:
         bundle: name or path of a bundle whose evaluation states ``dice`` and ``iou``.
-        data: for each data set its labelled items, with ``patient``.
-        output_dir: new or empty folder; with ``resume`` one that an interrupted experiment left.
+        data: the labelled items of each data set, with ``patient``.
+        output_dir: new or empty folder; with ``resume``, the folder of an interrupted experiment.
         pairs: names of training and test data; by default all ordered pairs, then the mixture.
         configs: ``train`` and overlays.
-        overrides: flat keys of the bundle and their values, but for what the experiment sets itself.
-        seed: of the split and of the trainings.
-        resume: keep the runs that are complete, go on with the one that was interrupted, and add further pairs.
+        overrides: flat keys of the bundle and their values, except those that the experiment sets itself.
+        seed: seed of the split and of the trainings.
+        resume: keep the runs that are complete, continue the one that was interrupted, and add further pairs.
 
     Returns:
-        the table, with the paper's figures where it has some.
+        the table, with the paper's figures where there are any.
 
     Raises:
         ValueError: an unknown name, a pair that trains on what it tests, fewer than two data sets, an override that is
-            unknown or the experiment's own, a folder that is not empty, or one to resume that was begun with other
-            settings or other images.
+            unknown or set by the experiment, a folder that is not empty, or a folder to resume that was started with
+            other settings or other images.
+
+    Example:
+        This trains the bundle three times:
+
+        >>> from medseg_monai.datasets import read_montgomery, read_shenzhen
+        >>> from medseg_monai.experiments import run_cross_manufacturer
+        >>> film = read_montgomery("MontgomerySet", derived="derived")  # doctest: +SKIP
+        >>> digital = read_shenzhen("ChinaSet_AllFiles", derived="derived")  # doctest: +SKIP
+        >>> data = {  # doctest: +SKIP
+        ...     "montgomery": [item for section in film.values() for item in section],
+        ...     "shenzhen": [item for section in digital.values() for item in section],
+        ... }
+        >>> result = run_cross_manufacturer("lung_cxr_defunet", data, "runs/manufacturers")  # doctest: +SKIP
+        >>> print(result.as_text())  # doctest: +SKIP
     """
     names = list(data)
     pairs_in_order = [*permutations(names, 2), (MIXED, MIXED)]
@@ -190,7 +230,7 @@ def run_cross_manufacturer(
     _check_keys(bundle, configs, overrides or {})
     root = Path(output_dir).absolute()
     if root.is_dir() and any(root.iterdir()) and not resume:
-        raise ValueError(f"{root}: not empty; go on with --resume, or give another --output-dir.")
+        raise ValueError(f"{root}: not empty; continue with --resume, or give another --output-dir.")
     settings = {
         "bundle": find_bundle(bundle).name,
         "seed": seed,
@@ -231,7 +271,7 @@ def _check_keys(bundle: str | os.PathLike[str], configs: Sequence[str], override
 
 
 def _fingerprint(items: Sequence[Item]) -> dict[str, Any]:
-    """What tells a data set from another of its name: the number of its images, and the hash of their names."""
+    """The number of images and the hash of their names, by which data sets of the same name are distinguished."""
     names = sorted(f"{item['patient']} {Path(item['image']).name}" for item in items)
     return {"images": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
 
@@ -241,18 +281,18 @@ def _folder(root: Path, pair: tuple[str, str]) -> Path:
 
 
 def _paper_scores(pair: tuple[str, str], names: Sequence[str]) -> dict[str, tuple[float, float]] | None:
-    """The paper's figures of a pair, if the mixture is its own."""
+    """The paper's figures for a pair; for the mixture only if it is the paper's own."""
     return None if MIXED in pair and set(names) != _PAPER_MIXTURE else PAPER_SCORES.get(pair)
 
 
 def _remember(settings: dict[str, Any], root: Path) -> None:
-    """Write what the runs of a folder have in common, or compare it with what is written there."""
+    """Write the settings that the runs of a folder share, or compare them with those that are written there."""
     path = root / "settings.json"
     if not path.is_file():
         write_json(path, settings)
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
         changed = [key for key in settings if before.get(key) != settings[key]]
-        raise ValueError(f"{path}: begun with another {', '.join(changed)}; give the same, or another --output-dir.")
+        raise ValueError(f"{path}: started with another {', '.join(changed)}; give the same, or another --output-dir.")
 
 
 def _run(

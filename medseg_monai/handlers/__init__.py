@@ -1,4 +1,4 @@
-"""Ignite handlers that MONAI lacks: exact seeding and resuming, result tables, overlays, MLflow extras."""
+"""Ignite handlers that MONAI lacks, for exact seeding and resuming, tables of results, overlays, and MLflow runs."""
 
 from medseg_monai.deprecation import moved
 

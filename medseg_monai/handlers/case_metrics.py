@@ -1,4 +1,4 @@
-"""Evaluation tables: one row a case, and a summary per case and pooled."""
+"""Evaluation tables: one row for each case, and a summary with statistics per case and pooled."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from medseg_monai.metrics import (
 
 __all__ = ["CaseMetrics", "CaseTable"]
 
+_FOV = ("inside", "ignore")
+
 
 class CaseTable(ABC):
-    """A table with one row a case: ``cases.csv``, and ``summary.json`` with statistics per case and pooled.
+    """A table with one row for each case (``cases.csv``) and statistics per case and pooled (``summary.json``).
 
-    Expects decollated items whose ``image`` knows its file, in the evaluator's output or in its batch. A subclass says
-    what is compared (:meth:`compare`) and what the cases thrown together give (:meth:`pool`).
+    The handler expects decollated items with an ``image`` whose metadata name its file, in the evaluator's output or in
+    its batch. A subclass defines how a case is compared (:meth:`compare`) and how the cases are pooled (:meth:`pool`).
 
     Args:
         output_dir: folder for the two files.
@@ -46,19 +48,19 @@ class CaseTable(ABC):
 
     @abstractmethod
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """Values of one case, by the names of their columns.
+        """Compute the values of one case, by the names of their columns.
 
         Args:
             item: the case.
-            file: its image, to be named in an error.
+            file: its image, for error messages.
         """
 
     @abstractmethod
     def pool(self) -> dict[str, float]:
-        """Values of all cases thrown together, by the names of the metrics."""
+        """Compute the pooled values of all cases, by the names of the metrics."""
 
     def settings(self) -> dict[str, Any]:
-        """What the summary states beside the values."""
+        """Return what the summary states in addition to the values."""
         return {}
 
     def attach(self, engine: Engine) -> None:
@@ -78,15 +80,15 @@ class CaseTable(ABC):
             engine: evaluator.
 
         Raises:
-            ValueError: a mask that does not fit its image's prediction.
+            ValueError: a mask does not fit the prediction of its image.
         """
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
-            item = {**case, **output}  # MONAI leaves in the batch what is neither image, label nor made afterwards
+            item = {**case, **output}  # MONAI moves only image, label and later results from batch to output
             file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
             self.rows.append({"case": file.name, **self.compare(item, file)})
 
     def write(self, engine: Engine) -> None:
-        """Write both files and put the means into ``engine.state.metrics`` as ``test_<metric>``.
+        """Write both files, and store the means in ``engine.state.metrics`` as ``test_<metric>``.
 
         Args:
             engine: evaluator.
@@ -99,37 +101,68 @@ class CaseTable(ABC):
             engine.state.metrics[f"test_{name}"] = statistics["mean"]
 
     def summarize(self) -> dict[str, Any]:
-        """Statistics per case and pooled, of all cases so far."""
+        """Compute the statistics of all cases so far, per case and pooled."""
         names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
         per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
         return {"cases": len(self.rows), **self.settings(), "per_case": per_case, "pooled": self.pool()}
 
 
 class CaseMetrics(CaseTable):
-    """Compare each case with its label, and with every further expert's; write ``cases.csv`` and ``summary.json``.
+    """Compare each case with its label and with those of further experts; write ``cases.csv`` and ``summary.json``.
 
-    Expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's own size, and
-    optionally ``fov`` (only what lies inside it counts) and ``label_expert1`` … (each expert gets columns of its own,
-    named ``dice_expert1`` …), each in the evaluator's output or in its batch.
+    The handler expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's
+    own size, and optionally ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns
+    of its own, named ``dice_expert1`` …, and ``dice_experts`` is their mean), each in the evaluator's output or in its batch.
 
-    ``summary.json`` states two numbers for each metric: ``per_case`` is the mean, standard deviation (of the
-    population of cases), minimum and maximum of the cases' values, leaving out cases where it is undefined and saying
-    how many; ``pooled`` is the metric of all cases' pixels thrown together. What is undefined is ``nan`` in the table
-    and ``null`` in the summary, since JSON has no ``nan``.
+    ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
+    population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
+    and states how many there are. ``pooled`` is the metric of the pixels of all cases together. An undefined value is
+    ``nan`` in the table and ``null`` in the summary, since JSON has no ``nan``.
 
     Args:
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
         threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+        fov: ``"inside"`` counts what lies inside a case's ``fov``; ``"ignore"`` counts the whole image, as CE-Net's
+            authors do. Where no case has a ``fov``, both are the same.
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: a metric or the word for ``fov`` is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.handlers import CaseMetrics
+        >>> case = {
+        ...     "image": MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "eye.png"}),
+        ...     "probability": torch.tensor([[[0.9, 0.8], [0.3, 0.1]]]),
+        ...     "label": torch.tensor([[[1, 0], [0, 0]]]),
+        ... }
+        >>> evaluator = Engine(lambda engine, batch: batch)  # stands for MONAI's SupervisedEvaluator
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CaseMetrics(folder, metrics=["iou", "recall"]).attach(evaluator)
+        ...     _ = evaluator.run([[case]])
+        ...     Path(folder, "cases.csv").read_text().splitlines()
+        ['case,iou,recall', 'eye.png,0.5,1.0']
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], metrics: Sequence[str], *, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        metrics: Sequence[str],
+        *,
+        threshold: float = 0.5,
+        fov: str = "inside",
+    ) -> None:
         unknown = sorted(set(metrics) - set(METRICS))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(METRICS)}.")
+        if fov not in _FOV:
+            raise ValueError(f"fov={fov!r} is unknown: choose from {', '.join(_FOV)}.")
+        self.fov = fov
         self.count_names = [name for name in metrics if name != "auc"]
         self.with_auc = "auc" in metrics
         self.threshold = threshold
@@ -140,23 +173,24 @@ class CaseMetrics(CaseTable):
         super().reset()
         self.counts: dict[str, torch.Tensor] = {}
         self.scores: dict[str, torch.Tensor] = {}
+        self.with_fov = False
 
     def settings(self) -> dict[str, Any]:
-        """The threshold."""
+        """Return the threshold."""
         return {"threshold": self.threshold}
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """Values of one case for its label and for every further expert's.
+        """Compute the values of one case for its label and for those of further experts.
 
         Args:
             item: the case.
             file: its image.
 
         Raises:
-            ValueError: a mask of another size than the prediction.
+            ValueError: a mask has another size than the prediction.
         """
         _check_shapes(item, file)
-        inside = item["fov"].cpu() > 0 if "fov" in item else torch.ones(item["label"].shape, dtype=torch.bool)
+        inside = self._counted(item)
         probability = item["probability"].cpu()[inside]
         row: dict[str, float] = {}
         for key in _labels(item):
@@ -170,17 +204,32 @@ class CaseMetrics(CaseTable):
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
             row.update({name + suffix: value for name, value in values.items()})
-        return row
+        return self._with_mean_of_experts(row)
 
     def pool(self) -> dict[str, float]:
-        """Metrics of all cases' pixels thrown together."""
+        """Compute the metrics of the pixels of all cases together."""
         pooled: dict[str, float] = {}
         for suffix, counts in self.counts.items():
             values = metrics_from_counts(counts, self.count_names)
             if self.with_auc:
                 values["auc"] = roc_auc_from_counts(self.scores[suffix])
             pooled.update({name + suffix: value for name, value in values.items()})
-        return pooled
+        return self._with_mean_of_experts(pooled)
+
+    def _counted(self, item: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        self.with_fov |= "fov" in item
+        if "fov" in item and self.fov == "inside":
+            return item["fov"].cpu() > 0
+        return torch.ones(item["label"].shape, dtype=torch.bool)
+
+    def _with_mean_of_experts(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add each metric's mean over the experts, leaving out those for whom it is undefined."""
+        result = dict(values)
+        for name in [*self.count_names, *(["auc"] if self.with_auc else [])]:
+            experts = [value for key, value in values.items() if key.startswith(f"{name}_expert")]
+            if experts:
+                result[f"{name}_experts"] = float(_statistics(experts)["mean"])
+        return result
 
 
 def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:
@@ -192,7 +241,7 @@ def _check_shapes(item: Mapping[str, torch.Tensor], file: Path) -> None:
     for key in [*_labels(item), *(["fov"] if "fov" in item else [])]:
         if tuple(item[key].shape) != shape:
             raise ValueError(
-                f"{file}: its {key} has shape {tuple(item[key].shape)}, the image and its prediction {shape}; "
+                f"{file}: its {key} has shape {tuple(item[key].shape)}, but the image and its prediction have {shape}; "
                 "give a mask of the image's size."
             )
 

@@ -1,4 +1,4 @@
-"""Early stopping that a resumed training takes up where it was."""
+"""Early stopping that a resumed training continues where it was."""
 
 from __future__ import annotations
 
@@ -16,20 +16,36 @@ __all__ = ["EarlyStop"]
 class EarlyStop:
     """End a training whose key metric has not risen for a number of validations.
 
-    As in Keras, the training ends with the ``patience``-th validation in a row that is no better than the best before,
-    by however little. An undefined metric is none that is better.
+    As in Keras, the training ends with the ``patience``-th validation in a row that is not better than the best one
+    before; any improvement counts, however small. An undefined metric is never better.
 
-    :class:`~medseg_monai.handlers.TrainingState` attaches it, behind the handler that validates, and saves its state.
+    :class:`~medseg_monai.handlers.TrainingState` attaches this handler after the handler that validates, and saves its
+    state.
 
-    MONAI's ``EarlyStopHandler`` has no state, so that a resumed training would wait anew; and as a handler of the
-    validation it has to be told the trainer, which a config cannot: the trainer is made from the validation.
+    MONAI's ``EarlyStopHandler`` has no state, so a resumed training would start to count again. As a handler of the
+    validation it also needs the trainer, which a config cannot give it, since the trainer is made from the validation.
 
     Args:
         validator: evaluator whose key metric is watched (larger is better).
         patience: number of validations.
 
     Raises:
-        ValueError: for a patience below 1.
+        ValueError: the patience is below 1.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from ignite.engine import Engine, Events
+        >>> from medseg_monai.handlers import EarlyStop
+        >>> state = SimpleNamespace(epoch=0, key_metric_name="dice", metrics={})
+        >>> validator = SimpleNamespace(state=state)  # stands for MONAI's SupervisedEvaluator
+        >>> def validate(trainer):
+        ...     state.epoch = trainer.state.epoch
+        ...     state.metrics["dice"] = [0.5, 0.7, 0.6, 0.7, 0.9][trainer.state.epoch - 1]
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> _ = trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+        >>> EarlyStop(validator, patience=2).attach(trainer)
+        >>> trainer.run([0], max_epochs=5).epoch  # the validations of epochs 3 and 4 are not better than 0.7
+        4
     """
 
     def __init__(self, validator: Evaluator, patience: int) -> None:
@@ -57,14 +73,14 @@ class EarlyStop:
             self.stopping(engine)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best metric, and the number of validations since."""
+        """Return the best metric and the number of validations since."""
         return dict(self.stopping.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; a training that had waited long enough is ended at once.
+        """Continue from a saved state; a training whose patience is used up ends at once.
 
         Args:
-            state: what :meth:`state_dict` returned.
+            state: state that :meth:`state_dict` returned.
         """
         self.stopping.load_state_dict(state)
         if self.stopping.counter >= self.patience:

@@ -1,4 +1,4 @@
-"""Evaluation tables of several labels: overlap and surface distance of each, per case and pooled."""
+"""Evaluation tables for several labels: the overlap and the surface distance of each, per case and pooled."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ _MOST_LABELS = 255
 class LabelMetrics(CaseTable):
     """Compare a label map with its reference, label by label; write ``cases.csv`` and ``summary.json``.
 
-    Expects decollated items with ``pred`` and ``label`` of shape ``[1, *spatial]``, whole numbers on the grid of the
-    image, in the evaluator's output or in its batch. Spacing is that of the label's affine, so that ``hd95`` is in mm.
+    The handler expects decollated items with ``pred`` and ``label`` of shape ``[1, *spatial]``, whole numbers on the
+    grid of the image, in the evaluator's output or in its batch. The spacing comes from the label's affine, so that
+    ``hd95`` is in mm.
 
-    With ``X`` the prediction and ``Y`` the reference, Dice is ``2 |X n Y| / (|X| + |Y|)``, IoU ``|X n Y| / |X u Y|``,
-    precision ``|X n Y| / |X|`` and recall ``|X n Y| / |Y|``; ``hd95`` is the larger of the two 95 % quantiles of the
-    distances from one surface to the other. A label that is absent in both is undefined (``nan``); one that is absent
-    in one of them has Dice and IoU 0 and no distance, and of precision and recall only the one that divides by what is
-    there. The columns are each metric's mean over the labels that define it (``iou``), and, if there are several, the
-    labels' own (``iou_<name>``).
+    For a prediction ``X`` and a reference ``Y``, Dice is ``2 |X n Y| / (|X| + |Y|)``, IoU is ``|X n Y| / |X u Y|``,
+    precision is ``|X n Y| / |X|`` and recall is ``|X n Y| / |Y|``; ``hd95`` is the larger of the two 95 % quantiles of
+    the distances from one surface to the other. If a label is absent from both, its metrics are undefined (``nan``). If
+    it is absent from one of them, its Dice and IoU are 0, it has no distance, and precision or recall is defined only
+    if its denominator is not 0. The columns are each metric's mean over the labels for which it is defined (``iou``)
+    and, if there are several labels, the value of each (``iou_<name>``).
 
-    ``summary.json`` states ``per_case`` of every column: mean, standard deviation (of the population of cases), minimum
-    and maximum, leaving out cases where it is undefined and saying how many; and ``pooled`` of every metric: that of
-    all cases' voxels thrown together, the mean over the labels. Surfaces of different cases make no common surface, so
-    ``hd95`` is ``null`` there.
+    ``summary.json`` states ``per_case`` for every column: the mean, the standard deviation (of the population of
+    cases), the minimum and the maximum, without the cases where it is undefined, and the number of those cases. It
+    states ``pooled`` for every metric: the metric of the voxels of all cases together, averaged over the labels.
+    Surfaces of different cases cannot be pooled, so ``hd95`` is ``null`` there.
 
     Args:
         output_dir: folder for the two files.
@@ -54,7 +55,28 @@ class LabelMetrics(CaseTable):
         metrics: names among ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` and ``"hd95"``.
 
     Raises:
-        ValueError: an unknown metric, or names that are missing, not unique or too many.
+        ValueError: a metric is unknown, or the names are missing, not unique or too many.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.handlers import LabelMetrics
+        >>> label = torch.zeros(1, 4, 5, 6)
+        >>> label[0, 0, 0], label[0, 3, 4] = 1, 2  # two rows of voxels
+        >>> case = {
+        ...     "image": MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": "ct.nii.gz"}),
+        ...     "label": MetaTensor(label),
+        ...     "pred": MetaTensor(label * (label == 1)),  # the second is missed
+        ... }
+        >>> evaluator = Engine(lambda engine, batch: batch)  # stands for MONAI's SupervisedEvaluator
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     LabelMetrics(folder, names=["left", "right"], metrics=["dice"]).attach(evaluator)
+        ...     _ = evaluator.run([[case]])
+        ...     Path(folder, "cases.csv").read_text().splitlines()
+        ['case,dice,dice_left,dice_right', 'ct.nii.gz,0.5,1.0,0.0']
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-E: IoU and HD95 of each lobe "at the original resolution";
     "the overall performance … by computing the average of the per-lobe metrics". Li et al., "ANU-Net", Computers &
@@ -68,7 +90,7 @@ class LabelMetrics(CaseTable):
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(_METRICS)}.")
         if not 1 <= len(names) == len(set(names)) <= _MOST_LABELS:
-            raise ValueError(f"names must be 1 to {_MOST_LABELS} different ones, got {list(names)}.")
+            raise ValueError(f"names must be 1 to {_MOST_LABELS} different names, got {list(names)}.")
         self.names = tuple(names)
         self.metrics = tuple(metrics)
         self.count_names = [name for name in metrics if name in _COUNT_METRICS]
@@ -80,14 +102,14 @@ class LabelMetrics(CaseTable):
         self.counts = [torch.zeros(4, dtype=torch.float64) for _ in self.names]
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """Values of one case.
+        """Compute the values of one case.
 
         Args:
             item: the case.
             file: its image.
 
         Raises:
-            ValueError: a label that is not on the prediction's grid, or a map with other values than the labels'.
+            ValueError: the label is not on the prediction's grid, or a map has values that are not labels.
         """
         _check_grids(item, file)
         maps = [self._label_map(item[key], key, file) for key in ("pred", "label")]
@@ -105,7 +127,7 @@ class LabelMetrics(CaseTable):
         return self._columns(values)
 
     def pool(self) -> dict[str, float]:
-        """Metrics of all cases' voxels thrown together, the mean over the labels."""
+        """Compute the metrics of the voxels of all cases together, averaged over the labels."""
         values = [metrics_from_counts(counts, self.count_names) for counts in self.counts]
         return {name: _mean([row[name] for row in values if name in row]) for name in self.metrics}
 
@@ -122,7 +144,7 @@ class LabelMetrics(CaseTable):
         whole = values.to(torch.uint8)
         if not torch.equal(whole.to(values.dtype), values) or int(whole.max()) > len(self.names):
             raise ValueError(
-                f"{file}: its {key} has other values than 0 to {len(self.names)} ({', '.join(self.names)}); "
+                f"{file}: its {key} has values other than 0 to {len(self.names)} ({', '.join(self.names)}); "
                 "give each label its number."
             )
         result: LabelMap = whole.numpy()
@@ -132,7 +154,7 @@ class LabelMetrics(CaseTable):
 def _cut(
     maps: Sequence[LabelMap], label: int, places: Sequence[tuple[slice, ...] | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both masks of one label in the smallest box round them: one voxel of background if there are none."""
+    """Cut both masks of one label to the smallest box around them, or to one background voxel if both are empty."""
     present = [place for place in places if place is not None]
     if present:
         box = tuple(
@@ -168,8 +190,8 @@ def _check_grids(item: Mapping[str, Any], file: Path) -> None:
     prediction, label = item["pred"], item["label"]
     if prediction.shape != label.shape or label.shape[0] != 1:
         raise ValueError(
-            f"{file}: its label has shape {tuple(label.shape)}, the prediction {tuple(prediction.shape)}; "
-            "give a label map of one channel and of the image's size."
+            f"{file}: its label has shape {tuple(label.shape)}, but the prediction has {tuple(prediction.shape)}; "
+            "give a label map with one channel and the image's size."
         )
     if not isinstance(label, MetaTensor):
         raise ValueError(f"{file}: its label has no affine, so its spacing is unknown; load it with LoadImaged.")

@@ -1,4 +1,4 @@
-"""Overlays of fixed validation cases, every few epochs."""
+"""Overlays of the same validation cases, drawn every few epochs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,33 @@ __all__ = ["OverlaySaver"]
 
 
 class OverlaySaver:
-    """Write the outlines of prediction and label over the first validation images, so that progress can be seen.
+    """Draw the outlines of prediction and label over the first validation images, to make progress visible.
 
-    Expects the evaluator's postprocessing to leave ``image`` ``[C, H, W]``, ``pred`` and ``label`` ``[1, H, W]`` of one
-    size in each decollated item: ``Invertd`` brings back the image along with the prediction, so that a crop is shown
+    The evaluator's postprocessing must leave ``image`` ``[C, H, W]``, ``pred`` and ``label`` ``[1, H, W]`` of the same
+    size in each decollated item. ``Invertd`` can restore the image along with the prediction, so that a crop is shown
     in its place. Of a volume ``[C, *spatial]`` the coronal slice with the largest section of the label is drawn.
 
     Args:
         output_dir: folder for files named ``<case>_epoch0010.png``.
-        cases: how many cases of each validation are drawn, always the first ones.
-        interval: draw every so many epochs.
+        cases: number of cases that are drawn in each validation, always the first ones.
+        interval: number of epochs from one drawing to the next.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import MetaTensor
+        >>> from medseg_monai.handlers import OverlaySaver
+        >>> label = torch.zeros(1, 12, 16)
+        >>> label[:, 3:8, 5:12] = 1
+        >>> image = MetaTensor(torch.rand(1, 12, 16), meta={"filename_or_obj": "eye.png"})
+        >>> evaluator = Engine(lambda engine, batch: batch)  # stands for MONAI's SupervisedEvaluator
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     OverlaySaver(folder, interval=2).attach(evaluator)
+        ...     _ = evaluator.run([[{"image": image, "pred": label.flip(2), "label": label}]], max_epochs=3)
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['eye_epoch0002.png']
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], *, cases: int = 4, interval: int = 10) -> None:
@@ -42,11 +59,11 @@ class OverlaySaver:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def start_again(self) -> None:
-        """Count the cases of a new validation from its first."""
+        """Start to count the cases of a new validation."""
         self._drawn = 0
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the cases of this iteration, if it is their turn."""
+        """Draw the cases of this iteration if they are due."""
         epoch = engine.state.epoch
         if epoch % self.interval:
             return

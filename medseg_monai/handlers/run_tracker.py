@@ -27,13 +27,13 @@ from .training_state import MODEL_NAME
 __all__ = ["MODEL_SHA256", "RunTracker"]
 
 MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
-#: under this name a logged model's metadata give the SHA-256 of the ``model.pt`` that it holds
+#: key in a logged model's metadata for the SHA-256 of its ``model.pt``
 MODEL_SHA256 = "model_sha256"
 
 logger = logging.getLogger(__name__)
 
-# Unless told otherwise MLflow reports each run to its makers; a hospital's machine is to contact nobody. MONAI imports
-# MLflow before anything of this package, so the client is there already and has to be set anew.
+# By default MLflow reports each run to its makers, but a hospital's machine must not contact anybody. MONAI imports
+# MLflow before this package is imported, so the client already exists and must be set again.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 set_telemetry_client()
 
@@ -45,14 +45,15 @@ class RunTracker(MLFlowHandler):
         output_dir: folder of the training; new files in its ``overlays`` are logged after each epoch, its
             ``model.pt`` at the end.
         network_def: network that ``model.pt`` is loaded into when the training has ended; ``None`` logs no model.
-        input_shape: shape ``[B, C, *spatial]`` of the example from which the model's signature is taken.
-        run_id: run to go on with; ``None`` starts one.
-        registered_model_name: name under which MLflow's registry gets the model as a new version; ``None`` leaves it
-            out of the registry.
+        input_shape: shape ``[B, C, *spatial]`` of the example that the model's signature is taken from.
+        run_id: run to continue; ``None`` starts a new one.
+        registered_model_name: name under which the model is added to MLflow's registry as a new version; ``None``
+            does not register it.
         kwargs: arguments of :class:`monai.handlers.MLFlowHandler`.
 
     Raises:
-        ValueError: a name for the registry without a network; at the start, a name that the registry does not take.
+        ValueError: a name for the registry is given without a network, or, at the start, the registry does not accept
+            the name.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class RunTracker(MLFlowHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_overlays)
 
     def start(self, engine: Engine) -> None:
-        """Start a run, or go on with ``run_id``; a run that a kill left open is marked as killed first.
+        """Start a run or continue ``run_id``; a run that a kill has left open is marked as killed first.
 
         Args:
             engine: trainer.
@@ -102,7 +103,7 @@ class RunTracker(MLFlowHandler):
         self.run_id = self.cur_run.info.run_id
 
     def terminate(self, status: str) -> None:
-        """End the run that was not completed.
+        """End a run that was not completed.
 
         Args:
             status: ``"KILLED"`` or ``"FAILED"``.
@@ -112,7 +113,7 @@ class RunTracker(MLFlowHandler):
             self.client.set_terminated(self.run_id, status)
 
     def log_overlays(self) -> None:
-        """Log the overlays that this epoch's validation drew."""
+        """Log the overlays that this epoch's validation has drawn."""
         for path in sorted(set((self.output_dir / "overlays").glob("*.png")) - self._logged):
             self.client.log_artifact(self.run_id, str(path), "overlays")
             self._logged.add(path)
@@ -127,7 +128,7 @@ class RunTracker(MLFlowHandler):
         """Log ``model.pt`` as an MLflow PyTorch model with the signature of its input and output, and register it.
 
         It is logged as an exported graph (``torch.export``), which ``mlflow.pytorch.load_model`` reads without
-        unpickling and without this package. The batch size is free, the spatial size is that of ``input_shape``.
+        unpickling and without this package. The batch size is free; the spatial size is that of ``input_shape``.
         The file itself lies beside it as ``extra_files/model.pt``, with the settings that the bundle's preprocessing
         needs in ``extra_files/model.json``, and the model's metadata give its SHA-256.
 
@@ -137,11 +138,11 @@ class RunTracker(MLFlowHandler):
         model = self.output_dir / MODEL_NAME
         network.load_state_dict(ModelFile(model).state_dict())
         network = network.cpu().eval()
-        example = torch.zeros(2, *self.input_shape[1:])  # the export takes a batch of one for the only size there is
+        example = torch.zeros(2, *self.input_shape[1:])  # the export would fix a batch size of one
         with torch.no_grad():
             signature = infer_signature(example.numpy(), network(example).numpy())
         with _global_tracking_uri(self.client.tracking_uri), mlflow.start_run(run_id=self.run_id):
-            # a named requirement: MLflow's own inference would import the model in a new environment
+            # name the requirement, since MLflow would infer it by importing the model in a new environment
             logged = mlflow.pytorch.log_model(
                 network,
                 name="model",
@@ -157,7 +158,7 @@ class RunTracker(MLFlowHandler):
             logger.info("Registered models:/%s/%s.", self.registered_model_name, logged.registered_model_version)
 
     def _reserve_name(self) -> None:
-        """Make sure before the first epoch that the registry will take the model after the last."""
+        """Make sure before the first epoch that the registry will accept the model after the last one."""
         if self.registered_model_name is None:
             return
         try:
@@ -165,11 +166,11 @@ class RunTracker(MLFlowHandler):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise ValueError(
-                    f"{self.registered_model_name}: MLflow's registry takes no model of this name: {error}"
+                    f"{self.registered_model_name}: MLflow's registry does not accept a model of this name: {error}"
                 ) from error
 
     def _log_params(self, params: dict[str, Any]) -> None:
-        """Log parameters that the run does not hold yet: a resumed run keeps its first ones, as MLflow demands."""
+        """Log parameters that the run does not have yet; a resumed run keeps its first ones, as MLflow requires."""
         new = dict(params)
         self._delete_exist_param_in_dict(new)
         super()._log_params(new)
@@ -177,10 +178,10 @@ class RunTracker(MLFlowHandler):
 
 @contextmanager
 def _global_tracking_uri(uri: str) -> Iterator[None]:
-    """Point MLflow's functions without a client at ``uri``.
+    """Point MLflow's functions that have no client at ``uri``.
 
-    ``mlflow.set_tracking_uri`` also sets ``MLFLOW_TRACKING_URI``, which MONAI prefers to the address it is given: left
-    there, it would send the next training of this process to the address of this one.
+    ``mlflow.set_tracking_uri`` also sets ``MLFLOW_TRACKING_URI``, which MONAI prefers to the address that it is given.
+    If the variable stayed set, the next training of this process would report to the address of this one.
     """
     before = os.environ.get(MLFLOW_TRACKING_URI)
     mlflow.set_tracking_uri(uri)

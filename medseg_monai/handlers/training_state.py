@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written atomically, resumed exactly."""
+"""Checkpoints of a training, written atomically and resumed exactly."""
 
 from __future__ import annotations
 
@@ -21,41 +21,66 @@ from .early_stop import EarlyStop
 
 __all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState"]
 
-#: everything that a resumed training needs; overwritten each epoch
+#: file with everything that a resumed training needs; it is overwritten each epoch
 CHECKPOINT_NAME = "checkpoint.pt"
-#: the weights to predict with: the best on the validation data, or the latest as long as nothing was validated
+#: file with the weights to predict with: the best on the validation data, or the latest if nothing was validated yet
 MODEL_NAME = "model.pt"
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingState:
-    """Save the state of a training after each epoch, keep the best model, and restore the state when asked to.
+    """Save the state of a training after each epoch, keep the best model, and restore the state on request.
 
-    ``checkpoint.pt`` holds network, optimizer, learning rate scheduler, the scale of mixed precision, the trainer's
-    counters, the best metric, the wait of early stopping and the settings. With
-    :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
-    ``model.pt`` is what :func:`medseg_monai.networks.weights.write_model` writes.
+    ``checkpoint.pt`` holds the network, the optimizer, the learning rate scheduler, the scale of mixed precision, the
+    trainer's counters, the best metric, the count of early stopping and the settings. With
+    :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt`` is written by
+    :func:`medseg_monai.networks.weights.write_model`.
 
-    In a distributed training every process restores the state and the first one saves it.
+    In a distributed training every process restores the state, and the first one saves it.
 
-    MONAI's ``CheckpointSaver`` writes in place (``atomic=False``), so that a kill during the write loses the training.
+    MONAI's ``CheckpointSaver`` writes in place (``atomic=False``), so a kill during the write loses the training.
 
     Args:
         output_dir: folder of the run.
-        network: network in training; a ``DistributedDataParallel`` wrapper is taken off.
+        network: network in training; a ``DistributedDataParallel`` wrapper is removed.
         optimizer: its optimizer.
         lr_scheduler: its learning rate scheduler.
         validator: evaluator whose key metric decides which model is kept (larger is better). ``None`` keeps the latest,
-            and so do epochs before the first that is validated.
-        early_stop: what ends the training early; it is attached with this handler, and not among the trainer's.
-        settings: what inference must know to treat images as in training, saved beside the weights.
-        resume: restore ``checkpoint.pt`` before the first epoch.
+            and so do the epochs before the first validation.
+        early_stop: handler that ends the training early; it is attached together with this handler and must not be
+            among those of the trainer.
+        settings: values that prediction needs to treat images as training did, saved beside the weights.
+        resume: whether to restore ``checkpoint.pt`` before the first epoch.
 
     Raises:
         FileNotFoundError: at the start, if ``resume`` is set and there is no checkpoint.
-        ValueError: at the start, if ``resume`` is set and the checkpoint is damaged or of another network.
+        ValueError: at the start, if ``resume`` is set and the checkpoint is damaged or belongs to another network.
         FileExistsError: at the start, if ``resume`` is not set and the folder already holds a training.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ignite.engine import Engine, Events
+        >>> from medseg_monai.handlers import TrainingState
+        >>> from medseg_monai.networks.weights import ModelFile
+        >>> network = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(network.parameters())
+        >>> scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        >>> def train(folder, epochs, resume):
+        ...     trainer = Engine(lambda engine, batch: None)  # stands for MONAI's SupervisedTrainer
+        ...     state = TrainingState(folder, network, optimizer, scheduler, settings={"size": 96}, resume=resume)
+        ...     state.attach(trainer)
+        ...     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: print("epoch", trainer.state.epoch))
+        ...     trainer.run([0], max_epochs=epochs)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     train(folder, epochs=2, resume=False)
+        ...     train(folder, epochs=3, resume=True)
+        ...     ModelFile(f"{folder}/model.pt").settings
+        epoch 1
+        epoch 2
+        epoch 3
+        {'size': 96}
     """
 
     def __init__(
@@ -82,18 +107,18 @@ class TrainingState:
         self.best_epoch = 0
 
     def attach(self, engine: Engine) -> None:
-        """Register the handler; it has to come after the handlers that validate and that step the scheduler.
+        """Register the handler; this must be done after the handlers that validate and that step the scheduler.
 
         Args:
             engine: trainer.
         """
         engine.add_event_handler(Events.STARTED, self.restore)
-        if self.early_stop is not None:  # before saving, so that the epoch that ends a training is saved as such
+        if self.early_stop is not None:  # before saving, so that the epoch that ends the training is saved as the last
             self.early_stop.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def restore(self, engine: Engine) -> None:
-        """Load ``checkpoint.pt`` into the objects of this training, if ``resume`` is set.
+        """Load ``checkpoint.pt`` into the objects of this training if ``resume`` is set.
 
         Args:
             engine: trainer whose epoch and iteration counters are set.
@@ -121,7 +146,7 @@ class TrainingState:
         logger.info("Resumed %s after epoch %d.", path, state["epoch"])
 
     def save(self, engine: Engine) -> None:
-        """Write the checkpoint of the epoch that ended, and the model if it is the best so far.
+        """Write the checkpoint of the epoch that has ended, and the model if it is the best so far.
 
         Args:
             engine: trainer.

@@ -2,10 +2,11 @@
 
 from .ctsunet import TwoStageLoss, border_labels
 from .hybrid import HybridLoss
-from .tanimoto import TanimotoLoss, contour_weights, contour_window, tanimoto_coefficient
+from .tanimoto import TanimotoCoefficient, TanimotoLoss, contour_weights, contour_window, tanimoto_coefficient
 
 __all__ = [
     "HybridLoss",
+    "TanimotoCoefficient",
     "TanimotoLoss",
     "TwoStageLoss",
     "border_labels",

@@ -20,8 +20,8 @@ class HybridLoss(nn.Module):
 
     ``sum over heads [1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s) - mean(alpha_t (1 - p_t)^gamma log p_t)]``
 
-    The sums run over the pixels of one image and class, the mean over all pixels; the first part is averaged over
-    images and classes.
+    with ``p`` and ``y`` in place of their squares if ``squared_pred`` is ``False``. The sums run over the pixels of one
+    image and class, the mean over all pixels; the first part is averaged over images and classes.
 
     Derivation. The paper prints Eq. 8 with ``Y`` for ``p`` and ``Y'`` for ``y``, and without sums over pixels:
 
@@ -42,13 +42,13 @@ class HybridLoss(nn.Module):
        ``(0.5 + |Y - 0.5|)^gamma`` there, which keeps it.
     4. Both losses are therefore one term, and ``gamma = 0`` leaves the cross-entropy. With ``gamma = 0`` and
        ``alpha = 0.5`` the total is ``0.5 BCE + (1 - Dice)`` for each head, as in the authors' code (which has a second
-       sigmoid in the BCE).
+       sigmoid in the BCE, no squares in Dice, and a smoothing of 1e-5).
 
     The paper does not state ``alpha`` or ``s``. Its text lowers the weight of the more frequent kind and raises the
     weight of the other, which means an ``alpha`` above 0.5 for an organ. ``s`` decides the cost of an image without the
     structure: below one pixel, the first few wrong pixels cost everything, and further ones cost nothing.
 
-    The terms are MONAI's (:class:`monai.losses.DiceFocalLoss`, with squares in the denominator), and so is the sum over
+    The terms are MONAI's (:class:`monai.losses.DiceFocalLoss`), and so is the sum over
     heads (:class:`monai.losses.DeepSupervisionLoss`, with all weights 1). They are computed in float32.
 
     Args:
@@ -57,6 +57,7 @@ class HybridLoss(nn.Module):
         smooth: ``s`` in pixels, above 0.
         batch: whether to sum the Dice coefficient over the images of the batch too, so that images without the
             structure do not count on their own.
+        squared_pred: whether the denominator of the Dice coefficient has squares, as in Eq. 8.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -75,14 +76,28 @@ class HybridLoss(nn.Module):
     dense object detection", ICCV 2017.
     """
 
-    def __init__(self, *, alpha: float = 0.5, gamma: float = 2.0, smooth: float = 1.0, batch: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.5,
+        gamma: float = 2.0,
+        smooth: float = 1.0,
+        batch: bool = False,
+        squared_pred: bool = True,
+    ) -> None:
         super().__init__()
         if not 0 <= alpha <= 1 or gamma < 0 or smooth <= 0:
             raise ValueError(
                 f"alpha must be from 0 to 1, gamma 0 or more and smooth above 0, got {alpha}, {gamma} and {smooth}."
             )
         one_head = DiceFocalLoss(
-            sigmoid=True, squared_pred=True, smooth_nr=smooth, smooth_dr=smooth, batch=batch, gamma=gamma, alpha=alpha
+            sigmoid=True,
+            squared_pred=squared_pred,
+            smooth_nr=smooth,
+            smooth_dr=smooth,
+            batch=batch,
+            gamma=gamma,
+            alpha=alpha,
         )
         self.loss = DeepSupervisionLoss(one_head, weight_mode="same")
 

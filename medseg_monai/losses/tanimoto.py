@@ -8,7 +8,7 @@ from monai.networks.layers import Pool
 from monai.utils import convert_to_tensor
 from torch import nn
 
-__all__ = ["TanimotoLoss", "contour_weights", "contour_window", "tanimoto_coefficient"]
+__all__ = ["TanimotoCoefficient", "TanimotoLoss", "contour_weights", "contour_window", "tanimoto_coefficient"]
 
 #: largest short axis -> side of the window, in pixels; longer axes take ``_LARGEST_WINDOW``
 _WINDOWS = {150: 11, 300: 21, 600: 31}
@@ -197,6 +197,47 @@ class TanimotoLoss(nn.Module):
             truth = one_hot(truth, num_classes=probability.shape[1])
         weights = contour_weights(truth, self.window) if self.weighted else None
         return 1 - tanimoto_coefficient(probability, truth, weights, smooth=self.smooth)
+
+
+class TanimotoCoefficient(TanimotoLoss):
+    """:func:`tanimoto_coefficient` of the network's output, of all pixels alike: what the paper plots beside the loss.
+
+    Args:
+        sigmoid: whether to apply a sigmoid to the output first.
+        softmax: whether to apply a softmax over the channels to the output first.
+        to_onehot_y: whether the label is one channel of class numbers, to be converted to one channel for each class.
+
+    Raises:
+        ValueError: both activations are given.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.losses import TanimotoCoefficient
+        >>> label = torch.tensor([[[[0, 0, 0, 1], [0, 0, 1, 1]]]])
+        >>> good = 20.0 * torch.cat([label == 0, label == 1], dim=1)  # logits of background and foreground
+        >>> round(TanimotoCoefficient(softmax=True, to_onehot_y=True)(good, label).item(), 4)
+        1.0
+
+    Source: Abdulah et al., "Lung segmentation in chest X-rays with Res-CR-Net", Section 1.3, Fig. 2 and 4.
+    """
+
+    def __init__(self, *, sigmoid: bool = False, softmax: bool = False, to_onehot_y: bool = False) -> None:
+        super().__init__(sigmoid=sigmoid, softmax=softmax, to_onehot_y=to_onehot_y, weighted=False)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare a batch with its label.
+
+        Args:
+            input: the network's output ``[B, C, *spatial]``.
+            target: the label, of the same shape, or ``[B, 1, *spatial]`` with ``to_onehot_y``.
+
+        Returns:
+            the coefficient, a scalar; 1 for a perfect prediction.
+
+        Raises:
+            ValueError: the label has another shape.
+        """
+        return 1 - super().forward(input, target)
 
 
 def _plain(values: torch.Tensor) -> torch.Tensor:

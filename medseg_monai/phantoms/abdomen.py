@@ -112,6 +112,12 @@ class AbdomenPhantom:
         image: int16 ``[D, H, W]``, Hounsfield units, or 0 to 4095 in MRI, where the scale differs between patients.
         label: uint8 ``[D, H, W]``, 0 and the values of :data:`ORGANS`.
         tumour: uint8 ``[D, H, W]``, 1 in liver tumours, which lie inside the liver.
+
+    Example:
+        >>> from medseg_monai.phantoms import draw_abdomen
+        >>> phantom = draw_abdomen(size=(8, 32, 40), seed=0)
+        >>> phantom.image.dtype.name, phantom.label.dtype.name, bool(phantom.tumour.any())
+        ('int16', 'uint8', False)
     """
 
     image: npt.NDArray[np.int16]

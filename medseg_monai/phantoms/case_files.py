@@ -1,4 +1,4 @@
-"""How a data set of phantoms is written: one patient a phantom, its files in folders by kind, and the data list."""
+"""Writing a data set of phantoms: one patient per phantom, its files in folders by kind, and the data list."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ def check_counts(counts: Mapping[str, int]) -> None:
 
 
 def check_format(image_format: str, formats: Iterable[str]) -> None:
-    """Refuse a format that images are not written in.
+    """Refuse a format in which images are not written.
 
     Args:
-        image_format: what was asked for.
-        formats: what there is.
+        image_format: the requested format.
+        formats: the formats that there are.
 
     Raises:
-        ValueError: for any other.
+        ValueError: for any other format.
     """
     if image_format not in formats:
         raise ValueError(f"image_format='{image_format}' is not written: choose from {', '.join(formats)}.")
 
 
 def check_dimensions(size: tuple[int, ...], spatial_dims: int) -> None:
-    """Refuse a size of another number of axes.
+    """Refuse a size with another number of axes.
 
     Args:
-        size: of a phantom.
+        size: size of a phantom.
         spatial_dims: 2 or 3.
 
     Raises:
-        ValueError: if it has more or fewer.
+        ValueError: if the size has more or fewer axes.
     """
     if len(size) != spatial_dims:
         raise ValueError(f"size={size} is not a {spatial_dims}D size: give {_SIZE[spatial_dims]}.")
@@ -76,11 +76,11 @@ def check_dimensions(size: tuple[int, ...], spatial_dims: int) -> None:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """The place of a phantom in its data set.
+    """The position of a phantom in its data set.
 
     Attributes:
-        number: from 1, over all sections; with the seed it decides what is drawn.
-        index: from 0, within its section; what takes turns there goes by it.
+        number: number from 1 over all sections; together with the seed it decides what is drawn.
+        index: index from 0 within its section, for everything that alternates there.
     """
 
     number: int
@@ -88,18 +88,18 @@ class PhantomCase:
 
     @property
     def patient(self) -> str:
-        """Return the name of the patient, and of the files."""
+        """Return the name of the patient and of the files."""
         return f"phantom_{self.number:04d}"
 
 
 @dataclass(frozen=True)
 class PhantomFile:
-    """A file of a phantom that is still to be written.
+    """A file of a phantom that will be written.
 
     Attributes:
-        folder: in that of the data set.
-        suffix: what follows the patient's name in the name of the file; empty for the folder of a series.
-        write: writes it to the path that it is given.
+        folder: folder inside that of the data set.
+        suffix: the part of the file name after the patient's name; empty for the folder of a series.
+        write: function that writes the file to a path.
     """
 
     folder: str
@@ -108,28 +108,28 @@ class PhantomFile:
 
 
 PhantomDrawer = Callable[[PhantomCase], tuple[str, Mapping[str, PhantomFile]]]
-"""What draws a phantom: gives its ``source`` and its files by their keys in the data list."""
+"""A function that draws a phantom and returns its ``source`` and its files by their keys in the data list."""
 
 
 def mask_file(folder: str, mask: npt.NDArray[np.bool_]) -> PhantomFile:
     """Plan a mask as an 8-bit PNG of 0 and 255.
 
     Args:
-        folder: in that of the data set.
+        folder: folder inside that of the data set.
         mask: ``[H, W]``.
     """
     return PhantomFile(folder, ".png", Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save)
 
 
 def write_phantoms(folder: str | os.PathLike[str], counts: Mapping[str, int], draw: PhantomDrawer) -> Path:
-    """Write the phantoms of each section, one patient each, and their data list.
+    """Write the phantoms of each section, each as one patient, and their data list.
 
-    Nothing is written before the first phantom has been drawn, so that an order that ``draw`` refuses leaves nothing.
+    Nothing is written before the first phantom has been drawn, so that nothing remains if ``draw`` refuses.
 
     Args:
-        folder: where to; made if missing. Phantoms of the same number are overwritten.
+        folder: folder to write into; created if it is missing. Phantoms with the same numbers are overwritten.
         counts: number of phantoms in each section, ``training``, ``validation`` and ``test``; a missing one is empty.
-        draw: what draws each phantom.
+        draw: function that draws each phantom.
 
     Returns:
         Path of the data list, ``datalist.json``.

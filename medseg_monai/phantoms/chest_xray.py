@@ -156,6 +156,12 @@ class ChestXrayPhantom:
         opacity: bool ``[H, W]``, consolidation and nodules, inside ``mask``.
         field: bool ``[H, W]``, the exposed field; the collimated border lies outside it.
         spacing: edge of a pixel in mm.
+
+    Example:
+        >>> from medseg_monai.phantoms import draw_chest_xray
+        >>> phantom = draw_chest_xray(size=(64, 80), manufacturer="a", seed=0)
+        >>> bool((phantom.mask == (phantom.left | phantom.right)).all()), bool(phantom.opacity.any())
+        (True, False)
     """
 
     image: npt.NDArray[np.uint16]

@@ -28,7 +28,16 @@ ImageFormat = Literal["png", "tif"]
 
 
 class PhantomWriter(Protocol):
-    """The type of the entries of :data:`medseg_monai.phantoms.PHANTOMS`: a writer of one task's phantoms."""
+    """The type of the entries of :data:`medseg_monai.phantoms.PHANTOMS`: a writer of one task's phantoms.
+
+    Example:
+        >>> import tempfile
+        >>> from medseg_monai.phantoms import PHANTOMS, PhantomWriter
+        >>> write: PhantomWriter = PHANTOMS["optic_disc_fundus"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(folder, counts={"test": 1}, size=(64, 80), seed=0).name
+        'datalist.json'
+    """
 
     def __call__(
         self, folder: str | os.PathLike[str], *, counts: Mapping[str, int], size: tuple[int, ...], seed: int

@@ -120,6 +120,12 @@ class FundusPhantom:
         vessels: bool ``[H, W]``, inside ``fov``.
         disc: bool ``[H, W]``, optic disc including the vessels over it, inside ``fov``.
         fov: bool ``[H, W]``, the camera's field of view.
+
+    Example:
+        >>> from medseg_monai.phantoms import CAMERAS, draw_fundus
+        >>> phantom = draw_fundus(size=(64, 80), camera=CAMERAS["b"], seed=0)
+        >>> bool((phantom.vessels & ~phantom.fov).any())
+        False
     """
 
     image: npt.NDArray[np.uint8]

@@ -65,6 +65,12 @@ class ThoraxPhantom:
         image: int16 ``[D, H, W]``, Hounsfield units.
         label: uint8 ``[D, H, W]``, 0 and the values of :data:`LOBES`.
         infection: uint8 ``[D, H, W]``, 1 in ground glass and consolidation, which lie inside the lobes.
+
+    Example:
+        >>> from medseg_monai.phantoms import draw_thorax
+        >>> phantom = draw_thorax(size=(32, 32, 32), seed=0, disease=["ground_glass"])
+        >>> bool(phantom.infection.any()), bool(phantom.infection[phantom.label == 0].any())
+        (True, False)
     """
 
     image: npt.NDArray[np.int16]

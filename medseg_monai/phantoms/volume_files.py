@@ -133,12 +133,12 @@ def write_nifti(values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], path: Pat
 def nifti_file(
     folder: str, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], place: Place, case: PhantomCase
 ) -> PhantomFile:
-    """Plan a compressed NIfTI file; the axis orders take turns from phantom to phantom.
+    """Plan a compressed NIfTI file; the axis orders alternate between phantoms.
 
     Args:
-        folder: in that of the data set.
+        folder: folder inside that of the data set.
         values: ``[D, H, W]``.
-        place: of the volume.
+        place: position of the volume.
         case: the phantom.
     """
     axes = STORED_AXES[(case.number - 1) % len(STORED_AXES)]

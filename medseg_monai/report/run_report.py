@@ -1,4 +1,4 @@
-"""The report of a prediction run: a line a case, written after each one."""
+"""The report of a prediction run: one line per case, written after each case."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from medseg_monai.files import write_csv, write_json
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
-_DECIDING = ("bundle", "bundle_version", "model_sha256", "settings", "attention")
+_DECIDING = ("bundle", "bundle_version", "model_sha256", "model_settings", "settings", "attention")
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about a prediction."""
+    """Versions of Python and of the packages that can change a prediction.
+
+    Example:
+        >>> from medseg_monai.report import installed_versions
+        >>> sorted(installed_versions())
+        ['medseg-monai', 'monai', 'numpy', 'python', 'torch']
+    """
     found = {"python": platform.python_version()}
     for package in ("medseg-monai", "monai", "torch", "numpy"):
         try:
@@ -35,17 +41,22 @@ def _all_there(outputs: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What became of one case.
+    """The outcome of one case.
 
     Attributes:
         input: path of the image.
-        outputs: files written, none if the case failed.
+        outputs: files that were written; none if the case failed.
         status: ``"ok"``, ``"partial"`` (some results could not be written; ``outputs`` are the others) or ``"failed"``.
-        seconds: wall time, reading and writing included.
-        peak_memory_mib: peak memory in MiB, of the accelerator or else of the process so far.
-        error: one line, empty if all went well.
-        phases: wall time in seconds by phase; in ``report.json`` only.
+        seconds: wall time, including reading and writing.
+        peak_memory_mib: peak memory in MiB, of the accelerator or, without one, of the process so far.
+        error: one line; empty if all went well.
+        phases: wall time in seconds by phase; only in ``report.json``.
         warnings: what was doubtful in the input or repaired, a line each.
+
+    Example:
+        >>> from medseg_monai.report import CaseReport
+        >>> CaseReport("a.png", ["masks/a.png"], "ok", seconds=0.5, peak_memory_mib=800.0).error
+        ''
     """
 
     input: str
@@ -64,8 +75,20 @@ class RunReport:
 
     Attributes:
         output_dir: folder of the two files.
-        run: what holds for all cases: bundle, versions, model hash, network, device.
+        run: facts that apply to all cases: bundle, versions, model hash, network, device.
         cases: reports so far.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.report import CaseReport, RunReport
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = RunReport(Path(folder), run={"bundle": "lung_cxr_rescrnet"})
+        ...     report.add(CaseReport("a.png", [], "failed", 0.1, 800.0, error="a.png: truncated"))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['report.csv', 'report.json']
+        >>> [case.input for case in report.failed]
+        ['a.png']
     """
 
     output_dir: Path
@@ -73,7 +96,7 @@ class RunReport:
     cases: list[CaseReport] = field(default_factory=list)
 
     def add(self, case: CaseReport) -> None:
-        """Add a case and rewrite both files, so that an interrupted run has its report too.
+        """Add a case and rewrite both files, so that an interrupted run has a report too.
 
         Args:
             case: report of the case.
@@ -82,10 +105,10 @@ class RunReport:
         self.write()
 
     def complete_before(self) -> dict[str, CaseReport]:
-        """The cases that an earlier run into this folder completed, as this run would: same bundle, weights, settings.
+        """The cases that an earlier run with the same bundle, weights and settings completed in this folder.
 
         Returns:
-            input to report; none if there is no report, or one that cannot be read.
+            input to report; empty if there is no report, or if it cannot be read.
         """
         try:
             earlier = json.loads((self.output_dir / "report.json").read_text(encoding="utf-8"))
@@ -102,7 +125,7 @@ class RunReport:
         return [case for case in self.cases if case.status != "ok"]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """The report in the form of the JSON file."""
         counts = Counter(case.status for case in self.cases)
         return {**self.run, "counts": dict(counts), "cases": [asdict(case) for case in self.cases]}
 

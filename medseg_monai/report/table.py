@@ -8,16 +8,17 @@ __all__ = ["format_table"]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows in columns: text to the left, numbers to the right, floats with four digits.
+    """Format rows as columns: text on the left, numbers on the right, floats with four digits.
 
     Args:
         header: names of the columns.
-        rows: values; a row has as many as the header.
+        rows: values; each row has as many as the header.
 
     Returns:
         lines joined by newlines.
 
     Example:
+        >>> from medseg_monai.report import format_table
         >>> print(format_table(["case", "dice"], [["a.png", 0.5], ["b.png", 0.25]]))
         case     dice
         a.png  0.5000

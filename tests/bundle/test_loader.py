@@ -120,7 +120,9 @@ def test_a_file_of_the_users_own_serves_as_an_overlay(shelf, tmp_path):
 
 
 def test_an_unknown_config_is_refused_with_those_there_are(shelf):
-    with pytest.raises(BundleError, match=r"fast: toy_eye_net has no such config.*there are: quick, train\."):
+    with pytest.raises(
+        BundleError, match=r"fast: neither a config of toy_eye_net nor a file; its configs are: quick, train\."
+    ):
         merged_config("toy_eye_net", ["train", "fast"])
 
 
@@ -188,5 +190,5 @@ def test_the_example_shape_is_the_smallest_that_the_metadata_allow():
 def test_metadata_without_an_input_shape_are_refused(spatial_shape):
     metadata = read_metadata("retinal_vessel_fundus_cenet")
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = spatial_shape
-    with pytest.raises(BundleError, match=r"retinal_vessel_fundus_cenet: its metadata\.json gives no input shape"):
+    with pytest.raises(BundleError, match=r"retinal_vessel_fundus_cenet: its metadata\.json states no input shape"):
         example_input_shape(metadata)

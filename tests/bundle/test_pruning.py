@@ -246,7 +246,7 @@ def test_a_new_full_model_never_takes_the_place_of_the_kept_one(bundle, datalist
 def test_a_pruned_model_is_not_pruned_further_without_being_asked_to(bundle, datalists):
     prune(bundle, datalists[2], level=2, overrides=PLAIN)
     (bundle / "models" / "model_full.pt").unlink()
-    with pytest.raises(ValueError, match="pruned already"):
+    with pytest.raises(ValueError, match="already pruned"):
         prune(bundle, datalists[2], overrides=PLAIN)
     result = prune(bundle, datalists[2], level=1, checkpoint=bundle / "models" / "model.pt", overrides=PLAIN)
     assert [row.level for row in result.levels] == [1, 2]

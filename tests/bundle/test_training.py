@@ -111,7 +111,7 @@ def test_a_terminated_training_marks_its_run_as_killed(phantoms: Path, tmp_path:
 
 
 def test_a_second_training_into_the_same_folder_is_refused(phantoms: Path, straight: Path):
-    with pytest.raises(BundleError, match="holds a training already"):
+    with pytest.raises(BundleError, match="already holds a training"):
         train(BUNDLE, overrides={"datalist": str(phantoms), "output_dir": str(straight)})
 
 

@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine
 from PIL import Image
 
 from medseg_monai.bundle import find_bundle, flat_keys, list_bundles, merged_config, read_metadata
-from medseg_monai.data.inputs import case_name, radiograph_name
+from medseg_monai.data.inputs import case_name
 from tests.data.dicom_files import OBLIQUE, ORIGIN, SPACING, find_segment, write_series
 from tests.data.radiograph_files import write_radiograph
 
@@ -70,7 +70,7 @@ class PictureScene:
 
     def masks(self, folder: Path) -> list[Path]:
         endings = (".png", ".seg.dcm") if self.image.suffix == ".dcm" else (".png",)
-        return [folder / (radiograph_name(self.image) + ending) for ending in endings]
+        return [folder / (case_name(self.image) + ending) for ending in endings]
 
     def read(self, mask: Path) -> np.ndarray:
         is_dicom = mask.suffix == ".dcm"

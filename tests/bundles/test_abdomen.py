@@ -11,11 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from PIL import Image
 
 from medseg_monai.bundle import Predictor, find_bundle
 from medseg_monai.cli import main
 from medseg_monai.networks.nets import ANUNet
+from medseg_monai.phantoms import write_abdomen_phantoms
 from tests.data.dicom_files import OBLIQUE, find_segment, write_series
 
 from .conftest import make_workflow, run_workflow
@@ -379,3 +381,78 @@ def test_the_organ_is_kept_with_the_weights(tmp_path):
     bundle = find_bundle("abdomen_mri_anunet")
     settings = parsed(bundle, "train", workflow_type="train", key="settings", organ="kidney")
     assert settings["organ"] == "kidney"
+
+
+def authors_schedule(abdomen: Path, folder: Path, **overrides: Any) -> Any:
+    """A training by the authors' schedule on small phantoms and a small network."""
+    datalist = write_abdomen_phantoms(
+        folder,
+        counts={"training": 2, "validation": 1},
+        size=(8, 48, 64),
+        seed=0,
+        modality=MODALITY[abdomen.name].lower(),
+    )
+    small = {"features": FEATURES, "image_size": IMAGE_SIZE, "batch_size": 1, "datalist": str(datalist)}
+    return make_workflow(
+        abdomen,
+        "train",
+        "train_authors",
+        workflow_type="train",
+        output_dir=str(folder / "run"),
+        **{**small, **overrides},
+    )
+
+
+def test_the_authors_schedule_lowers_the_rate_by_the_loss_of_steps_and_keeps_the_best_iou(abdomen, tmp_path):
+    workflow = authors_schedule(abdomen, tmp_path, max_epochs=1)
+    workflow.initialize()
+    scheduler = workflow.parser.get_parsed_content("lr_scheduler")
+    losses: list[float] = []
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output[0]["loss"]))
+    )
+    workflow.run()
+    assert len(losses) == scheduler.last_epoch == 2  # a step for each scan, in one epoch
+    assert scheduler.best in losses
+    evaluator = workflow.parser.get_parsed_content("validate#evaluator")
+    assert evaluator.state.key_metric_name == "val_iou"
+    assert 0 <= evaluator.state.metrics["val_iou"] <= 1
+    assert (tmp_path / "run" / "model.pt").is_file()
+
+
+def test_the_authors_schedule_is_theirs(abdomen, tmp_path):
+    workflow = authors_schedule(abdomen, tmp_path)
+    workflow.initialize()
+    get = workflow.parser.get_parsed_content
+    scheduler = get("lr_scheduler")
+    found = {name: getattr(scheduler, name) for name in ("mode", "factor", "patience", "threshold", "threshold_mode")}
+    assert found == {"mode": "min", "factor": 0.1, "patience": 2000, "threshold": 0.01, "threshold_mode": "rel"}
+    assert scheduler.min_lrs == [1e-7]
+    assert isinstance(get("optimizer"), torch.optim.Adam)
+    assert get("optimizer").defaults["lr"] == 0.01
+    assert (get("max_epochs"), get("stop_patience")) == (20, 20)
+    logits, label = torch.randn(2, 1, 5, 7), (torch.rand(2, 1, 5, 7) > 0.5).float()
+    p, axes = logits.sigmoid(), (1, 2, 3)
+    dice = (2 * (p * label).sum(axes) + 1e-5) / (p.sum(axes) + label.sum(axes) + 1e-5)
+    cross_entropy = torch.nn.functional.binary_cross_entropy(p, label)
+    torch.testing.assert_close(get("loss")([logits, logits], label), 2 * (0.5 * cross_entropy + 1 - dice.mean()))
+
+
+def test_the_authors_schedule_sees_slices_with_the_organ_as_they_are(abdomen, tmp_path):
+    workflow = authors_schedule(abdomen, tmp_path, slices_per_volume=12)
+    workflow.parser.parse(reset=True)
+    content = json.loads((tmp_path / "datalist.json").read_text())["training"][0]
+    item = {key: str(tmp_path / content[key]) for key in ("image", "label")}
+    whole = workflow.parser.get_parsed_content("validate#preprocessing")(dict(item))["image"][0]
+    drawn = workflow.parser.get_parsed_content("train#preprocessing")(dict(item))
+    assert len(drawn) == 12
+    for one in drawn:
+        assert one["label"].any()
+        assert min(float((one["image"][0] - slice_).abs().max()) for slice_ in whole) < 1e-3
+
+
+def test_the_authors_schedule_is_the_same_for_both_bundles():
+    ct, mr = (json.loads((find_bundle(name) / "configs" / "train_authors.json").read_text()) for name in MODALITY)
+    assert mr.pop("intensity_scale") == 0.0
+    assert ct == mr

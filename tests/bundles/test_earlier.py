@@ -190,5 +190,5 @@ def test_an_earlier_copy_of_a_bundle_trains(trainable: tuple[Path, dict[str, Any
 
 def test_an_earlier_copy_says_that_it_cannot_start_from_weights(trainable: tuple[Path, dict[str, Any]], model: Path):
     copy, values = trainable
-    with pytest.raises(BundleError, match=f"^{re.escape(str(copy))}: .* initial_weights.*; copy the bundle anew"):
+    with pytest.raises(BundleError, match=f"^{re.escape(str(copy))}: .* initial_weights.*; copy the bundle again"):
         train(copy, overrides=values, checkpoint=model, track=False)

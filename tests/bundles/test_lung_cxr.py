@@ -10,9 +10,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from medseg_monai.bundle import find_bundle, merged_config
+from medseg_monai.losses import TanimotoLoss, tanimoto_coefficient
+from medseg_monai.phantoms import write_chest_xray_phantoms
 from tests.data.radiograph_files import write_radiograph
 
 from .conftest import make_workflow, run_workflow
@@ -247,7 +250,8 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_is_by_default_as_in_the_paper(name):
     config = merged_config(find_bundle(name), ["train"])
-    assert {key: config[key] for key in RECIPES[name]} == RECIPES[name]
+    parser = ConfigParser(config)
+    assert {key: parser.get_parsed_content(key) for key in RECIPES[name]} == RECIPES[name]
     assert config["optimizer"]["_target_"] == "torch.optim.Adam"
 
 
@@ -266,3 +270,30 @@ def test_imported_weights_whose_first_channel_is_the_lung_are_used_by_a_key(tmp_
         masks[channel] = np.asarray(Image.open(tmp_path / f"masks{channel}" / "chest.png")) > 0
     np.testing.assert_array_equal(masks[0], ~masks[1])
     assert dice(masks[1], scene() > 100) > 0.98
+
+
+def test_rescrnets_training_logs_what_the_paper_plots(tmp_path):
+    """Weighted loss and plain coefficient of every epoch, of training and validation, at the network's size."""
+    bundle = find_bundle("lung_cxr_rescrnet")
+    datalist = write_chest_xray_phantoms(tmp_path, counts={"training": 3, "validation": 2}, size=(150, 181), seed=0)
+    small = {"image_size": [40, 52], "filters": 4, "num_blocks": 1, "batch_size": 3, "max_epochs": 1, "dropout": 0.0}
+    values = {"datalist": str(datalist), "output_dir": str(tmp_path / "run"), **small}
+    workflow = make_workflow(bundle, "train", workflow_type="train", **values)
+    run_workflow(workflow)
+    get = workflow.parser.get_parsed_content
+    metrics = get("validate#evaluator").state.metrics
+    network, losses, coefficients = get("network").eval(), [], []
+    for item in get("validate#dataset"):
+        rows = (np.arange(40) + 0.5) * item["label"].shape[1] / 40
+        columns = (np.arange(52) + 0.5) * item["label"].shape[2] / 52
+        label = item["label"].as_tensor()[None][:, :, rows.astype(int)][..., columns.astype(int)]
+        with torch.no_grad():
+            logits = network(item["image"].as_tensor()[None])
+        losses.append(TanimotoLoss(softmax=True, to_onehot_y=True)(logits, label).item())
+        truth = torch.cat([1 - label.float(), label.float()], dim=1)
+        coefficients.append(tanimoto_coefficient(logits.softmax(dim=1), truth).item())
+    assert len(losses) == 2
+    assert metrics["val_loss"] == pytest.approx(np.mean(losses), abs=1e-4)
+    assert metrics["val_tanimoto"] == pytest.approx(np.mean(coefficients), abs=1e-4)
+    assert 0 < get("train#trainer").state.metrics["train_tanimoto"] < 1
+    assert get("validate#evaluator").state.key_metric_name == "val_dice"

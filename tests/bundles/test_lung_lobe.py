@@ -10,10 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 
 from medseg_monai.bundle import find_bundle
 from medseg_monai.errors import explain, is_users_mistake
+from medseg_monai.networks.nets import CTSUNet
+from medseg_monai.networks.weights import write_model
 from medseg_monai.phantoms import write_thorax_phantoms
+from medseg_monai.transforms import ReassignFragmentsd
 
 from .conftest import make_workflow
 
@@ -90,3 +94,37 @@ def test_a_label_that_the_network_lacks_is_refused_by_its_value():
     label[..., :4] = 12
     with pytest.raises(ValueError, match=r"12.*0 to 5"):
         network.train()(torch.rand(1, 1, 32, 32, 32), label)
+
+
+@pytest.mark.parametrize(
+    ("configs", "section"),
+    [(["inference"], "inferer"), (["train"], "validate#inferer"), (["train", "evaluate"], "validate#inferer")],
+    ids=["inference", "validation", "evaluation"],
+)
+def test_windows_are_those_of_the_key_or_of_the_weights_wherever_a_scan_is_predicted(tmp_path, configs, section):
+    model = tmp_path / "model.pt"
+    write_model(model, {"weight": torch.zeros(1)}, CTSUNet.author_settings)
+    weights = "initial_weights" if configs == ["train"] else "checkpoint"
+    kind = "infer" if configs == ["inference"] else "train"
+    for overrides, window in (({}, None), ({weights: str(model)}, 132), ({weights: str(model), "window": 92}, 92)):
+        workflow = make_workflow(BUNDLE, *configs, workflow_type=kind, **overrides)
+        workflow.parser.parse(reset=True)
+        assert workflow.parser.get_parsed_content(section).window == window
+
+
+@pytest.mark.parametrize(
+    ("configs", "section"),
+    [(["inference"], "postprocessing"), (["train", "evaluate"], "validate#postprocessing")],
+    ids=["inference", "evaluation"],
+)
+def test_fragments_go_to_their_neighbours_unless_the_key_says_no(tmp_path, configs, section):
+    kind = "infer" if configs == ["inference"] else "train"
+    lobes = torch.zeros(1, 6, 5, 6)
+    lobes[:, :3, :4], lobes[:, 4, 2:4], lobes[:, 2, 1] = 1, 2, 2  # of label 2, the voxels in row 2 touch only label 1
+    for overrides, expected in (({}, 1), ({"reassign_fragments": False}, 2)):
+        workflow = make_workflow(BUNDLE, *configs, workflow_type=kind, output_dir=str(tmp_path), **overrides)
+        workflow.parser.parse(reset=True)
+        steps = workflow.parser.get_parsed_content(section).transforms
+        cleaning = [step for step in steps if isinstance(step, ReassignFragmentsd)]
+        found = Compose(cleaning)({"pred": lobes.clone()})["pred"]
+        assert found[0, 2, 1].unique().tolist() == [expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ def test_a_named_split_has_exactly_the_papers_numbers_and_every_image_once(split
     assert sizes(found) == expected
     images = [item["image"] for section in found.values() for item in section]
     assert sorted(images) == sorted(item["image"] for one in complete(split) for s in one.values() for item in s)
+
+
+def test_jms_takes_the_images_that_are_published_and_says_what_training_lacks(caplog):
+    lists = [thirds(items(name, count)) for name, count in {"jsrt": 247, "montgomery": 138, "shenzhen": 566}.items()]
+    with caplog.at_level(logging.WARNING):
+        found = combine(lists, split="jms")
+    assert sizes(found) == {"training": 903, "validation": 48, "test": 0}
+    said = "split 'jms': 951 of the paper's 952 images are published, so training has 903 instead of 904."
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_a_split_with_the_papers_numbers_needs_no_warning(caplog):
+    combine(complete("jms"), split="jms")
+    assert caplog.records == []
+
+
+def test_other_numbers_than_the_papers_and_the_published_ones_are_refused_with_both():
+    lists = [thirds(items(name, count)) for name, count in {"jsrt": 247, "montgomery": 138, "shenzhen": 565}.items()]
+    with pytest.raises(ValueError, match=r"shenzhen 567 \(952 images\) or .*shenzhen 566 \(951 images\), found .*565"):
+        combine(lists, split="jms")
 
 
 def test_patients_with_several_images_stay_together_and_the_numbers_stay_exact():

@@ -91,12 +91,26 @@ def test_the_tumour_is_liver_on_the_volumes_grid_in_8_bits(published, tmp_path):
     np.testing.assert_array_equal(load(item["label"]).affine, load(item["image"]).affine)
 
 
+def test_the_tumour_is_background_by_option_and_by_name_as_the_papers_sentence_says(published, tmp_path):
+    item = every(DATASETS["lits_liver_only"](published, derived=tmp_path, validation_fraction=0.0, seed=0))[0]
+    assert item["source"] == "lits_liver_only"
+    np.testing.assert_array_equal(read_labels(item), labels() == 1)
+    assert (labels() == 2).any()
+
+
+def test_a_liver_that_is_all_tumour_is_refused_where_tumours_are_background(published, tmp_path):
+    save(segmentation(published, 3), 2 * (labels() > 0).astype(np.uint8))
+    assert len(every(read_lits(published, derived=tmp_path))) == len(NUMBERS)
+    with pytest.raises(ValueError, match=r"segmentation-3\.nii.*has tumour only"):
+        read_lits(published, derived=tmp_path, tumour="background")
+
+
 def test_the_tumour_is_kept_apart_by_option_and_by_name(published, tmp_path):
     item = every(DATASETS["lits_tumour"](published, derived=tmp_path, validation_fraction=0.0, seed=0))[0]
     assert item["source"] == "lits_tumour"
     np.testing.assert_array_equal(read_labels(item), labels())
     assert read_labels(every(DATASETS["lits"](published, derived=tmp_path))[0]).max() == 1
-    with pytest.raises(ValueError, match="tumour='keep' is unknown: choose from merge, separate"):
+    with pytest.raises(ValueError, match="tumour='keep' is unknown: choose from merge, background, separate"):
         read_lits(published, derived=tmp_path, tumour="keep")
 
 

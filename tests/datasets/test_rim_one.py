@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from medseg_monai.datasets import read_rim_one
+from medseg_monai.datasets import DATASETS, read_rim_one
 
 CASES = [("Normal", number) for number in range(1, 7)] + [("Deep", number) for number in range(1, 5)]
 
@@ -48,6 +48,32 @@ def test_a_gold_standard_goes_before_the_majority(rim_one, tmp_path, draw_mask, 
     item = first(read_rim_one(rim_one, derived=tmp_path / "derived"))
     assert item["patient"] == "Deep_Im001"
     np.testing.assert_array_equal(read_mask(item["label"]), expert_mask(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "expert"), [("rim_one", 9), ("rim_one_majority", 3), ("rim_one_expert1", 1)], ids=lambda value: str(value)
+)
+def test_what_is_trained_on_is_a_choice_and_all_experts_stay_in_the_list(
+    rim_one, tmp_path, draw_mask, read_mask, name, expert
+):
+    draw_mask(rim_one / "Deep" / "Im001-gs.bmp", expert_mask(9))
+    DATASETS["rim_one"](rim_one, derived=tmp_path / "derived")
+    item = first(DATASETS[name](rim_one, derived=tmp_path / "derived"))
+    DATASETS["rim_one_expert1"](rim_one, derived=tmp_path / "derived")  # lists side by side keep their own labels
+    assert item["source"] == name
+    np.testing.assert_array_equal(read_mask(item["label"]), expert_mask(expert))
+    for number in range(1, 6):
+        np.testing.assert_array_equal(read_mask(item[f"label_expert{number}"]), expert_mask(number))
+
+
+def test_an_unknown_choice_and_one_without_its_masks_are_refused(rim_one, tmp_path, draw_mask):
+    with pytest.raises(ValueError, match="train_label='expert6' is unknown: choose from gold, majority, expert1"):
+        read_rim_one(rim_one, derived=tmp_path, train_label="expert6")
+    for path in rim_one.glob("Deep/Im001-exp*.bmp"):
+        path.unlink()
+    draw_mask(rim_one / "Deep" / "Im001-gs.bmp", expert_mask(2))
+    with pytest.raises(ValueError, match=r"Deep/Im001\.bmp: image without mask of exp1, exp2, exp3, exp4, exp5"):
+        read_rim_one(rim_one, derived=tmp_path, train_label="expert1")
 
 
 def test_a_gold_standard_alone_is_enough(rim_one, tmp_path, draw_mask):

@@ -117,6 +117,7 @@ def _matches(path: str, rule: str) -> bool:
 
 def test_weights_enter_an_image_only_if_they_are_shipped():
     assert is_in_context("bundles/lung_cxr_rescrnet/models/model.pt")
+    assert is_in_context("bundles/lung_cxr_rescrnet/models/model.json")
     assert not is_in_context("bundles/lung_lobe_ct_ctsunet/models/model.pt")
     assert not is_in_context("bundles/lung_cxr_rescrnet/models/model_full.pt")
     assert is_in_context("bundles/lung_lobe_ct_ctsunet/configs/train.json")

@@ -115,7 +115,7 @@ def test_a_further_pair_joins_the_table_of_the_first(finished: Path, data: dict[
 
 def test_resuming_with_other_images_is_refused(finished: Path, data: dict[str, list[Item]]):
     fewer = {**data, "shenzhen": data["shenzhen"][:-1]}
-    with pytest.raises(ValueError, match="begun with another data"):
+    with pytest.raises(ValueError, match="started with another data"):
         run_cross_manufacturer(BUNDLE, fewer, finished, pairs=[PAIR], overrides=QUICK, seed=3, resume=True)
 
 
@@ -130,13 +130,13 @@ def test_a_wrong_key_is_refused_before_the_folder_is_begun(data, tmp_path, overr
 
 
 def test_resuming_with_another_seed_is_refused(finished: Path, data: dict[str, list[Item]]):
-    with pytest.raises(ValueError, match="begun with another seed"):
+    with pytest.raises(ValueError, match="started with another seed"):
         run_cross_manufacturer(BUNDLE, data, finished, pairs=[PAIR], overrides=QUICK, seed=4, resume=True)
 
 
 def test_a_folder_with_files_is_refused_without_resume(data: dict[str, list[Item]], tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="not empty; go on with --resume"):
+    with pytest.raises(ValueError, match="not empty; continue with --resume"):
         run_cross_manufacturer(BUNDLE, data, tmp_path, overrides=QUICK)
 
 

@@ -94,12 +94,51 @@ def test_only_what_lies_in_the_field_of_view_counts(tmp_path):
     }
 
 
+def test_the_whole_image_counts_where_the_field_of_view_is_ignored(tmp_path):
+    fov = torch.tensor([[[1, 0, 1], [1, 0, 1]]])  # leaves out both mistakes of a
+    run(CaseMetrics(tmp_path, ["dice", "accuracy", "auc"], fov="ignore"), [{**A, "fov": fov}])
+    run(CaseMetrics(tmp_path / "without", ["dice", "accuracy", "auc"]), [A])
+    assert rows(tmp_path) == rows(tmp_path / "without")
+    assert summary(tmp_path)["pooled"] == summary(tmp_path / "without")["pooled"]
+
+
+@pytest.mark.parametrize("fov", ["inside", "ignore"])
+def test_the_summary_says_how_fields_of_view_were_treated_if_there_are_any(tmp_path, fov):
+    run(CaseMetrics(tmp_path, ["dice"], fov=fov), [B, {**A, "fov": A["label"]}])
+    assert summary(tmp_path)["fov"] == fov
+    run(CaseMetrics(tmp_path, ["dice"], fov=fov), [B, A])
+    assert "fov" not in summary(tmp_path)
+
+
+def test_another_word_for_the_field_of_view_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="fov='outside' is unknown: choose from inside, ignore"):
+        CaseMetrics(tmp_path, ["dice"], fov="outside")
+
+
+def test_the_mean_over_the_experts_is_that_of_each_image_and_its_deviation_that_over_the_images(tmp_path):
+    """Table I of CE-Net, "Overall": the experts' values of an image make one, and images deviate from each other."""
+    masks = [[[1, 0, 0], [1, 0, 0]], [[1, 1, 0], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]]
+    experts = {f"label_expert{number}": torch.tensor([mask]) for number, mask in enumerate(masks, start=1)}
+    first = {**item("c.png", [[0.9, 0.1, 0.1], [0.9, 0.1, 0.1]], label=[[1, 0, 0], [1, 0, 0]]), **experts}
+    second = {**B, **experts}
+    run(CaseMetrics(tmp_path, ["overlap_error"]), [first], [second], [A])
+    means = [np.mean([0, 1 - 2 / 3, 1 - 2 / 4]), np.mean([1 - 1 / 3, 1 - 2 / 3, 1 - 2 / 4])]
+    assert [float(row["overlap_error_experts"]) for row in rows(tmp_path)[:2]] == pytest.approx(means)
+    assert rows(tmp_path)[2]["overlap_error_experts"] == ""
+    found = summary(tmp_path)
+    assert found["per_case"]["overlap_error_experts"]["mean"] == pytest.approx(np.mean(means))
+    assert found["per_case"]["overlap_error_experts"]["std"] == pytest.approx(np.std(means))
+    each = [found["pooled"][f"overlap_error_expert{number}"] for number in (1, 2, 3)]
+    assert found["pooled"]["overlap_error_experts"] == pytest.approx(np.mean(each))
+
+
 def test_each_expert_has_columns_and_a_pooled_value_of_its_own(tmp_path):
     second = item("c.png", [[0.9, 0.1, 0.1], [0.9, 0.1, 0.1]], label=[[1, 0, 0], [1, 0, 0]])
     expert = {"label_expert1": torch.tensor([[[1, 1, 1], [1, 0, 0]]]), "label_expert2": second["label"]}
     run(CaseMetrics(tmp_path, ["dice", "auc"]), [{**second, **expert}], [B])
     first, without = rows(tmp_path)
-    assert list(first) == ["case", "dice", "auc", "dice_expert1", "auc_expert1", "dice_expert2", "auc_expert2"]
+    own = ["dice_expert1", "auc_expert1", "dice_expert2", "auc_expert2"]
+    assert list(first) == ["case", "dice", "auc", *own, "dice_experts", "auc_experts"]
     assert float(first["dice"]) == float(first["dice_expert2"]) == 1.0
     assert float(first["dice_expert1"]) == pytest.approx(4 / 6)
     assert without["dice_expert1"] == ""

@@ -71,5 +71,5 @@ def test_a_network_without_coverage_and_wrong_options_are_refused():
     with pytest.raises(ValueError, match="epochs must be positive, got 0"):
         CoverageSchedule(Mining(), 0)
     for shares in ({"start": 1.1}, {"end": 0.0}):
-        with pytest.raises(ValueError, match="start and end must lie above 0 and not above 1"):
+        with pytest.raises(ValueError, match="start and end must be above 0 and at most 1"):
             CoverageSchedule(Mining(), 3, **shares)

@@ -254,7 +254,7 @@ def test_an_affine_that_was_rounded_in_its_file_is_the_same_grid(tmp_path):
 def test_a_map_with_other_values_than_the_labels_is_refused(key, value, tmp_path):
     wrong = A[key].as_tensor().clone()
     wrong[0, 0, 0, 0] = value
-    with pytest.raises(ValueError, match=rf"/data/a\.nii\.gz: its {key} has other values than 0 to 2 \(upper, lower\)"):
+    with pytest.raises(ValueError, match=rf"/data/a\.nii\.gz: its {key} has values other than 0 to 2 \(upper, lower\)"):
         run(LabelMetrics(tmp_path, ["upper", "lower"]), [{**A, key: MetaTensor(wrong, affine=affine())}])
 
 
@@ -262,7 +262,7 @@ def test_unknown_metrics_and_unusable_names_are_refused_before_anything_is_compu
     with pytest.raises(ValueError, match="hd100: no such metric; known metrics: dice, iou, precision, recall, hd95"):
         LabelMetrics(tmp_path, ["upper"], ["dice", "hd100"])
     for names in ([], ["upper", "upper"]):
-        with pytest.raises(ValueError, match="names must be 1 to 255 different ones"):
+        with pytest.raises(ValueError, match="names must be 1 to 255 different names"):
             LabelMetrics(tmp_path, names)
 
 

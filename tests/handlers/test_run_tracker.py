@@ -231,7 +231,9 @@ def test_each_training_that_is_asked_to_registers_a_version_of_its_model(tmp_pat
 def test_a_name_that_the_registry_does_not_take_is_refused_before_the_first_epoch(tmp_path):
     folder = tmp_path / "run"
     toy, _ = tracked(folder, max_epochs=1, registered_model_name="toys/today")
-    with pytest.raises(ValueError, match=r"^toys/today: MLflow's registry takes no model of this name") as error:
+    with pytest.raises(
+        ValueError, match=r"^toys/today: MLflow's registry does not accept a model of this name"
+    ) as error:
         toy.trainer.run()
     assert "\n" not in str(error.value)
     assert not (folder / MODEL_NAME).exists()

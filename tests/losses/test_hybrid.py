@@ -28,12 +28,19 @@ def random_logits(*, seed: int = 4, channels: int = 1) -> torch.Tensor:
 
 
 def by_hand(
-    logits: torch.Tensor, truth: torch.Tensor, *, alpha: float = 0.5, gamma: float = 2.0, s: float = 1.0
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    *,
+    alpha: float = 0.5,
+    gamma: float = 2.0,
+    s: float = 1.0,
+    squared_pred: bool = True,
 ) -> float:
     """The formula of one head, in float64."""
     p, y = 1 / (1 + np.exp(-logits.double().numpy())), truth.double().numpy()
     axes = (2, 3)
-    dice = (2 * (p * y).sum(axes) + s) / ((p**2).sum(axes) + (y**2).sum(axes) + s)
+    power = 2 if squared_pred else 1
+    dice = (2 * (p * y).sum(axes) + s) / ((p**power).sum(axes) + (y**power).sum(axes) + s)
     p_t, alpha_t = np.where(y == 1, p, 1 - p), np.where(y == 1, alpha, 1 - alpha)
     return float(np.mean(1 - dice) - np.mean(alpha_t * (1 - p_t) ** gamma * np.log(p_t)))
 
@@ -43,6 +50,7 @@ SETTINGS = [
     {"alpha": 0.8, "gamma": 0.0, "smooth": 3.0},
     {"alpha": 0.25, "gamma": 2.0, "smooth": 0.5},
     {"alpha": 1.0, "gamma": 1.5, "smooth": 1e-5},
+    {"gamma": 0.0, "smooth": 1e-5, "squared_pred": False},
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.losses import DiceLoss
 
-from medseg_monai.losses import TanimotoLoss, contour_weights, contour_window, tanimoto_coefficient
+from medseg_monai.losses import TanimotoCoefficient, TanimotoLoss, contour_weights, contour_window, tanimoto_coefficient
 from tests.networks.reference import load_vectors
 
 
@@ -168,3 +168,14 @@ def test_wrong_shapes_windows_and_activations_are_refused():
             contour_weights(label, window)
     with pytest.raises(ValueError, match="sigmoid and softmax exclude each other"):
         TanimotoLoss(sigmoid=True, softmax=True)
+
+
+def test_the_coefficient_is_one_for_the_label_and_weighs_all_pixels_alike():
+    label = torch.zeros(2, 1, 7, 11)
+    label[0, :, 1:4, 2:9], label[1, :, 5:, 3:5] = 1, 1
+    sure = 40 * torch.cat([1 - 2 * label, 2 * label - 1], dim=1)
+    coefficient = TanimotoCoefficient(softmax=True, to_onehot_y=True)
+    assert coefficient(sure, label).item() == pytest.approx(1)
+    logits = torch.randn(2, 2, 7, 11, generator=torch.Generator().manual_seed(3))
+    truth = torch.cat([1 - label, label], dim=1)
+    torch.testing.assert_close(coefficient(logits, label), tanimoto_coefficient(logits.softmax(dim=1), truth))

@@ -31,4 +31,4 @@ def test_a_table_without_rows_is_its_header():
 
 def test_the_example_of_the_docstring_holds():
     assert doctest.testmod(table).failed == 0
-    assert doctest.testmod(table).attempted == 1
+    assert doctest.testmod(table).attempted == 2

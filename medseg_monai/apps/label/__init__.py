@@ -1,6 +1,6 @@
-"""MONAI Label: the bundles, served to annotators.
+"""MONAI Label: serving the bundles to annotators.
 
-This folder is a MONAI Label app (``main.py``, ``lib/``). :func:`serve` starts its server; only that needs MONAI Label
+This folder is a MONAI Label app (``main.py``, ``lib/``). :func:`serve` starts its server, which needs MONAI Label to be
 installed (see ``docs/label.md``).
 """
 

@@ -1,4 +1,4 @@
-"""Where MONAI Label looks for a subclass of its ``MONAILabelApp`` when this folder is given as an app."""
+"""The module in which MONAI Label looks for a subclass of its ``MONAILabelApp`` if this folder is given as an app."""
 
 from medseg_monai.apps.label.lib.app import BundleApp
 

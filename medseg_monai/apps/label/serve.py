@@ -1,4 +1,4 @@
-"""The MONAI Label server of this project: its settings, checked, and its start."""
+"""The MONAI Label server of this project: checking its settings and starting it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medseg_monai.files import write_text
 
 __all__ = ["is_loopback", "serve"]
 
-#: what MONAI Label finds in the folder of an app; the class itself stays in the package, which may be read-only
+#: the module that MONAI Label finds in the app's folder; the class itself is in the package, which may be read-only
 _MAIN = 'from medseg_monai.apps.label.lib.app import BundleApp\n\n__all__ = ["BundleApp"]\n'
 
 
@@ -30,23 +30,23 @@ def serve(
 ) -> None:
     """Serve bundles to annotators until the process is interrupted.
 
-    The server keeps its own files (log, sessions, models that were trained from a client) in ``work_dir``. In
-    ``studies`` MONAI Label writes the labels (``labels/``) and its list of images (``datastore_v2.json``).
+    The server keeps its own files (log, sessions, models that were trained from a client) in ``work_dir``. MONAI Label
+    writes the labels (``labels/``) and its list of images (``datastore_v2.json``) to ``studies``.
 
     Args:
         studies: folder of images, or the address of a DICOMweb server.
-        work_dir: folder of the server's own files, made when missing.
-        bundles: names or paths of the bundles to serve; by default all that have weights.
-        weights: weights to use instead of those that a bundle has, by the bundle's name.
+        work_dir: folder for the server's own files; it is created if it is missing.
+        bundles: names or paths of the bundles to serve; by default all bundles with weights.
+        weights: weights to use instead of a bundle's own, by the bundle's name.
         host: address to listen on.
         port: port to listen on.
-        behind_proxy: others reach the host only through what keeps strangers out, such as a container's port that is
-            published on 127.0.0.1; nobody has to log in to the server itself then.
+        behind_proxy: other machines reach the host only through something that controls access, such as a container's
+            port that is published on 127.0.0.1; the server itself then requires no login.
 
     Raises:
-        BundleError: a bundle that there is not, or that has no weights.
+        BundleError: a bundle that does not exist or has no weights.
         FileNotFoundError: there is no such folder of images.
-        ValueError: MONAI Label is not installed, or the host is not this machine alone and nobody has to log in.
+        ValueError: MONAI Label is not installed, or other machines can reach the host and no login is required.
     """
     from .lib.served import choose_bundles
 
@@ -57,7 +57,7 @@ def serve(
     source = str(studies)
     if not source.startswith(("http://", "https://")):
         if not Path(source).is_dir():
-            raise FileNotFoundError(f"{source}: no such folder; name the folder of the images.")
+            raise FileNotFoundError(f"{source}: no such folder; give the folder of the images.")
         source = str(Path(source).resolve())
     chosen = choose_bundles(bundles, weights)
     folder = Path(work_dir).resolve()
@@ -74,7 +74,7 @@ def serve(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine and can be reached from nowhere else.
+    """Whether a host is this machine and cannot be reached from other machines.
 
     Args:
         host: address or name.
@@ -86,30 +86,30 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_open_host(host: str) -> None:
-    """Patients' images go to nobody unasked: beyond this machine, whoever comes has to log in."""
+    """Refuse a host that other machines can reach without a login, to protect the patients' images."""
     is_guarded = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in ("1", "true")
     if not is_loopback(host) and not (is_guarded and os.environ.get("MONAI_LABEL_AUTH_REALM_URI")):
         raise ValueError(
-            f"{host}: others could reach the server without logging in; stay on 127.0.0.1, give --behind-proxy "
-            "if something in front keeps strangers out, or set "
+            f"{host}: others could reach the server without logging in; use 127.0.0.1, give --behind-proxy "
+            "if a proxy in front of it controls access, or set "
             "MONAI_LABEL_AUTH_ENABLE=true and MONAI_LABEL_AUTH_REALM_URI."
         )
 
 
 def _set_environment(folder: Path) -> None:
-    """Settings that MONAI Label reads at its import; what the user has set stands."""
+    """Set the variables that MONAI Label reads during its import; values set by the user are kept."""
     temporary = folder / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     defaults = {
-        "TMPDIR": str(temporary),  # MONAI Label writes uploads so that every user of the machine could read them
+        "TMPDIR": str(temporary),  # MONAI Label writes uploads with permissions for every user of the machine
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-        "MONAI_LABEL_TRACKING_ENABLED": "false",  # of MONAI Label's own trainers; ours track by themselves
+        "MONAI_LABEL_TRACKING_ENABLED": "false",  # for MONAI Label's own trainers; ours have their own tracking
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "MONAI_ZOO_SOURCE": "ngc",  # by another one it would ask GitHub for its list of bundles
+        "MONAI_ZOO_SOURCE": "ngc",  # otherwise MONAI Label would ask GitHub for a list of bundles
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    tempfile.tempdir = None  # which another module may have looked up before
+    tempfile.tempdir = None  # another module may have cached it before
 
 
 def _start(arguments: Sequence[str]) -> None:

@@ -133,7 +133,7 @@ def check_same_grid(
     Raises:
         ValueError: another shape, or an affine that differs by more than 0.001 mm.
     """
-    in_space = to_affine_nd(3, np.asarray(affine, dtype=np.float64))  # that of a slice may have two axes
+    in_space = to_affine_nd(3, np.asarray(affine, dtype=np.float64))  # the affine of a slice may have two axes
     same_axes = np.allclose(in_space, expected_affine, rtol=0, atol=_SAME_AFFINE)
     if tuple(shape) != tuple(expected_shape) or not same_axes:
         raise ValueError(

@@ -275,16 +275,26 @@ def write_volume_nifti(
     *,
     forms: NiftiForms | None = None,
 ) -> None:
-    """Write a volume as a compressed NIfTI file, whole or not at all; the same volume gives the same bytes.
+    """Write a volume as a compressed NIfTI file, all or nothing; the same volume gives the same bytes.
 
     Args:
-        path: file to write or replace, named ``.nii.gz``.
-        values: ``[X, Y, Z]``; the file has their type.
+        path: file to write or replace, with the ending ``.nii.gz``.
+        values: ``[X, Y, Z]``; the file has the same type.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
         forms: see :func:`write_label_nifti`.
 
     Raises:
         OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> from medseg_monai.data.results.masks import write_volume_nifti
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_volume_nifti(f"{folder}/scan.nii.gz", np.zeros((2, 3, 4), np.int16), np.eye(4))
+        ...     nib.load(f"{folder}/scan.nii.gz").get_data_dtype().name
+        'int16'
     """
     image = NibabelWriter.create_backend_obj(values, affine=np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")

@@ -159,7 +159,7 @@ class _UpBlock(nn.Module):
         return _convolve(self.second, self._first(low, count, _Slices(skip)))
 
     def _first(self, low: Iterable[torch.Tensor], count: int, skip: _Slices) -> Iterator[torch.Tensor]:
-        products: dict[int, list[torch.Tensor]] = {}  # for each slice of ``low`` one product a tap along the slices
+        products: dict[int, list[torch.Tensor]] = {}  # for each slice of ``low``, one product per tap along the slices
         arrived = done = 0
         for rows in (part for stack in low for part in stack.split(BLOCK // 2)):
             for offset, row in enumerate(self._products(rows)):

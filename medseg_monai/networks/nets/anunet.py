@@ -14,6 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from medseg_monai.networks.blocks.attention_gate import AttentionGate
+from medseg_monai.networks.blocks.input_size import check_size
 from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["ANUNet", "ANUNetNode"]
@@ -206,13 +207,6 @@ class ANUNet(nn.Module):
         if not 1 <= level <= self.depth:
             raise ValueError(f"level {level}: an ANUNet with {self.depth + 1} features has levels 1 to {self.depth}.")
 
-    def _check_size(self, size: list[int], level: int) -> None:
-        step = 1 << level  # 2 ** level, which is a float in TorchScript
-        padded = [max(step, (length + step - 1) // step * step) for length in size]
-        if size != padded:
-            got, wanted = "x".join([str(length) for length in size]), "x".join([str(length) for length in padded])
-            raise ValueError(f"ANUNet takes sizes that are multiples of {step}, got {got}: pad or resize to {wanted}.")
-
     def _rows(self, x: torch.Tensor, level: int) -> list[list[torch.Tensor]]:
         """Compute the nodes that head ``level`` needs; ``X_{i,j}`` is at ``[i][j]``."""
         rows: list[list[torch.Tensor]] = []
@@ -244,7 +238,8 @@ class ANUNet(nn.Module):
         every_head = self.training and not torch.jit.is_scripting()  # type: ignore[attr-defined]
         level = self.depth if every_head else self.supervision_level
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-            self._check_size(list(x.shape[2:]), level)
+            # 2 ** level would be a float in TorchScript
+            check_size(list(x.shape[2:]), 1 << level, "ANUNet")
         finest = self._rows(x, level)[0]
         logits: list[torch.Tensor] = []
         for i, head in enumerate(self.heads):
@@ -274,7 +269,7 @@ class ANUNet(nn.Module):
             >>> {name: tuple(coefficients.shape) for name, coefficients in maps.items()}
             {'X0_1': (1, 1, 16, 24), 'X1_1': (1, 1, 8, 12), 'X0_2': (1, 1, 16, 24)}
         """
-        self._check_size(list(x.shape[2:]), self.depth)
+        check_size(list(x.shape[2:]), 2**self.depth, "ANUNet")
         maps: dict[str, torch.Tensor] = {}
         with eval_mode(self):
             rows = self._rows(x, self.depth)

@@ -11,6 +11,7 @@ from monai.networks.nets import resnet34
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
+from medseg_monai.networks.blocks.input_size import check_size
 from medseg_monai.networks.weights.resnet34 import load_resnet34_encoder
 from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
@@ -150,16 +151,6 @@ class CENet(nn.Module):
         self.tail_conv = Conv[Conv.CONV, 2](32, 32, kernel_size=3, padding=1)
         self.head = Conv[Conv.CONV, 2](32, out_channels, kernel_size=3, padding=1)
 
-    def _check_size(self, height: int, width: int) -> None:
-        smallest = 192 if self.needs_context else 32
-        if height % 32 != 0 or width % 32 != 0 or height < smallest or width < smallest:
-            padded_height = max(smallest, (height + 31) // 32 * 32)
-            padded_width = max(smallest, (width + 31) // 32 * 32)
-            raise ValueError(
-                f"CENet takes sizes that are multiples of 32 and at least {smallest}, got {height}x{width}: "
-                f"pad or resize to {padded_height}x{padded_width}."
-            )
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits.
 
@@ -174,7 +165,7 @@ class CENet(nn.Module):
             ValueError: the size does not fit; the message names the size to pad to.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-            self._check_size(x.shape[2], x.shape[3])
+            check_size(list(x.shape[2:]), 32, "CENet", smallest=192 if self.needs_context else 32)
         encoder = self.encoder
         x = encoder.act(encoder.bn1(encoder.conv1(x)))
         skip1 = encoder.layer1(encoder.maxpool(x))

@@ -13,6 +13,7 @@ from torch import nn
 
 from medseg_monai.networks.blocks.cunet import CUNet
 from medseg_monai.networks.blocks.hard_patches import hard_patches, squared_error
+from medseg_monai.networks.blocks.input_size import check_size
 from medseg_monai.networks.blocks.valid_windows import (
     MARGIN,
     check_window,
@@ -134,7 +135,7 @@ class CTSUNet(nn.Module):
     """
 
     #: how the authors' checkpoint was made (DIAGNijmegen/bodyct-pulmonary-lobe-segmentation, settings.py)
-    author_settings = {"similarity_norm": "voxel"}
+    author_settings = {"similarity_norm": "voxel", "window": 132}
 
     #: a traced form (ONNX) keeps the tiles of the size that it was traced with
     tiles_its_input = True
@@ -205,7 +206,7 @@ class CTSUNet(nn.Module):
                 with classes that the network does not have.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-            self._check_size(x.shape[2], x.shape[3], x.shape[4])
+            check_size(list(x.shape[2:]), 16, "CTSUNet", smallest=32, remedy="pad")
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.predict(x)
         return self._training_outputs(x, label) if self.training else self.predict(x)
@@ -218,14 +219,6 @@ class CTSUNet(nn.Module):
                 if isinstance(module, nn.BatchNorm3d):
                     module.eval()
         return self
-
-    def _check_size(self, depth: int, height: int, width: int) -> None:
-        if depth % 16 + height % 16 + width % 16 > 0 or min(depth, height, width) < 32:
-            padded = [max(32, (edge + 15) // 16 * 16) for edge in (depth, height, width)]
-            raise ValueError(
-                f"CTSUNet takes sizes that are multiples of 16 and at least 32, got {depth}x{height}x{width}: "
-                f"pad to {padded[0]}x{padded[1]}x{padded[2]}."
-            )
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Run both stages over whole scans, with tiles of at most :attr:`window`.

@@ -10,6 +10,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 
 from medseg_monai.networks.blocks import DenseRecurrentConvBlock, DilatedInceptionBlock
+from medseg_monai.networks.blocks.input_size import check_size
 from medseg_monai.networks.weights.keras import keras_layers, rename_layers
 from medseg_monai.networks.weights.state_dict import kernel_sizes
 
@@ -122,14 +123,6 @@ class DEFUNet(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def _check_size(self, height: int, width: int) -> None:
-        if height % 16 != 0 or width % 16 != 0 or height == 0 or width == 0:
-            padded_height, padded_width = max(16, (height + 15) // 16 * 16), max(16, (width + 15) // 16 * 16)
-            raise ValueError(
-                f"DEFUNet takes sizes that are multiples of 16, got {height}x{width}: "
-                f"pad or resize to {padded_height}x{padded_width}."
-            )
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits.
 
@@ -143,7 +136,7 @@ class DEFUNet(nn.Module):
             ValueError: the size does not fit; the message names the size to pad to.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-            self._check_size(x.shape[2], x.shape[3])
+            check_size(list(x.shape[2:]), 16, "DEFUNet")
         levels = []
         for block in self.encoder:
             levels.append(block(x))

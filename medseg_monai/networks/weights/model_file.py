@@ -232,6 +232,16 @@ def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str]) -
     Raises:
         OSError: one of them cannot be read or written.
         ValueError: another program's file stands where the settings would go.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from medseg_monai.networks.weights import ModelFile, copy_model, write_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model(f"{folder}/a.pt", {"weight": torch.zeros(3)}, {"filters": 4})
+        ...     copy_model(f"{folder}/a.pt", f"{folder}/b.pt")
+        ...     ModelFile(f"{folder}/b.pt").settings
+        {'filters': 4}
     """
     _refuse_foreign(settings_file(target))
     entry = _entry_of(Path(source))
@@ -308,14 +318,14 @@ def _entries(beside: Path) -> list[Mapping[str, Any]]:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Tell whether a value has the type of a default; any single value has the type of ``None``."""
-    if isinstance(default, (list, tuple)) or isinstance(value, (list, tuple)):
-        both = isinstance(default, (list, tuple)) and isinstance(value, (list, tuple))
-        return both and all(_is_like(one, default[0] if default else None) for one in value)
+    """Whether a value is of the type of a default; a default of ``None`` takes any single value, or a list of these."""
+    if isinstance(value, (list, tuple)):
+        each = default[0] if isinstance(default, (list, tuple)) and default else None
+        return (default is None or isinstance(default, (list, tuple))) and all(_is_like(one, each) for one in value)
     if default is None:
         return value is None or any(_is_like(value, kind) for kind in (True, 0, ""))
     if isinstance(default, str):
         return isinstance(value, str) and bool(_WORD.fullmatch(value))
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(default, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value)

@@ -397,7 +397,7 @@ class TestWhatGoesWrong:
         Image.fromarray(np.arange(30000, dtype=np.uint16).reshape(150, 200).astype(np.uint8)).save(tmp_path / "x.png")
         answer = server.ask("POST", f"/infer/{CXR}?output=dicom_seg", file=tmp_path / "x.png")
         assert answer.status == 422
-        assert "no DICOM SEG: the image is no DICOM" in answer.detail
+        assert "no DICOM SEG: the image is not DICOM" in answer.detail
 
 
 def test_a_bundle_learns_from_the_dicom_seg_in_the_archive(server: Server, archive: Archive, tmp_path: Path):

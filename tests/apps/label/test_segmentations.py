@@ -139,7 +139,7 @@ def test_a_label_that_lies_elsewhere_is_refused(grid: DicomGrid, tmp_path: Path)
 
 def test_fractions_are_no_labels(grid: DicomGrid, tmp_path: Path):
     nib.Nifti1Image(some_labels(1) * np.float32(0.5), grid.affine).to_filename(tmp_path / "label.nii")
-    with pytest.raises(ValueError, match="no labels; save whole numbers"):
+    with pytest.raises(ValueError, match="not labels; save whole numbers"):
         read_label(tmp_path / "label.nii", grid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from medseg_monai.apps.label import serve
 from medseg_monai.apps.label.lib.served import ServedBundle, check_options, choose_bundles
-from medseg_monai.bundle import BundleError, find_bundle, list_bundles
+from medseg_monai.bundle import BundleError, find_bundle, list_bundles, merged_config
 
 from .conftest import CXR, LOBES
 
@@ -38,7 +39,7 @@ def test_the_network_s_own_choice_is_shown_empty_and_a_number_overrules_it():
     assert bundle.options["supervision_level"] == ""
     assert check_options(bundle, {"supervision_level": ""}) == {}
     assert check_options(bundle, {"supervision_level": "2"}) == {"supervision_level": 2}
-    with pytest.raises(ValueError, match="supervision_level: 'deep' is no whole number"):
+    with pytest.raises(ValueError, match="supervision_level: expected whole number, got 'deep'"):
         check_options(bundle, {"supervision_level": "deep"})
 
 
@@ -47,6 +48,17 @@ def test_weights_that_say_what_they_segment_name_the_label(tmp_path: Path):
     torch.save({"model": {}, "settings": {"organ": "spleen"}}, weights)
     assert ServedBundle.read("abdomen_mri_anunet", weights).labels == {"spleen": 1}
     assert ServedBundle.read("abdomen_mri_anunet").labels == {"organ": 1}
+
+
+@pytest.mark.parametrize("name", list_bundles())
+def test_settings_of_weights_are_never_run_when_a_bundle_is_served(name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "$__import__('pathlib').Path('hit').touch()"
+    for key in merged_config(name, ["train"])["settings"]:
+        torch.save({"model": {}, "settings": {key: code}}, tmp_path / "model.pt")
+        with contextlib.suppress(RuntimeError):  # a setting that decides about preprocessing is refused here already
+            ServedBundle.read(name, tmp_path / "model.pt")
+        assert not (tmp_path / "hit").exists(), key
 
 
 def test_one_channel_of_a_sigmoid_is_label_one():

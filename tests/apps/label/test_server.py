@@ -218,7 +218,7 @@ class TestWhatGoesWrong:
     def test_params_that_are_no_json_are_refused(self, server: Server):
         answer = server.ask("POST", f"/infer/{CXR}?image=phantom_0001", params="{threshold}")
         assert answer.status == 400
-        assert "no JSON" in answer.detail
+        assert "not JSON" in answer.detail
 
     def test_a_label_for_an_image_that_is_not_there_is_refused(self, server: Server):
         answer = server.ask(

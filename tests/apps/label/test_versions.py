@@ -50,5 +50,5 @@ def test_a_model_that_is_not_there_and_a_name_that_is_taken_are_refused(versions
     versions.add(model(versions, "first"), use=False)
     with pytest.raises(ValueError, match="third: no such model; there are shipped, first"):
         versions.use("third")
-    with pytest.raises(ValueError, match="there is a model 'first' already"):
+    with pytest.raises(ValueError, match="there is already a model 'first'"):
         versions.add(model(versions, "first"), use=True)

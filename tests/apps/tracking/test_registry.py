@@ -182,7 +182,7 @@ def test_a_name_that_the_registry_does_not_take_is_told_before_the_training(
 ):
     arguments = ["--dataset-dir", str(trained.image.parents[1]), "-o", str(tmp_path / "run"), "--register", "a/b"]
     assert main(["train", BUNDLE, *arguments]) == 2
-    assert "medseg: a/b: MLflow's registry takes no model of this name" in capfd.readouterr().err
+    assert "medseg: a/b: MLflow's registry does not accept a model of this name" in capfd.readouterr().err
     assert not (tmp_path / "run" / "model.pt").exists()
 
 

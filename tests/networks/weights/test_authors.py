@@ -184,6 +184,10 @@ def test_the_authors_of_cenet_read_their_images_with_blue_first():
     assert NETWORKS["cenet"].author_settings == {"channel_order": "BGR"}
 
 
+def test_the_authors_of_ctsunet_predict_in_windows_of_132_voxels():
+    assert NETWORKS["ctsunet"].author_settings == {"similarity_norm": "voxel", "window": 132}
+
+
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, authors, monkeypatch):
     torch.save(authors, tmp_path / "a.pth")
     (tmp_path / "out").mkdir()

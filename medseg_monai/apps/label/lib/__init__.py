@@ -1,8 +1,9 @@
 """Parts of the MONAI Label app.
 
 :mod:`~medseg_monai.apps.label.lib.served` and :mod:`~medseg_monai.apps.label.lib.versions` need nothing but this
-package; the other modules import MONAI Label. At its start it imports pydicom-seg, which looks for a module that
-pydicom 3 has renamed; so this package, which comes before all of them, names it. That of pydicom 2 is left alone.
+package; the other modules import MONAI Label. MONAI Label imports pydicom-seg when it starts, which looks for a module
+that pydicom 3 has renamed. This package is imported before all of them, so it provides the old name. The module of
+pydicom 2 is left alone.
 """
 
 import importlib.util

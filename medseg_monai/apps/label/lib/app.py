@@ -38,24 +38,24 @@ __all__ = ["BundleApp"]
 
 _LOGGER = logging.getLogger(__name__)
 
-#: MONAI Label's settings that have values of our own, unless the user has set them
+#: MONAI Label's settings for which we have our own values, unless the user has set them
 _FILTER, _EXPIRY = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"
 
 _TIMEOUT_S = (5.0, 60.0)  # to reach the DICOMweb server, and to wait for the next bytes of its answer
 
 
 class BundleApp(MONAILabelApp):
-    """Serves this project's bundles, each as one model with its own name.
+    """The app that serves this project's bundles, each as one model with its own name.
 
     Args:
         app_dir: folder of the app, where MONAI Label keeps its log.
         studies: folder of images, or the address of a DICOMweb server.
-        conf: ``models`` (names or paths, separated by commas; default: all that have weights), ``weights`` (JSON: file
-            by the bundle's name), ``work_dir`` (folder for what is trained; default: the folder of the app) and
+        conf: ``models`` (names or paths, separated by commas; default: all bundles with weights), ``weights`` (JSON:
+            file by the bundle's name), ``work_dir`` (folder for trained models; default: the folder of the app) and
             ``device``.
 
     Raises:
-        BundleError: a bundle that there is not, or that has no weights.
+        BundleError: a bundle that does not exist or has no weights.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -89,7 +89,7 @@ class BundleApp(MONAILabelApp):
         )
 
     def init_remote_datastore(self) -> Datastore:
-        """The studies of a DICOMweb server: of the modalities that the bundles read, unless the user sets a filter."""
+        """The studies of a DICOMweb server with the modalities that the bundles read, unless the user sets a filter."""
         if settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
             return super().init_remote_datastore()
         user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
@@ -102,7 +102,7 @@ class BundleApp(MONAILabelApp):
             timeout=_TIMEOUT_S,
         )
         cache = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or self.work_dir / "dicomweb")
-        name = hashlib.sha256(self.studies.encode()).hexdigest()[:16]  # the images of one server in one folder
+        name = hashlib.sha256(self.studies.encode()).hexdigest()[:16]  # each server's images have their own folder
         expiry = {"expiry": float(settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY)} if _is_set(_EXPIRY) else {}
         return DicomWebStudies(client, cache / name, filters=self._filters(), bundles=self.bundles.values(), **expiry)
 
@@ -111,11 +111,11 @@ class BundleApp(MONAILabelApp):
             return [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
         modalities = dict.fromkeys(modality for one in self.bundles.values() for modality in one.modalities)
         if unread := [one.name for one in self.bundles.values() if not one.modalities]:
-            _LOGGER.warning("%s: no DICOM can be read, only uploads.", ", ".join(unread))
+            _LOGGER.warning("%s: cannot read DICOM, only uploads.", ", ".join(unread))
         return [{"Modality": modality} for modality in modalities]
 
     def on_init_complete(self) -> None:
-        """MONAI Label calls it when the server starts."""
+        """Replace some of MONAI Label's answers; MONAI Label calls this when the server starts."""
         answer_with_dicom()
         super().on_init_complete()
 
@@ -130,19 +130,19 @@ class BundleApp(MONAILabelApp):
         return {name: BundleTrainTask(one, self.versions[name], device) for name, one in self.bundles.items()}
 
     def init_strategies(self) -> dict[str, Any]:
-        """MONAI Label's first and random image, and for each bundle the one of which it is least certain."""
+        """MONAI Label's first and random image, and for each bundle the image about which it is least certain."""
         uncertain = {f"uncertainty_{name}": UncertaintyStrategy(task) for name, task in self._infers.items()}
         return {"first": First(), "random": Random(), **uncertain}
 
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segment an image of the studies, or one that was uploaded.
+        """Segment an image of the studies or an uploaded image.
 
         Args:
             request: ``model``, ``image`` and options; see :class:`BundleInferTask`.
-            datastore: where the image is; by default the studies.
+            datastore: data store with the image; by default the studies.
 
         Raises:
-            HTTPException: 404 for a model or an image that there is not; see also :class:`BundleInferTask`.
+            HTTPException: 404 for a model or an image that does not exist; see also :class:`BundleInferTask`.
         """
         _refuse_unknown(request.get("model"), self._infers, "model")
         image = str(request.get("image") or "")
@@ -158,15 +158,15 @@ class BundleApp(MONAILabelApp):
         return result
 
     def batch_infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segment many images and save the masks as labels; one that cannot be segmented stops none of the others.
+        """Segment many images and save the masks as labels; an image that cannot be segmented stops no other.
 
         Args:
             request: ``model``, ``images`` (``all``, ``labeled``, ``unlabeled`` or names), ``label_tag``,
                 ``max_batch_size`` and the options of :meth:`infer`.
-            datastore: where the images are; by default the studies.
+            datastore: data store with the images; by default the studies.
 
         Returns:
-            by the name of each image what :meth:`infer` says of it, or the ``error``.
+            the answer of :meth:`infer` or the ``error`` for each image, by the image's name.
         """
 
         def infer_or_tell(one: Mapping[str, Any], images: Any) -> dict[str, Any]:
@@ -175,19 +175,19 @@ class BundleApp(MONAILabelApp):
             except HTTPException as error:
                 return {"error": error.detail}
 
-        # MONAI Label would share the images out among the GPUs, of which there may be none; a bundle has its own
+        # MONAI Label would divide the images among the GPUs, of which there may be none; a bundle has its own device
         shared = {**request, "multi_gpu": False}
         result: dict[str, Any] = self._batch_infer(shared, datastore or self.datastore(), infer_or_tell)
         return result
 
     def bundle_path(self, model: str | None) -> None:
-        """MONAI Label asks for it before it starts a training or a batch as a process of its own.
+        """Check the name of a model; MONAI Label calls this before it starts a process for a training or a batch.
 
         Args:
-            model: what is to be trained or to predict.
+            model: name of the model to train or to predict with.
 
         Raises:
-            HTTPException: 404 for a model that there is not.
+            HTTPException: 404 for a model that does not exist.
         """
         if model:
             _refuse_unknown(model, self._infers, "model")
@@ -199,13 +199,13 @@ class BundleApp(MONAILabelApp):
             request: ``strategy`` and its options.
 
         Raises:
-            HTTPException: 404 for a strategy that there is not.
+            HTTPException: 404 for a strategy that does not exist.
         """
         _refuse_unknown(request.get("strategy") or "random", self._strategies, "strategy")
         result: dict[str, Any] = super().next_sample(request)
         studies = self.datastore()
         if result and isinstance(studies, DicomWebStudies):
-            # what is no regular grid is the annotator's to see: inference says what is wrong with it
+            # a series that is not a regular grid is left to the annotator: inference reports what is wrong with it
             with suppress(HTTPException):
                 result["path"] = studies.image_file(result["id"])
         return result
@@ -214,7 +214,7 @@ class BundleApp(MONAILabelApp):
 def _is_set(setting: str) -> bool:
     """Whether the user has set one of MONAI Label's settings.
 
-    MONAI Label exports all of them, set or not, to the process that trains; one that is not set is taken out again.
+    MONAI Label exports all its settings to the process that trains; a setting that the user has not set is removed.
     """
     if setting in settings.model_fields_set:
         return True
@@ -228,7 +228,7 @@ def _refuse_unknown(name: Any, there: Mapping[str, Any], what: str) -> None:
 
 
 def _is_upload(image: str) -> bool:
-    """Whether a path is where MONAI Label puts what a client sends: any other file of the server is nobody's to ask."""
+    """Whether a path is in a folder for uploads; clients must not request any other file of the server."""
     folders = [tempfile.gettempdir(), settings.MONAI_LABEL_SESSION_PATH]
     path = Path(image).resolve()
     return Path(image).is_absolute() and any(path.is_relative_to(Path(one).resolve()) for one in folders if one)

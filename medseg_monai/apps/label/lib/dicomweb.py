@@ -1,8 +1,8 @@
-"""The studies of a DICOMweb server, as MONAI Label sees them.
+"""The studies of a DICOMweb server for MONAI Label.
 
-MONAI Label's own class turns every series into NIfTI and every label into DICOM SEG by programs that it downloads when
-it starts, and names the segments by their order among those that occur. Here the bundles get the DICOM files as they
-are, and a label becomes a SEG by this project's own writer.
+MONAI Label's own class converts every series to NIfTI and every label to DICOM SEG, with programs that it downloads
+when it starts, and names the segments by their order among those that occur. Here the bundles get the DICOM files as
+they are, and this project's own writer turns a label into a SEG.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ _LOGGER = logging.getLogger(__name__)
 
 _FINAL = DefaultLabelTag.FINAL.value
 _UID = re.compile(r"(?=.{1,64}$)\d+(\.\d+)*")
-_AS_STORED = (("application/dicom", "*"),)  # else the server may decompress, by another decoder than ours
+_AS_STORED = (("application/dicom", "*"),)  # otherwise the server may decompress, with another decoder than ours
 _SLICE = ".dcm"
 
-#: what a client shows of a series
+#: attributes of a series that a client shows
 _SHOWN = ("StudyDate", "StudyTime", "Modality", "RetrieveURL", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 
-#: what has to be known of a SEG: when and for what it was made, and by whom
+#: attributes that say when, for which image and by whom a SEG was made
 _SEG_TAGS = ("00080018", "00080023", "00080033", "00080070", "00081115", "00620002")
 
-_OURS = "medseg-monai"  # manufacturer of what the bundles predict
+_OURS = "medseg-monai"  # manufacturer in the predictions of the bundles
 
 _EXPIRY_S = 30.0
 
 
 @dataclass(frozen=True)
 class _StoredSeg:
-    """A DICOM SEG in the server.
+    """A DICOM SEG on the server.
 
     Attributes:
         uid: its SeriesInstanceUID.
         study: its StudyInstanceUID.
         instance: its SOPInstanceUID.
-        image: SeriesInstanceUID of what it segments.
-        created: date and time, to be compared.
+        image: SeriesInstanceUID of the image that it segments.
+        created: date and time in a form that can be compared.
         names: names of the segments by their numbers.
-        is_label: whether an annotator has seen it: what a bundle predicts is no label.
+        is_label: whether an annotator has seen it; the prediction of a bundle is not a label.
     """
 
     uid: str
@@ -81,20 +81,21 @@ class _StoredSeg:
 
 
 class DicomWebStudies(LocalDatastore):
-    """MONAI Label's data store over a DICOMweb server; an image is a series and has its SeriesInstanceUID as name.
+    """MONAI Label's data store for a DICOMweb server; an image is a series and its name is the SeriesInstanceUID.
 
-    A series is downloaded when it is asked for, and again when the server has got other instances of it. Final labels
-    are DICOM SEG in the server; of several for one series the newest counts, whoever wrote it. What a bundle predicts
-    and writes as SEG itself is no label before an annotator has saved it. Labels with other tags stay in the cache.
+    A series is downloaded when it is requested, and again when the server has received other instances of it. Final
+    labels are DICOM SEG on the server. If a series has several, the newest counts, whoever wrote it. A SEG that a
+    bundle predicted is not a label until an annotator has saved it. Labels with other tags stay in the cache.
 
-    Errors are FastAPI's: 502 if the server does not answer as a DICOMweb server, 422 for a label that does not fit.
+    Errors are those of FastAPI: 502 if the server does not answer like a DICOMweb server, 422 for a label that does not
+    fit.
 
     Args:
         client: connection to the server.
-        cache: folder of what is downloaded, which only this user may read.
-        filters: the series to list, by QIDO attributes; several are asked for one after the other.
+        cache: folder for the downloaded files, which only this user may read.
+        filters: the series to list, by QIDO attributes; several filters are applied one after the other.
         bundles: the bundles that are served, which describe the segments.
-        expiry: seconds for which a list of series or labels is taken to be up to date.
+        expiry: seconds for which a list of series or labels counts as up to date.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class DicomWebStudies(LocalDatastore):
         cache.chmod(0o700)
         self._root = cache.resolve()
         self._client = client
-        self._client.set_http_retry_params(retry=False)  # else a client waits half a minute for a dead server
+        self._client.set_http_retry_params(retry=False)  # otherwise a client waits half a minute for a dead server
         self._filters = filters
         self._bundles = list(bundles)
         self._expiry = expiry
@@ -120,7 +121,7 @@ class DicomWebStudies(LocalDatastore):
         super().__init__(str(self._root), extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, auto_reload=False)
         try:
             _LOGGER.info("%s: %d series.", self.name(), len(self.list_images()))
-        except HTTPException as error:  # it may come up after us
+        except HTTPException as error:  # the server may start after us
             _LOGGER.warning(error.detail)
 
     def name(self) -> str:
@@ -128,7 +129,7 @@ class DicomWebStudies(LocalDatastore):
         return str(self._client.base_url)
 
     def status(self) -> dict[str, Any]:
-        """Numbers of images and labels; ``error`` if the server does not answer, as uploads are served all the same."""
+        """Numbers of images and labels, or ``error`` if the server does not answer (uploads still work)."""
         try:
             status: dict[str, Any] = super().status()
         except HTTPException as error:
@@ -152,7 +153,7 @@ class DicomWebStudies(LocalDatastore):
         return content
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Images with final labels, as files; a SEG that cannot be read is left out with a line in the log."""
+        """Images with final labels, as files; a SEG that cannot be read is left out and logged."""
         found = []
         for image in self.get_labeled_images():
             try:
@@ -166,23 +167,23 @@ class DicomWebStudies(LocalDatastore):
         return list(self._listing())
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Those of the images that have a final label."""
+        """The images that have a final label."""
         labelled = self._labels()
         return [image for image in self.list_images() if image in labelled]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Those of the images that have no final label."""
+        """The images that have no final label."""
         labelled = self._labels()
         return [image for image in self.list_images() if image not in labelled]
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What the server's list and earlier requests tell of a series."""
+        """Information about a series from the server's list and from earlier requests."""
         info = {**self._listing().get(image_id, {}), **super().get_image_info(image_id)}
-        info.pop("path", None)  # a folder, and a client that shares it would open it as a file
+        info.pop("path", None)  # it is a folder, which a client with access to it would open as a file
         return info
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of a series, downloaded if need be: its folder, or its file if it is only one; empty if there is none.
+        """Path of a series, which is downloaded if necessary: its folder, or its only file; empty if there is none.
 
         Args:
             image_id: SeriesInstanceUID.
@@ -205,13 +206,13 @@ class DicomWebStudies(LocalDatastore):
         return str(files[0] if len(files) == 1 else folder)
 
     def image_file(self, image_id: str) -> str:
-        """Path of a series as one file, for a client that wants to open it: DICOM if it is one image, else NIfTI.
+        """Path of a series as one file that a client can open: DICOM for a single image, otherwise NIfTI.
 
         Args:
             image_id: SeriesInstanceUID.
 
         Raises:
-            HTTPException: 422 if the series is no regular grid.
+            HTTPException: 422 if the series is not a regular grid.
         """
         image = self.get_image_uri(image_id)
         if not image or not Path(image).is_dir():
@@ -232,7 +233,7 @@ class DicomWebStudies(LocalDatastore):
         return {**tags, _FINAL: image_id} if image_id in self._labels() else tags
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is known of a label; of a final one its series, and names and numbers of its segments."""
+        """Information about a label; for a final label its series, and the names and numbers of its segments."""
         if label_tag != _FINAL:
             info: dict[str, Any] = super().get_label_info(label_id, label_tag)
             return info
@@ -246,11 +247,11 @@ class DicomWebStudies(LocalDatastore):
         }
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Path of a label in the grid of its image: NIfTI, of one image PNG; empty if there is none.
+        """Path of a label in the grid of its image: NIfTI, or PNG for a single image; empty if there is none.
 
         Args:
             label_id: SeriesInstanceUID of the image.
-            label_tag: ``final`` for that in the server.
+            label_tag: ``final`` for the label on the server.
             image_id: not used.
 
         Raises:
@@ -279,22 +280,22 @@ class DicomWebStudies(LocalDatastore):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label; a final one is stored in the server as DICOM SEG.
+        """Save a label; a final label is stored on the server as DICOM SEG.
 
         Args:
             image_id: SeriesInstanceUID of the image.
             label_filename: PNG, NIfTI, NRRD, OHIF's bytes, or a DICOM SEG of the image.
-            label_tag: ``final``, or one under which the label stays in the cache.
-            label_info: what the client sent with it; see :func:`~.segmentations.name_values`.
+            label_tag: ``final``, or another tag with which the label stays in the cache.
+            label_info: information that the client sent; see :func:`~.segmentations.name_values`.
             label_id: not used.
 
         Returns:
-            the SeriesInstanceUID of the image, by which the label can be asked for.
+            the SeriesInstanceUID of the image, with which the label can be requested.
 
         Raises:
             ImageNotFoundException: there is no such series.
             HTTPException: 422 for a label that does not fit the image or has values without a name, 502 if the server
-                does not take it.
+                does not accept it.
         """
         try:
             check_tag(label_tag)
@@ -304,20 +305,20 @@ class DicomWebStudies(LocalDatastore):
             with tempfile.TemporaryDirectory(dir=self._root) as folder, self._telling(label_filename):
                 self._keep(image_id, DicomGrid.read(image), label_filename, label_tag, label_info, Path(folder))
         except Exception:
-            Path(label_filename).unlink(missing_ok=True)  # MONAI Label deletes what was sent only if all went well
+            Path(label_filename).unlink(missing_ok=True)  # MONAI Label deletes the upload only if all went well
             raise
         return image_id
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Refused: images go to the server by its own means."""
+        """Refused: images must be stored on the server itself."""
         raise HTTPException(405, f"Store images in {self.name()} itself, by STOW or C-STORE.")
 
     def remove_image(self, image_id: str) -> None:
-        """Refused: a client must not delete a patient's images."""
+        """Refused: clients must not delete a patient's images."""
         raise HTTPException(405, f"Images are deleted in {self.name()} itself.")
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label that is kept in the cache; a final one is refused, since it lies in the server."""
+        """Remove a label from the cache; a final label is refused, since it is on the server."""
         if label_tag == _FINAL:
             raise HTTPException(405, f"Final labels are deleted in {self.name()} itself.")
         super().remove_label(label_id, label_tag)
@@ -346,14 +347,14 @@ class DicomWebStudies(LocalDatastore):
             self._remembered.pop("labels", None)
 
     def _usual_names(self, image_id: str, info: Mapping[str, Any]) -> dict[str, int] | None:
-        """The labels of the bundle that a label can only be for: the one named, or the one for such an image."""
+        """The labels of the bundle that the label must be for: the bundle named, or the only one for such an image."""
         modality = self.get_image_info(image_id).get("Modality")
         named = [one for one in self._bundles if one.name == info.get("model")]
         found = named or [one for one in self._bundles if modality in one.modalities]
         return found[0].labels if found and all(one.labels == found[0].labels for one in found) else None
 
     def _listing(self) -> dict[str, dict[str, str]]:
-        """The series that pass one of the filters, and what a client shows of each."""
+        """The series that pass one of the filters, each with the attributes that a client shows."""
 
         def ask() -> dict[str, dict[str, str]]:
             found = [series for one in self._filters for series in self._search(one)]
@@ -382,7 +383,7 @@ class DicomWebStudies(LocalDatastore):
             return value
 
     def _read_seg(self, series: Dataset) -> _StoredSeg | None:
-        """What a SEG says of itself; it is asked for once, as its instances never change."""
+        """The metadata of a SEG; they are requested only once, since its instances never change."""
         uid = str(series.SeriesInstanceUID)
         if uid not in self._segs:
             try:
@@ -394,13 +395,13 @@ class DicomWebStudies(LocalDatastore):
                     self._segs[uid] = max(
                         (_to_stored_seg(series, one) for one in entries), key=lambda seg: seg.created, default=None
                     )
-            except HTTPException as error:  # one SEG must not hide the others
+            except HTTPException as error:  # one unreadable SEG must not hide the others
                 _LOGGER.warning("%s: left out, since its metadata cannot be read: %s", uid, error.detail)
                 return None
         return self._segs[uid]
 
     def _find(self, uid: str) -> Dataset | None:
-        """The series of a SeriesInstanceUID."""
+        """The series with a SeriesInstanceUID."""
         if not _UID.fullmatch(uid):
             return None
         found = self._search({"SeriesInstanceUID": uid})
@@ -438,7 +439,7 @@ class DicomWebStudies(LocalDatastore):
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """One line for whatever goes wrong between us and the server."""
+        """One line for any error between us and the server."""
         try:
             yield
         except requests.HTTPError as error:
@@ -450,7 +451,7 @@ class DicomWebStudies(LocalDatastore):
         except requests.ConnectionError as error:
             raise HTTPException(502, f"{self.name()}: no DICOMweb server can be reached there.") from error
         except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
-            line = f"{self.name()}: no answer of a DICOMweb server ({explain(error)}); check the address."
+            line = f"{self.name()}: not the answer of a DICOMweb server ({explain(error)}); check the address."
             raise HTTPException(502, line) from error
 
     @contextmanager
@@ -464,7 +465,7 @@ class DicomWebStudies(LocalDatastore):
 
 
 def _shown(series: Dataset) -> dict[str, str]:
-    """What a client shows of a series; OHIF shows UNK itself."""
+    """The attributes of a series that a client shows; UNK is what OHIF shows for unknown values."""
     return {keyword: str(series.get(keyword) or "UNK") for keyword in _SHOWN}
 
 

@@ -1,4 +1,4 @@
-"""Answers of MONAI Label's that are wrong for DICOM, replaced."""
+"""Replacements for answers of MONAI Label that are wrong for DICOM."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _download_image = datastore.download_image
 def answer_with_dicom() -> None:
     """Let ``/infer/`` answer ``output=dicom_seg`` with the bundle's own SEG, and ``/datastore/image`` with a series.
 
-    MONAI Label would make the SEG from the mask by a program of its own, which names segments by their order among
-    those that occur and knows no empty mask; and it has no file to send for a folder of slices. The proxy for OHIF is
-    :func:`~.proxy.pass_on`.
+    MONAI Label would convert the mask to a SEG with its own program, which names segments by their order among those
+    that occur and does not support an empty mask, and it would have no file to send for a folder of slices. The proxy
+    for OHIF becomes :func:`~.proxy.pass_on`.
     """
     mimetypes.add_type("application/dicom", SEG_EXTENSION)
     infer.run_inference = _infer

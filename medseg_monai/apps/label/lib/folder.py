@@ -1,4 +1,4 @@
-"""The studies in a folder, as MONAI Label sees them, without the ways out of that folder."""
+"""The studies in a folder for MONAI Label, without any way out of that folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NAME = re.compile(r"\w[^/\\\0]*")
 
 
 def check_tag(tag: str) -> None:
-    """Refuse the tag of a label that is no plain word: MONAI Label makes a folder of that name.
+    """Refuse the tag of a label if it is not a plain word, since MONAI Label creates a folder with that name.
 
     Args:
-        tag: what a client sent.
+        tag: the tag that a client sent.
 
     Raises:
         HTTPException: with status 422.
@@ -28,40 +28,40 @@ def check_tag(tag: str) -> None:
 
 
 class FolderStudies(LocalDatastore):
-    """MONAI Label's data store over a folder, which writes nowhere else and over no image.
+    """MONAI Label's data store for a folder, which writes nowhere else and overwrites no image.
 
-    MONAI Label takes the names of images and tags for parts of a path as they come.
+    MONAI Label itself uses the names of images and tags unchecked as parts of a path.
     """
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add an image that a client sent.
 
         Args:
-            image_id: its name; by default that of the file.
+            image_id: name of the image; by default that of the file.
             image_filename: the file.
-            image_info: what the client says of it.
+            image_info: information from the client.
 
         Raises:
-            HTTPException: 422 for a name that is a path, 409 for that of an image that is there already.
+            HTTPException: 422 for a name that is a path, 409 for the name of an existing image.
         """
         if image_id and not _NAME.fullmatch(image_id):
             raise HTTPException(422, f"image {image_id!r}: give a name, not a path.")
         if self.get_image_uri(image_id):
-            raise HTTPException(409, f"image {image_id}: there is one of this name already; give another.")
+            raise HTTPException(409, f"image {image_id}: this name is already in use; give another one.")
         added: str = super().add_image(image_id, image_filename, image_info)
         return added
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label that a client sent, in place of an earlier one with the same tag.
+        """Save a label that a client sent; it replaces an earlier label with the same tag.
 
         Args:
             image_id: name of the image.
             label_filename: the file.
             label_tag: the tag, such as ``final``.
-            label_info: what the client says of it.
+            label_info: information from the client.
 
         Raises:
-            HTTPException: 422 for a tag that is no plain word.
+            HTTPException: 422 for a tag that is not a plain word.
             ImageNotFoundException: no such image.
         """
         check_tag(label_tag)

@@ -1,4 +1,4 @@
-"""Inference for a client: the bundle's predictor, and its mask as the file that the client asked for."""
+"""Inference for a client: the bundle's predictor, and its mask in the format that the client requests."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ __all__ = ["SEG_EXTENSION", "BundleInferTask"]
 
 _LOGGER = logging.getLogger(__name__)
 
-#: predictors of one bundle that stay loaded: the usual one, and the last that was asked for with other options
+#: number of predictors of a bundle that stay loaded: the usual one, and the last one requested with other options
 _LOADED = 2
 
-#: how a client names the model to use, beside the options of the bundle
+#: key with which a client names the model to use, in addition to the options of the bundle
 MODEL_KEY = "model_version"
 
-#: how a client asks for the mask as DICOM SEG
+#: extension with which a client requests the mask as DICOM SEG
 SEG_EXTENSION = ".dcm"
 
-#: name of the image for messages, which tell no path of the server
+#: key of the name of the image for messages, which reveal no path of the server
 NAME_KEY = "medseg_image"
 
 
 class BundleInferTask(InferTask):
-    """MONAI Label's inference task over :class:`medseg_monai.bundle.Predictor`.
+    """MONAI Label's inference task with :class:`medseg_monai.bundle.Predictor`.
 
-    A 2D mask comes as PNG whose values are the labels (``medseg predict`` writes a mask with one label as 0 and 255), a
-    3D mask as the very file that ``medseg predict`` writes, or as NRRD for a client that asks for it. Of a DICOM image
-    it can also have the DICOM SEG that the bundle writes. The response's ``params`` name the labels, the model, and
-    what else the bundle writes of a case, such as the lobe table.
+    The answer for an image is a PNG whose values are the labels (``medseg predict`` writes a mask with one label as 0
+    and 255). For a volume it is the same file that ``medseg predict`` writes, or NRRD if the client requests it. For a
+    DICOM image the client can also request the DICOM SEG that the bundle writes. The ``params`` of the response state
+    the labels, the model, and anything else that the bundle writes for a case, such as the lobe table.
 
     Args:
         bundle: the bundle.
-        versions: its models.
-        device: where to compute; by default as the bundle says.
+        versions: the models of the bundle.
+        device: device for the computation; by default that of the bundle.
     """
 
     def __init__(self, bundle: ServedBundle, versions: Versions, device: str | None = None) -> None:
@@ -71,15 +71,15 @@ class BundleInferTask(InferTask):
         self.bundle = bundle
         self.versions = versions
         self.device = device
-        self._lock = threading.RLock()  # a strategy asks for the predictor too, while clients' requests run
+        self._lock = threading.RLock()  # a strategy also uses the predictor, while clients' requests run
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
 
     def info(self) -> dict[str, Any]:
-        """What ``/info/`` says of the bundle."""
+        """The information about the bundle in ``/info/``."""
         return {**super().info(), "version": self.bundle.version}
 
     def config(self) -> dict[str, Any]:
-        """The options that a client shows: those of the bundle, and its models, the one in use first."""
+        """The options that a client shows: those of the bundle, and its models beginning with the one in use."""
         current = self.versions.current().name
         names = [current, *(name for name in reversed(self.versions.all()) if name != current)]
         return {**self._config, MODEL_KEY: names}
@@ -93,13 +93,13 @@ class BundleInferTask(InferTask):
         return self.versions.current().path if self.is_valid() or not validate else None
 
     def predictor(self, request: Mapping[str, Any]) -> Predictor:
-        """The predictor for the options and the model that a request names, loaded if it is not yet.
+        """The predictor for the options and the model of a request; it is loaded if necessary.
 
         Args:
-            request: what the client sent.
+            request: the client's request.
 
         Raises:
-            ValueError: an option with a value that it cannot have, or a model that there is not.
+            ValueError: an option with a value that it cannot have, or a model that does not exist.
         """
         options = check_options(self.bundle, request)
         checkpoint = self._model_path(request)
@@ -116,11 +116,11 @@ class BundleInferTask(InferTask):
 
     def _model_path(self, request: Mapping[str, Any]) -> str:
         wanted = request.get(MODEL_KEY)
-        if not isinstance(wanted, str) or not wanted:  # a client that shows the list may send it back whole
+        if not isinstance(wanted, str) or not wanted:  # a client that shows the list may send all of it back
             return self.versions.current().path
         models = self.versions.all()
         if wanted not in models:
-            raise ValueError(f"{MODEL_KEY}: {wanted} is no model of {self.bundle.name}; there are {', '.join(models)}.")
+            raise ValueError(f"{MODEL_KEY}: {self.bundle.name} has no model {wanted}; there are {', '.join(models)}.")
         return models[wanted].path
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -128,14 +128,14 @@ class BundleInferTask(InferTask):
 
         Args:
             request: ``image`` (path), the options, ``result_extension`` (``.nrrd`` for a volume in that format,
-                ``.dcm`` for a DICOM SEG), ``result_compress`` (of NRRD).
+                ``.dcm`` for a DICOM SEG), ``result_compress`` (for NRRD).
 
         Returns:
-            path of a temporary file with the mask, which is the caller's to delete, and the response's ``params``.
+            path of a temporary file with the mask, which the caller must delete, and the ``params`` of the response.
 
         Raises:
-            HTTPException: with status 422 for an image or an option that cannot be used, 500 for a fault of ours; the
-                detail is one line.
+            HTTPException: with status 422 for an image or an option that cannot be used, 500 for a fault in the
+                program; the detail is one line.
         """
         image = str(request["image"])
         shown = str(request.get(NAME_KEY) or Path(image).name)
@@ -148,7 +148,7 @@ class BundleInferTask(InferTask):
                 params = {**self._describe(predictor, prediction), **_tables(written)}
                 if request.get("output") == "json" and result.endswith(".png"):
                     params["annotations"] = _outlines(Path(result), self.bundle.labels)
-            except Exception as error:  # the server goes on, whatever this image did
+            except Exception as error:  # the server must continue, whatever happened to this image
                 line = f"{self.bundle.name}: {explain(error)}".replace(image, shown)
                 if is_users_mistake(error):
                     _LOGGER.warning(line)
@@ -198,7 +198,7 @@ class BundleInferTask(InferTask):
     def _seg_file(self, written: Sequence[Path]) -> Path:
         seg = next((path for path in written if path.suffix == SEG_EXTENSION), None)
         if seg is None:
-            reason = "the image is no DICOM" if self.bundle.segments else "the bundle writes none"
+            reason = "the image is not DICOM" if self.bundle.segments else "the bundle writes none"
             raise ValueError(f"no DICOM SEG: {reason}; ask for output=image.")
         return seg
 
@@ -217,7 +217,7 @@ class BundleInferTask(InferTask):
 
 
 def _tables(written: Sequence[Path]) -> dict[str, Any]:
-    """What the bundle's savers wrote beside the mask as JSON, under the last word of the file's name."""
+    """The JSON files that the bundle wrote in addition to the mask, by the last word of their names."""
     return {
         path.stem.rpartition("_")[2]: json.loads(path.read_text(encoding="utf-8"))
         for path in written
@@ -226,7 +226,7 @@ def _tables(written: Sequence[Path]) -> dict[str, Any]:
 
 
 def _outlines(mask: Path, labels: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Outlines of a PNG's labels in pixels, x before y, as CVAT's detector takes them; a hole's is one like others."""
+    """Outlines of a PNG's labels in pixels, x before y, in the form of CVAT's detector; holes have outlines as well."""
     values = np.asarray(Image.open(mask))
     elements = []
     for name, value in labels.items():
@@ -237,7 +237,7 @@ def _outlines(mask: Path, labels: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 def _keep(path: Path) -> str:
-    """Move a file out of a folder that is about to be removed."""
+    """Move a file out of a folder that will be removed."""
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     handle, kept = tempfile.mkstemp(prefix="medseg_label_", suffix=suffix)
     os.close(handle)

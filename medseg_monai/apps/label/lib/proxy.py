@@ -1,7 +1,7 @@
-"""What OHIF asks of the DICOMweb server, passed on.
+"""Passing OHIF's requests on to the DICOMweb server.
 
-MONAI Label's own function drops the query, so that every search finds all studies; lets a path with dots out of the
-DICOMweb address into whatever else the archive has; and keeps all other clients waiting meanwhile.
+MONAI Label's own function drops the query, so that every search finds all studies. It also lets a path with dots leave
+the DICOMweb address and reach other resources of the archive, and it blocks all other clients in the meantime.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 __all__ = ["pass_on"]
 
-#: what DICOMweb has below its address; an archive may have more there, such as orders to itself
+#: the resources of DICOMweb below its address; an archive may have more there, such as its own commands
 _RESOURCES = ("studies", "series", "instances")
 _STORED_IN = "studies"
 
@@ -25,25 +25,25 @@ _CHUNK = 2**16
 
 
 async def pass_on(request: Request, op: str, path: str) -> Response:
-    """Pass a request on to the DICOMweb server, as whom the settings say.
+    """Pass a request on to the DICOMweb server, with the user and password in the settings.
 
     Args:
-        request: the client's.
-        op: ``qido``, ``wado``, ``stow`` or empty; it chooses among MONAI Label's settings for a prefix.
-        path: what is asked for, below the DICOMweb address.
+        request: the client's request.
+        op: ``qido``, ``wado``, ``stow`` or empty; it selects one of MONAI Label's settings for a prefix.
+        path: the requested path, below the DICOMweb address.
 
     Returns:
         the server's answer; addresses in JSON are those of this proxy.
 
     Raises:
-        HTTPException: 404 for a path that is not DICOMweb's, or if the studies are a folder; 502 if the server does not
-            answer.
+        HTTPException: 404 for a path that is not part of DICOMweb, or if the studies are a folder; 502 if the server
+            does not answer.
     """
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
     parts = path.split("/")
     allowed = (_STORED_IN,) if request.method == "POST" else _RESOURCES
     if not studies.startswith(("http://", "https://")) or parts[0] not in allowed or {".", ".."} & set(parts):
-        raise HTTPException(404, f"{path}: no such resource of a DICOMweb server.")
+        raise HTTPException(404, f"{path}: DICOMweb servers have no such resource.")
     prefixes = {
         "qido": settings.MONAI_LABEL_QIDO_PREFIX,
         "wado": settings.MONAI_LABEL_WADO_PREFIX,

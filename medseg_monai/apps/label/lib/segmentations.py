@@ -1,4 +1,4 @@
-"""What annotators draw as DICOM SEG, and back: in a DICOMweb server a label has no other form."""
+"""Converting annotators' labels to DICOM SEG and back: a DICOMweb server has no other form for labels."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = ["DicomGrid", "name_values", "read_label", "read_mask", "read_seg", "w
 Labels = npt.NDArray[np.uint8]
 
 _SAME_AFFINE = 1e-3  # mm
-_RAW = ".bin"  # how OHIF sends a label: its bytes, the first axis of the image running fastest
-_WHITE = 255  # the one label of a mask as 2D data sets and ``medseg predict`` have it
-_TISSUE = Code("85756007", "SCT", "Tissue")  # what viewers write for a structure that nobody described
+_RAW = ".bin"  # OHIF sends a label as bytes in which the first axis of the image runs fastest
+_WHITE = 255  # the only label in the masks of 2D data sets and of ``medseg predict``
+_TISSUE = Code("85756007", "SCT", "Tissue")  # the code that viewers write for a structure without a description
 _NAME_LENGTH = 64
 _ANNOTATED = "MONAI Label"
 
 
 @dataclass(frozen=True, eq=False)
 class DicomGrid:
-    """The pixels or voxels of a DICOM image, in which its labels lie.
+    """The grid of a DICOM image, which its labels share.
 
     Attributes:
         files: the DICOM files, in the order of the third axis.
-        shape: columns, rows and slices of a series; rows and columns of one image.
-        affine: ``[4, 4]`` of a series, from voxel indices to mm in RAS; ``None`` for one image.
+        shape: columns, rows and slices of a series; rows and columns of a single image.
+        affine: ``[4, 4]`` of a series, from voxel indices to mm in RAS; ``None`` for a single image.
     """
 
     files: tuple[Path, ...]
@@ -62,7 +62,7 @@ class DicomGrid:
             image: folder of one series, or a file.
 
         Raises:
-            ValueError: the series is no regular grid.
+            ValueError: the series is not a regular grid.
         """
         path = Path(image)
         if path.is_dir():
@@ -74,12 +74,12 @@ class DicomGrid:
 
     @property
     def suffix(self) -> str:
-        """Ending of the files that its labels are kept in."""
+        """Ending of the files for its labels."""
         return ".png" if self.affine is None else ".nii.gz"
 
 
 def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """The values of a 2D mask ``[H, W]``; viewers of volumes save one as a volume of one slice."""
+    """The values of a 2D mask ``[H, W]``; viewers of volumes save such a mask as a volume of one slice."""
     if is_supported_format(path, RASTER_SUFFIXES):
         reader = RasterReader(channels=1)
         return np.asarray(reader.get_data(reader.read(path))[0][0])
@@ -91,14 +91,14 @@ def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
     """Read the label of a DICOM image in the image's grid.
 
     Args:
-        path: PNG, volume (its axes may run in another order or direction), or the bare bytes that OHIF sends.
-        grid: the image.
+        path: PNG, volume (its axes may have another order or direction), or the raw bytes that OHIF sends.
+        grid: grid of the image.
 
     Returns:
-        uint8 ``[X, Y, Z]``, of one image ``[H, W]``.
+        uint8, ``[X, Y, Z]`` for a series and ``[H, W]`` for a single image.
 
     Raises:
-        ValueError: another grid than the image's, or values that are no labels.
+        ValueError: another grid than the image's, or values that are not labels.
     """
     if Path(path).suffix == _RAW:
         values: npt.NDArray[Any] = np.fromfile(path, dtype=np.uint8)
@@ -117,7 +117,7 @@ def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
         values = _turned(values, meta["affine"], grid, path)
     labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
-        raise ValueError(f"{path}: values that are no labels; save whole numbers from 0 to 255.")
+        raise ValueError(f"{path}: values that are not labels; save whole numbers from 0 to 255.")
     return labels
 
 
@@ -127,31 +127,32 @@ def _turned(
     grid: DicomGrid,
     path: str | os.PathLike[str],
 ) -> npt.NDArray[Any]:
-    """A volume with its axes in the order and direction of the grid's."""
+    """A volume with its axes in the order and direction of those of the grid."""
     assert grid.affine is not None
     turn = io_orientation(np.linalg.inv(grid.affine) @ affine)
     turned: npt.NDArray[Any] = apply_orientation(values, turn)
     same_axes = np.allclose(affine @ inv_ornt_aff(turn, values.shape), grid.affine, rtol=0, atol=_SAME_AFFINE)
     if turned.shape != grid.shape or not same_axes:
-        raise ValueError(f"{path}: not in the grid of its image ({_size(grid.shape)}); save it in that of the image.")
+        raise ValueError(f"{path}: not in the grid of its image ({_size(grid.shape)}); save it in the image's grid.")
     return turned
 
 
 def name_values(
     info: Mapping[str, Any], present: Sequence[int], otherwise: Mapping[str, int] | None = None
 ) -> dict[int, str]:
-    """What each value of a label stands for, by what the client sent with it.
+    """The meaning of each value of a label, from the information that the client sent with it.
 
-    That is ``label_info``: names with their value (``idx``), or in the order of the values 1, 2, ... or, if there are
-    as many as values that occur, in the order of those. Else it is ``label_names``, as a response to ``/infer`` has it.
+    The names are those in ``label_info``: with their values (``idx``), or in the order of the values 1, 2, ..., or in
+    the order of the values that occur if there are as many names. Without ``label_info`` they are those in
+    ``label_names``, in the form of a response to ``/infer``.
 
     Args:
-        info: what the client sent.
+        info: information from the client.
         present: the values that occur, in ascending order.
-        otherwise: names and values for a client that names none.
+        otherwise: names and values for a client that sends none.
 
     Returns:
-        names by their values, also of values that do not occur.
+        names by their values, including values that do not occur.
 
     Raises:
         ValueError: values without a name.
@@ -186,20 +187,20 @@ def write_seg(
 ) -> None:
     """Write an annotator's label as DICOM SEG.
 
-    Where the names are a bundle's, each segment has the bundle's number, description and code, whether it occurs or
-    not; a name that no bundle knows comes behind those, as tissue. Unlike a prediction, the label counts as made with
-    a program's help (SEMIAUTOMATIC).
+    If the names belong to a bundle, each segment has the bundle's number, description and code, whether it occurs or
+    not; names that no bundle has come after these, as tissue. Unlike a prediction, the label is marked as made with the
+    help of a program (SEMIAUTOMATIC).
 
     Args:
         path: the file to write or replace.
-        labels: in the grid of the image.
-        grid: the image.
-        names: what the values stand for; see :func:`name_values`.
+        labels: the label in the grid of the image.
+        grid: grid of the image.
+        names: meaning of the values; see :func:`name_values`.
         bundles: the bundles that are served.
-        creator: who drew the label, if that is known.
+        creator: who drew the label, if known.
 
     Raises:
-        ValueError: the image has not what a SEG needs.
+        ValueError: the image lacks what a SEG needs.
     """
     segments, numbers = _choose_segments(names, bundles)
     table = np.zeros(256, dtype=np.uint8)
@@ -226,7 +227,7 @@ def write_seg(
 
 
 def _choose_segments(names: Mapping[int, str], bundles: Iterable[ServedBundle]) -> tuple[list[Segment], dict[int, int]]:
-    """The segments to describe, and the number of each value among them."""
+    """The segments to describe, and the segment number of each value."""
     known = [list(bundle.segments) for bundle in bundles if bundle.segments]
     wanted = {name.lower() for name in names.values()}
     segments = max(known, key=lambda one: len(wanted & {segment.name.lower() for segment in one}), default=[])
@@ -245,17 +246,17 @@ def _choose_segments(names: Mapping[int, str], bundles: Iterable[ServedBundle]) 
 
 
 def read_seg(path: str | os.PathLike[str], grid: DicomGrid) -> tuple[Labels, dict[int, str]]:
-    """Read a DICOM SEG, whoever wrote it, in the grid of the image that it refers to.
+    """Read a DICOM SEG from any software in the grid of the image that it refers to.
 
     Args:
         path: the file.
-        grid: the image.
+        grid: grid of the image.
 
     Returns:
         the segment numbers, and the names of the segments by their numbers.
 
     Raises:
-        ValueError: no DICOM SEG of this image, segments that overlap, or fractions.
+        ValueError: not a DICOM SEG of this image, overlapping segments, or fractional values.
     """
     uids = [str(read_dicom(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for file in grid.files]
     try:
@@ -267,7 +268,7 @@ def read_seg(path: str | os.PathLike[str], grid: DicomGrid) -> tuple[Labels, dic
         )
         names = {number: str(seg.get_segment_description(number).segment_label) for number in seg.segment_numbers}
     except Exception as error:  # highdicom and pydicom raise many types
-        raise ValueError(f"{path}: no DICOM SEG of this image that can be read ({explain(error)}).") from error
+        raise ValueError(f"{path}: not a readable DICOM SEG of this image ({explain(error)}).") from error
     labels = frames[0] if grid.affine is None else frames.T
     if labels.shape != grid.shape or labels.max() > np.iinfo(np.uint8).max:
         raise ValueError(f"{path}: not in the grid of its image, or more than 255 segments.")
@@ -278,9 +279,9 @@ def write_label(path: str | os.PathLike[str], labels: Labels, grid: DicomGrid) -
     """Write a label of a DICOM image as PNG or NIfTI.
 
     Args:
-        path: the file, which ends as :attr:`DicomGrid.suffix` says.
-        labels: in the grid of the image.
-        grid: the image.
+        path: the file, with the ending :attr:`DicomGrid.suffix`.
+        labels: the label in the grid of the image.
+        grid: grid of the image.
     """
     if grid.affine is None:
         writer = RasterMaskWriter()

@@ -1,4 +1,4 @@
-"""What an annotator's client has to know of a bundle, read off the bundle's own files."""
+"""What an annotator's client needs to know about a bundle, read from the bundle's own files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["PALETTE", "ServedBundle", "check_options", "choose_bundles"]
 
 Colour = tuple[int, int, int]
 
-#: of Okabe and Ito, which colour-blind people tell apart; for labels that the bundle describes in no DICOM SEG
+#: colours of Okabe and Ito, which colour-blind people can distinguish; for labels without a colour in a DICOM SEG
 PALETTE: tuple[Colour, ...] = (
     (86, 180, 233),
     (230, 159, 0),
@@ -38,12 +38,12 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
 )
 
-#: flat keys of a bundle that are the server's business and not the annotator's
+#: flat keys of a bundle that concern the server and not the annotator
 _NO_OPTIONS = ("amp", "dataset_dir", "device", "dicom_seg", "fast", "num_workers", "output_dir", "sw_batch_size")
 
 _TYPE_NAMES = {bool: "yes or no", int: "whole number", float: "number", str: "plain word"}
 
-_WORD = re.compile(r"[\w .+-]*")  # MONAI would run a text that starts with $, and follow one with @ or %
+_WORD = re.compile(r"[\w .+-]*")  # MONAI would run a text that starts with $, and resolve one with @ or %
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ class ServedBundle:
         version: its version.
         description: one line on it.
         dimension: 2 for images, 3 for volumes.
-        labels: name of each label and its value in the mask, without the background: those of the bundle's DICOM SEG,
-            if it writes one, else those of its metadata.
+        labels: name of each label and its value in the mask, without the background: those of the bundle's DICOM SEG
+            if it writes one, otherwise those of its metadata.
         colours: colour of each label, RGB from 0 to 255.
-        softmax: whether the channels of the network's output exclude each other; otherwise each is its own yes or no.
-        options: flat keys of ``inference.json`` that a client may change, with their values; an empty text stands for a
-            whole number that the network takes or leaves.
+        softmax: whether the channels of the network's output exclude each other; otherwise each is an independent yes
+            or no.
+        options: flat keys of ``inference.json`` that a client may change, with their values; an empty string stands for
+            an optional whole number.
         modalities: DICOM modalities of the images that it reads; none if it reads no DICOM.
-        segments: how its DICOM SEG describes the labels, in their order; none if it writes no such file.
+        segments: descriptions of the labels in its DICOM SEG, in their order; none if it writes no such file.
     """
 
     name: str
@@ -80,7 +81,7 @@ class ServedBundle:
 
     @property
     def shipped_weights(self) -> Path:
-        """The weights that come with the bundle, whether they are there or not."""
+        """Path of the weights that come with the bundle, which may not exist."""
         return self.root / "models" / "model.pt"
 
     @classmethod
@@ -89,10 +90,10 @@ class ServedBundle:
 
         Args:
             bundle: name or path.
-            checkpoint: weights to use instead of the bundle's; they may say what the label is.
+            checkpoint: weights to use instead of the bundle's; they may state what the label is.
 
         Raises:
-            BundleError: no such bundle, or its metadata name no labels.
+            BundleError: no such bundle, or its metadata do not name the labels.
         """
         metadata = read_metadata(bundle)
         outputs = metadata.get("network_data_format", {}).get("outputs", {}).get("pred", {})
@@ -114,7 +115,7 @@ class ServedBundle:
             root=find_bundle(bundle),
             version=metadata["version"],
             description=metadata["description"],
-            dimension=reader.spatial_dims,  # a 2D network may go through a volume slice by slice
+            dimension=reader.spatial_dims,  # a 2D network may be applied to a volume slice by slice
             labels={name: value for value, name in enumerate(names, start=1)},
             colours=dict(zip(names, colours, strict=True)),
             softmax=softmax,
@@ -130,14 +131,14 @@ def choose_bundles(
     """The bundles to serve.
 
     Args:
-        names: names or paths of bundles; by default all that come with the package and have weights.
-        weights: weights to use instead of those that a bundle has, by the bundle's name.
+        names: names or paths of bundles; by default all bundles that come with the package and have weights.
+        weights: weights to use instead of a bundle's own, by the bundle's name.
 
     Returns:
         the bundles by their names.
 
     Raises:
-        BundleError: a bundle that there is not, or that has no weights; no bundle at all.
+        BundleError: a bundle that does not exist or has no weights; no bundle at all.
     """
     given = dict(weights or {})
     listed = list_bundles() if names is None else names
@@ -150,25 +151,25 @@ def choose_bundles(
     missing = [name for name, one in chosen.items() if not Path(given.get(name, one.shipped_weights)).is_file()]
     if names is not None and missing:
         raise BundleError(
-            f"{', '.join(missing)}: no weights; train the bundle and name them: --weights {missing[0]}=FILE."
+            f"{', '.join(missing)}: no weights; train the bundle and give them: --weights {missing[0]}=FILE."
         )
     served = {name: bundle for name, bundle in chosen.items() if name not in missing}
     if not served:
-        raise BundleError("No bundle has weights; train one and name them: --weights BUNDLE=FILE.")
+        raise BundleError("No bundle has weights; train one and give its weights: --weights BUNDLE=FILE.")
     return served
 
 
 def check_options(bundle: ServedBundle, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a request changes, each of the type that the bundle has for it.
+    """The options that a request changes, each with the type that it has in the bundle.
 
-    Clients send much beside the options (device, file types, their own name), so other keys are passed over.
+    Clients send much more than the options (device, file types, their own name), so other keys are ignored.
 
     Args:
         bundle: the bundle.
-        request: what the client sent.
+        request: the client's request.
 
     Returns:
-        keys of ``inference.json`` and values that differ from the bundle's.
+        keys of ``inference.json`` with the values that differ from the bundle's.
 
     Raises:
         ValueError: an option with a value of another type.
@@ -178,14 +179,14 @@ def check_options(bundle: ServedBundle, request: Mapping[str, Any]) -> dict[str,
         value = _as_type_of(default, request.get(key, default))
         if value is None:
             expected = "whole number" if default == "" else _TYPE_NAMES[type(default)]
-            raise ValueError(f"{key}: {request[key]!r} is no {expected}; the bundle's own value is {default!r}.")
+            raise ValueError(f"{key}: expected {expected}, got {request[key]!r}; the bundle has {default!r}.")
         if value != default:
             changed[key] = value
     return changed
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
-    """The value in the type of the default; ``None`` if it has no such value."""
+    """The value in the type of the default; ``None`` if it cannot have this type."""
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         return words.get(str(value).lower())
@@ -209,13 +210,13 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, (bool, int, float)) or is_word:
             options[key] = value
-        elif value is None and f"@{key}" in network:  # the network's own choice, which a number overrules
+        elif value is None and f"@{key}" in network:  # the network's own default, which a number overrides
             options[key] = ""
     return options
 
 
 def _inference(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None) -> ConfigParser:
-    """The bundle's ``inference.json``, whose parts are built when they are asked for."""
+    """The bundle's ``inference.json``, whose parts are built when they are requested."""
     overrides = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
     parser: ConfigParser = build_workflow(bundle, ["inference"], workflow_type="infer", overrides=overrides).parser
     parser.parse(reset=True)
@@ -226,14 +227,14 @@ def _reader(parser: ConfigParser) -> Any:
     """The reader of the bundle's images."""
     transforms = parser.get_parsed_content("preprocessing").transforms
     load = next(transform for transform in transforms if isinstance(transform, LoadImaged))
-    return load._loader.readers[-1]  # MONAI's own stand before the one that it was given
+    return load._loader.readers[-1]  # the given reader is last, after MONAI's own
 
 
 def _segments(parser: ConfigParser) -> Sequence[Segment]:
-    """How the bundle's DICOM SEG describes the labels; none if it writes no such file."""
+    """Descriptions of the labels in the bundle's DICOM SEG; none if it writes no such file."""
     try:
         transforms = parser.get_parsed_content("postprocessing").transforms
-    except RuntimeError:  # MONAI's; one bundle asks its weights what it segments, and there are none
+    except RuntimeError:  # from MONAI: one bundle reads the organ from its weights, and there are none
         return []
     writers = (writer for step in transforms if isinstance(step, SaveResultsd) for writer in step.writers)
     return next((writer.segments for writer in writers if isinstance(writer, DicomSegWriter)), [])

@@ -1,8 +1,8 @@
-"""MONAI Label's web application, with an answer where it would only say that something went wrong, and its doors shut.
+"""MONAI Label's web application, with clear answers to errors and with its security gaps closed.
 
-What MONAI Label leaves open and this module closes: its check of a token does not work with PyJWT 2 (no token is ever
-good); whoever asks can have the app reloaded and an annotator can overwrite the weights; every page that is open in the
-annotator's browser may ask the server; and its own pages load scripts and fonts from elsewhere.
+This module closes the following gaps of MONAI Label: its check of tokens does not work with PyJWT 2 (no token is ever
+valid); anybody can reload the app, and an annotator can overwrite the weights; every page that is open in the
+annotator's browser may send requests to the server; and its own pages load scripts and fonts from other sites.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from medseg_monai.apps.label.serve import is_loopback
 
 __all__ = ["app"]
 
-#: signatures that only the realm can make; one by a shared secret, or none, proves nothing
+#: signatures that only the realm can make; a signature with a shared secret, or none, proves nothing
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
-_LEEWAY_S = 10  # by which the realm's clock may differ from ours
+_LEEWAY_S = 10  # the realm's clock may differ from ours by this much
 
-#: what a browser may load for our pages: OHIF asks for fonts of Google's, and patients' images are open in it
+#: what a browser may load for our pages: OHIF requests fonts from Google while patients' images are open
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 
-#: MONAI Label writes over the weights in use and moves them away; ``POST /train/`` is the way to another model
+#: here MONAI Label would overwrite or move the weights in use; use ``POST /train/`` for another model
 _MODEL = f"{settings.MONAI_LABEL_API_STR}/model/"
 _CLOSED = {"PUT": _MODEL, "DELETE": _MODEL, "POST": "/reload"}
 
 
 class _Guard:
-    """Refuses what nobody may ask, before anything else sees it, and tells browsers to stay with this server."""
+    """Refuses forbidden requests before anything else handles them, and restricts browsers to this server."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,14 +58,14 @@ class _Guard:
 
 
 def _refusal(scope: Scope) -> JSONResponse | None:
-    """The answer to a request that is not passed on."""
+    """The answer to a request that is refused; ``None`` if it is passed on."""
     closed = _CLOSED.get(scope["method"])
     if closed and scope["path"].startswith(closed):
         return JSONResponse({"detail": f"{scope['method']} {closed} is closed in this server."}, status_code=403)
     host = Headers(scope=scope).get("host", "")
-    # a page from elsewhere may have its own name point to this machine and then counts as a page of ours
+    # another site can let its own name point to this machine, and its pages then count as ours
     if not settings.MONAI_LABEL_AUTH_ENABLE and not is_loopback(_host_name(host)):
-        detail = f"Host: {host} is not this machine; a proxy in front of the server has to send Host: 127.0.0.1."
+        detail = f"Host: {host} is not this machine; a proxy in front of the server must send Host: 127.0.0.1."
         return JSONResponse({"detail": detail}, status_code=400)
     return None
 
@@ -83,11 +83,11 @@ async def _tell(request: Request, error: Any) -> JSONResponse:
 
 
 async def _tell_json(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"detail": f"params or body: no JSON ({error})."}, status_code=400)
+    return JSONResponse({"detail": f"params or body: not JSON ({error})."}, status_code=400)
 
 
 async def _tell_other(request: Request, error: Any) -> JSONResponse:
-    """Another server that this one asks for a client: the realm or the DICOMweb server."""
+    """Answer to an error of a server that this one uses: the realm or the DICOMweb server."""
     answer = error.response
     if request.url.path.endswith("/auth/token") and answer is not None and answer.status_code in (400, 401, 403):
         return JSONResponse({"detail": "Incorrect username or password"}, status_code=401)
@@ -96,7 +96,7 @@ async def _tell_other(request: Request, error: Any) -> JSONResponse:
 
 @lru_cache
 def _realm() -> tuple[str, jwt.PyJWKClient]:
-    """Who issues the tokens, and its public keys, which are asked for anew every few minutes."""
+    """The issuer of the tokens and its public keys, which are requested again every few minutes."""
     timeout = settings.MONAI_LABEL_AUTH_TIMEOUT
     address = settings.MONAI_LABEL_AUTH_REALM_URI.rstrip("/") + "/.well-known/openid-configuration"
     response = requests.get(address, timeout=timeout)
@@ -106,7 +106,7 @@ def _realm() -> tuple[str, jwt.PyJWKClient]:
 
 
 def _current_user(token: str = Depends(oauth2_scheme)) -> User:
-    """The user of a token that the realm has issued for this server and that is still good."""
+    """The user of a token that the realm has issued for this server and that is still valid."""
     try:
         issuer, keys = _realm()
         claims = jwt.decode(
@@ -115,11 +115,11 @@ def _current_user(token: str = Depends(oauth2_scheme)) -> User:
             algorithms=_ALGORITHMS,
             issuer=issuer,
             leeway=_LEEWAY_S,
-            # Keycloak names the client in azp, others in aud: _is_for_us looks at both
+            # Keycloak states the client in azp, others in aud: _is_for_us checks both
             options={"require": ["exp", "iss"], "verify_aud": False},
         )
     except (requests.RequestException, jwt.PyJWKClientConnectionError, KeyError) as error:
-        raise HTTPException(503, f"The realm that issues tokens cannot be asked ({error}).") from error
+        raise HTTPException(503, f"The realm that issues tokens does not answer ({error}).") from error
     except jwt.PyJWTError as error:
         raise _refused(str(error)) from error
     name = claims.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME)
@@ -151,11 +151,11 @@ def _refused(why: str) -> HTTPException:
 
 
 def _start_page() -> RedirectResponse:
-    """MONAI Label has a page of its API here, whose script comes from elsewhere."""
+    """The start page, in place of MONAI Label's page on its API, which loads a script from another site."""
     return RedirectResponse("/ohif/" if settings.MONAI_LABEL_STUDIES.startswith("http") else "/info/")
 
 
-# MONAI Label lets every page that is open in the annotator's browser ask its server; its own pages need no permission
+# MONAI Label permits requests from every page that is open in the annotator's browser; its own pages need no permission
 app.user_middleware[:] = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_middleware(_Guard)
 app.add_exception_handler(MONAILabelException, _tell)

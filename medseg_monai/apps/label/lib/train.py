@@ -1,4 +1,4 @@
-"""Training from a client: the bundle's own training on the labels that annotators marked final."""
+"""Training from a client: the bundle's own training on the labels that annotators marked as final."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ __all__ = ["BundleTrainTask"]
 
 _LOGGER = logging.getLogger(__name__)
 
-#: keys of ``train.json`` that a client may change, where the bundle has them
+#: keys of ``train.json`` that a client may change if the bundle has them
 _OPTIONS = ("learning_rate", "batch_size", "val_interval")
 
-#: a request that names a model under this key trains nothing and puts that model to use
+#: a request that names a model under this key does not train but puts that model into use
 USE_KEY = "use_model"
 
-_UNKNOWN = "UNK"  # what MONAI Label's clients show for what DICOM does not tell
+_UNKNOWN = "UNK"  # what MONAI Label's clients show for values that are missing in DICOM
 
-_FOREGROUND = 255  # of a mask with one label, in every data set of 2D images
+_FOREGROUND = 255  # value of the only label in the masks of 2D data sets
 
 
 class BundleTrainTask(TrainTask):
-    """MONAI Label's training task over :func:`medseg_monai.bundle.train`.
+    """MONAI Label's training task with :func:`medseg_monai.bundle.train`.
 
-    It starts from the weights in use, with the settings that these were trained with. Each training has a folder of its
-    own, with its data list, MLflow run, checkpoints and evaluations. The new model is put to use only if it has a
-    higher mean Dice than the one in use until then, both by the bundle's own evaluation on the same validation labels.
+    It starts from the weights in use, with the settings that they were trained with. Each training has its own folder
+    with its data list, MLflow run, checkpoints and evaluations. The new model is put into use only if it has a higher
+    mean Dice than the model in use until then, both by the bundle's own evaluation on the same validation labels.
 
-    Which labels validate is drawn by a hash of the patient, so that a label stays on its side while others are added.
-    Of DICOM the patient is known; in a folder of other images each counts as a patient's only one.
+    A hash of the patient decides which labels are used for validation, so that a label keeps its role when others are
+    added. DICOM images state their patient; in a folder of other images, each image counts as a different patient.
 
     Args:
         bundle: the bundle.
-        versions: its models.
-        device: where to compute; by default as the bundle says.
+        versions: the models of the bundle.
+        device: device for the computation; by default that of the bundle.
     """
 
     def __init__(self, bundle: ServedBundle, versions: Versions, device: str | None = None) -> None:
@@ -66,7 +66,7 @@ class BundleTrainTask(TrainTask):
         self.device = device
 
     def config(self) -> dict[str, Any]:
-        """What a client may set, with the values that hold otherwise."""
+        """The options that a client may set, with their default values."""
         keys = flat_keys(merged_config(self.bundle.root, ["train"]))
         options = {key: keys[key] for key in _OPTIONS if isinstance(keys.get(key), (int, float))}
         return {"max_epochs": 20, "val_split": 0.2, **options, "val_interval": 1, USE_KEY: ["", *self.versions.all()]}
@@ -77,18 +77,18 @@ class BundleTrainTask(TrainTask):
         return {"current": self.versions.current().name, "models": models}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train, or put another model to use.
+        """Train, or put another model into use.
 
         Args:
             request: the keys of :meth:`config`.
             datastore: images and labels.
 
         Returns:
-            the name of the model, its Dice and that of the one in use before, and whether it is used now.
+            the name of the model, its Dice and that of the model in use before, and whether it is used now.
 
         Raises:
-            ValueError: fewer than two final labels for this bundle or of two patients, a label with values that it has
-                no names for, a value that is no number, or a model that there is not.
+            ValueError: fewer than two final labels or two patients for this bundle, a label with values without a name,
+                a value that is not a number, or a model that does not exist.
         """
         if isinstance(wanted := request.get(USE_KEY), str) and wanted:
             return {"model": self.versions.use(wanted).name, "used": True}
@@ -117,7 +117,7 @@ class BundleTrainTask(TrainTask):
         return {"model": name, "dice": after, "before": before, "used": used}
 
     def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What a client may set, as numbers: MONAI would run a text that starts with $."""
+        """The options that a client may set, as numbers, since MONAI would run a text that starts with $."""
         numbers = {key: value for key, value in self.config().items() if isinstance(value, (int, float))}
         return {key: type(value)(request.get(key, value)) for key, value in numbers.items()}
 
@@ -133,12 +133,12 @@ class BundleTrainTask(TrainTask):
         items = sorted(self._labelled(datastore, folder), key=lambda item: patient_rank(item["patient"], 0))
         if len(items) < 2:
             raise ValueError(
-                f"{self.bundle.name}: {len(items)} final labels; a training needs two, one of them to validate."
+                f"{self.bundle.name}: {len(items)} final labels; a training needs two, one of them for validation."
             )
         patients = list(dict.fromkeys(item["patient"] for item in items))
         if len(patients) < 2:
             raise ValueError(
-                f"{self.bundle.name}: final labels of one patient only; a training needs another one to validate."
+                f"{self.bundle.name}: final labels of one patient only; a training needs another one for validation."
             )
         bound = f"{int(val_split * 16**8):08x}"
         drawn = [patient for patient in patients if patient_rank(patient, 0) < bound] or patients[:1]
@@ -146,7 +146,7 @@ class BundleTrainTask(TrainTask):
         return {"training": [item for item in items if item not in validation], "validation": validation, "test": []}
 
     def _labelled(self, datastore: Datastore, folder: Path) -> list[Item]:
-        """The final labels that are this bundle's: of its kind of image, and not named as another's."""
+        """The final labels for this bundle: those of its kind of image that are not named like another bundle's."""
         items = []
         for name in datastore.get_labeled_images():
             info = datastore.get_label_info(name, DefaultLabelTag.FINAL.value)
@@ -176,7 +176,7 @@ class BundleTrainTask(TrainTask):
         return is_readable and (not named or not named.isdisjoint(label.lower() for label in self.bundle.labels))
 
     def _as_published(self, label: Path, info: Mapping[str, Any], path: Path) -> Path:
-        """A label in the values that the bundle's training reads; a 2D mask with one label has 0 and 255."""
+        """A label with the values that the bundle's training reads; a 2D mask with one label has 0 and 255."""
         if self.bundle.dimension == 2:
             target = path.with_name(f"{path.name}.png")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class BundleTrainTask(TrainTask):
         return target
 
     def _by_name(self, mask: npt.NDArray[Any], info: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-        """A mask in the bundle's values: a client's values stand for the names that it sent with them."""
+        """A mask with the bundle's values: a client's values stand for the names that it sent with them."""
         present = [int(value) for value in np.unique(mask) if value]
         if len(self.bundle.labels) == 1 and (not _named_labels(info) or present == [_FOREGROUND]):
             return (mask > 0).astype(np.uint8)
@@ -206,13 +206,13 @@ class BundleTrainTask(TrainTask):
 
 
 def _named_labels(info: Mapping[str, Any]) -> set[str]:
-    """What the client called the labels of a mask, if it did, in small letters."""
+    """The names that the client gave to the labels of a mask, if any, in lower case."""
     named = {str(entry.get("name")) for entry in info.get("label_info") or []}
     sent = info.get("label_names") or (info.get("params") or {}).get("label_names") or {}
     return {name.lower() for name in named | set(sent)}
 
 
 def _patient(about: Mapping[str, Any]) -> str:
-    """A stand-in for a patient's number, which has no place in a list that MLflow may keep; empty if there is none."""
+    """A hash in place of a patient's number, which must not be in a list that MLflow may keep; empty without one."""
     number = str(about.get("PatientID") or _UNKNOWN)
     return "" if number == _UNKNOWN else hashlib.sha256(number.encode()).hexdigest()[:16]

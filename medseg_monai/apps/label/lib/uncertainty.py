@@ -1,4 +1,4 @@
-"""Active learning: the image of which a model is least certain comes next."""
+"""Active learning: the next image is the one about which a model is least certain."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _SIDES = ("left", "right")
 class UncertaintyStrategy(Strategy):
     """The unlabelled image with the highest entropy over flipped views; see :func:`flip_entropy`.
 
-    The entropy of an image is remembered in the list of images, with the model that it is by. A request measures new
-    images for a while and takes the highest of those known so far: in a large folder the choice gets better from
-    request to request.
+    The entropy of an image is stored in the list of images, together with the model that gave it. A request measures
+    new images for a limited time and chooses the highest entropy known so far, so in a large folder the choice improves
+    from request to request.
 
     Args:
-        task: inference of the bundle.
-        seconds: how long one request may measure; it measures one new image at least.
+        task: inference task of the bundle.
+        seconds: how long one request may measure; it always measures at least one new image.
     """
 
     def __init__(self, task: BundleInferTask, seconds: float = 20.0) -> None:
-        super().__init__(f"The image of which {task.bundle.name} is least certain")
+        super().__init__(f"The image about which {task.bundle.name} is least certain")
         self.task = task
         self.seconds = seconds
         self.key = f"uncertainty_{task.bundle.name}"
@@ -49,7 +49,7 @@ class UncertaintyStrategy(Strategy):
         """Choose an image.
 
         Args:
-            request: nothing of it matters but MONAI Label's own ``label_tag`` and ``labels``.
+            request: the request; only MONAI Label's own ``label_tag`` and ``labels`` are used.
             datastore: the images.
 
         Returns:
@@ -77,10 +77,10 @@ class UncertaintyStrategy(Strategy):
         return {"id": chosen, "uncertainty": scores[chosen]}
 
     def _measure(self, predictor: Predictor, image: str, datastore: Datastore) -> float | None:
-        """Entropy of an image; ``None`` for one that the bundle cannot read, such as a volume for a 2D bundle."""
+        """Entropy of an image; ``None`` if the bundle cannot read the image, such as a volume for a 2D bundle."""
         try:
             return flip_entropy(predictor, self.task.bundle, datastore.get_image_uri(image))
-        except Exception as error:  # the other images must get their chance, whatever this one did
+        except Exception as error:  # the other images must be measured, whatever happened to this one
             _LOGGER.warning("%s: not measured for %s: %s", image, self.task.bundle.name, explain(error))
             return None
 
@@ -88,17 +88,17 @@ class UncertaintyStrategy(Strategy):
 def flip_entropy(predictor: Predictor, bundle: ServedBundle, image: str) -> float:
     """Entropy of the mean prediction over flipped views of an image, averaged over its pixels or voxels.
 
-    The views are the flips along every axis of the network's input and along several at once. A bundle whose labels
-    have sides (left upper lobe) is not flipped from left to right: it would rightly name the other side. A bundle that
-    predicts by flipped views itself has the mean already.
+    The views are the flips along every axis of the network's input and along several axes at once. Images for a bundle
+    whose labels have sides (left upper lobe) are not flipped from left to right, since the bundle would correctly
+    predict the other side. A bundle whose own inference uses flipped views already has the mean.
 
     Args:
         predictor: the loaded bundle.
-        bundle: what is known of it.
-        image: path.
+        bundle: description of the bundle.
+        image: path of the image.
 
     Returns:
-        0 where every view says the same with certainty, 1 where nothing can be told.
+        0 if every view gives the same certain prediction, 1 if the predictions are completely uncertain.
     """
     images = list_data_collate([predictor.preprocessing({"image": image})])["image"]
     inferer = predictor.inferer
@@ -130,7 +130,7 @@ def _views(axes: list[int]) -> Iterable[tuple[int, ...]]:
 
 
 def _mean_entropy(probability: torch.Tensor, *, softmax: bool) -> float:
-    """Mean entropy in units of the highest that there can be."""
+    """Mean entropy as a share of the highest possible entropy."""
     values = torch.as_tensor(probability).double()
     if softmax:
         entropy = torch.special.entr(values).sum(dim=1) / torch.log(torch.tensor(float(values.shape[1])))

@@ -1,4 +1,4 @@
-"""The models of a served bundle: the one it came with, and those that were trained from a client."""
+"""The models of a served bundle: the model that it came with, and those that were trained from a client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medseg_monai.files import write_json
 
 __all__ = ["SHIPPED", "Model", "Versions"]
 
-#: the model that a bundle came with
+#: name of the model that a bundle came with
 SHIPPED = "shipped"
 
 _LIST = "models.json"
@@ -24,9 +24,9 @@ class Model:
 
     Attributes:
         name: ``"shipped"``, or the name of the run that trained it.
-        path: its weights.
-        metric: what it reached on the validation labels of that time; ``None`` for the shipped one.
-        before: what the model in use until then reached on the same labels.
+        path: path of its weights.
+        metric: its score on the validation labels of that time; ``None`` for the shipped model.
+        before: score of the model in use until then, on the same labels.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Model:
 
 
 class Versions:
-    """Which models a bundle has and which is in use, in a file that server and training share.
+    """The models of a bundle and which of them is in use, in a file that server and training share.
 
-    Models are only added; weights are never written over.
+    Models are only added; weights are never overwritten.
 
     Args:
         folder: folder of the bundle's runs.
@@ -50,7 +50,7 @@ class Versions:
         self.shipped = Model(SHIPPED, str(shipped))
 
     def all(self) -> dict[str, Model]:
-        """The models by their names, the oldest first; one whose weights were deleted is left out."""
+        """The models by their names, the oldest first; models whose weights were deleted are left out."""
         trained = [Model(**entry) for entry in self._read()["models"]]
         return {model.name: model for model in (self.shipped, *trained) if Path(model.path).is_file()}
 
@@ -59,18 +59,18 @@ class Versions:
         return self.all().get(self._read()["current"], self.shipped)
 
     def add(self, model: Model, *, use: bool) -> None:
-        """Remember a model.
+        """Add a model.
 
         Args:
             model: the model, with a new name.
             use: whether to use it from now on.
 
         Raises:
-            ValueError: there is a model of this name.
+            ValueError: there is already a model with this name.
         """
         content = self._read()
         if model.name in self.all():
-            raise ValueError(f"{self.folder}: there is a model '{model.name}' already; give the run another name.")
+            raise ValueError(f"{self.folder}: there is already a model '{model.name}'; give the run another name.")
         content["models"].append(asdict(model))
         self._write({**content, "current": model.name if use else content["current"]})
 
@@ -78,10 +78,10 @@ class Versions:
         """Use a model from now on.
 
         Args:
-            name: its name.
+            name: name of the model.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: there is no model with this name.
         """
         models = self.all()
         if name not in models:

@@ -1,0 +1,123 @@
+"""What a user sets is taken as it is: never run, never altered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medseg_monai.bundle import BundleError, build_workflow, train
+from medseg_monai.bundle.overrides import check_values, is_code
+from medseg_monai.cli import main
+from medseg_monai.phantoms import phantom_writer
+from tests.bundles.tiny import tiny_training
+
+CODE = "$__import__('pathlib').Path('hit').touch()"
+CXR = "lung_cxr_rescrnet"
+
+
+@pytest.mark.parametrize("value", [1, 0.5, True, None, "BGR", [192, 224], "a$b", "x@y.png", {"a": 1}])
+def test_plain_values_are_no_code(value):
+    assert not is_code(value)
+    check_values({"key": value}, "--set")
+
+
+@pytest.mark.parametrize(
+    "value", [CODE, " $x", "@device", "%file#key", [1, CODE], {"_target_": "os.system"}, {"a": [CODE]}]
+)
+def test_what_monai_would_run_or_look_up_is_code(value):
+    with pytest.raises(BundleError, match=r"--set key=.*would be run as code; give a value, or --allow-expressions"):
+        check_values({"key": value}, "--set")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.new("L", (60, 50), 90).save(tmp_path / "chest.png")
+    return tmp_path / "chest.png"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--set", f"threshold={CODE}"], ["--set", f"image_size=[40, {json.dumps(CODE)}]"], ["--series", CODE]]
+)
+def test_an_option_is_never_run(arguments, image: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", CXR, str(image), "-o", str(tmp_path / "out"), *arguments]) == 2
+    assert "would be run as code" in capsys.readouterr().err
+    assert not (tmp_path / "hit").exists()
+
+
+def test_who_trusts_an_expression_can_allow_it(image: Path, tmp_path: Path):
+    arguments = ["--set", "threshold=$1 / 4", "--allow-expressions"]
+    assert main(["predict", CXR, str(image), "-o", str(tmp_path / "out"), *arguments]) == 0
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[dict[str, object], Path]:
+    phantom_writer(CXR)(tmp_path, counts={"training": 1, "validation": 1}, size=(150, 181), seed=1)
+    overrides = {
+        **tiny_training(CXR),
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+        "max_epochs": 1,
+    }
+    train(CXR, overrides=overrides, track=False)
+    return overrides, tmp_path / "run" / "run.json"
+
+
+def test_code_in_the_record_of_a_run_is_not_run_when_it_is_resumed(run, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides, record = run
+    content = json.loads(record.read_text())
+    content["overrides"]["seed"] = CODE
+    record.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"run\.json: seed=.*would be run as code"):
+        train(CXR, overrides={"output_dir": overrides["output_dir"]}, resume=True, track=False)
+    assert not (tmp_path / "hit").exists()
+
+
+def test_a_resumed_training_says_what_it_does_not_take_and_records_what_it_does(run, caplog):
+    overrides, record = run
+    caplog.set_level("INFO")
+    longer = {"output_dir": overrides["output_dir"], "max_epochs": 2, "learning_rate": 0.5}
+    assert train(CXR, overrides=longer, resume=True, track=False).epochs == 2
+    assert "learning_rate=0.5: not taken: a resumed training keeps its optimizer" in caplog.text
+    assert "Resuming with max_epochs=2." in caplog.text
+    recorded = json.loads(record.read_text())["overrides"]
+    assert recorded["max_epochs"] == 2
+    assert "learning_rate" not in recorded
+
+
+def test_a_refused_resume_leaves_the_record_as_it_was(run):
+    overrides, record = run
+    before = record.read_text()
+    with pytest.raises(RuntimeError):  # another network than the checkpoint's
+        train(CXR, overrides={"output_dir": overrides["output_dir"], "filters": 8}, resume=True, track=False)
+    assert record.read_text() == before
+    longer = {"output_dir": overrides["output_dir"], "max_epochs": 2}
+    assert train(CXR, overrides=longer, resume=True, track=False).epochs == 2
+
+
+def test_a_path_keeps_its_hash_signs(tmp_path: Path):
+    folder = str(tmp_path / "set#1" / "a#b")
+    parser = build_workflow(CXR, ["train"], workflow_type="train", overrides={"dataset_dir": folder}).parser
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("datalist") == f"{folder}/datalist.json"
+
+
+def test_an_input_an_output_and_weights_with_hash_signs_are_found(image: Path, tmp_path: Path):
+    here = image.rename(tmp_path / "q#2.png")
+    assert main(["predict", CXR, str(here), "-o", str(tmp_path / "out#1")]) == 0
+    assert (tmp_path / "out#1" / "q#2.png").is_file()
+
+
+def test_a_training_into_a_folder_with_a_hash_sign_is_found_again(tmp_path: Path):
+    data = tmp_path / "set#3"
+    phantom_writer(CXR)(data, counts={"training": 1}, size=(150, 181), seed=1)
+    shared = {"dataset_dir": str(data), "output_dir": str(tmp_path / "run#1"), "max_epochs": 1}
+    overrides = {**tiny_training(CXR), **shared}
+    result = train(CXR, overrides=overrides, track=False)
+    assert result.model == tmp_path / "run#1" / "model.pt"
+    assert result.model.is_file()
+    assert train(CXR, overrides={"output_dir": overrides["output_dir"], "max_epochs": 2}, resume=True).epochs == 2
