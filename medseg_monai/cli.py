@@ -12,6 +12,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,12 @@ __all__ = ["main", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-
-def _say(text: str) -> None:
-    """Write one line of the answer; standard output is for answers, and standard error for everything else."""
-    sys.stdout.write(text + "\n")
+#: logger of what MONAI tells of each epoch
+_PROGRESS = "monai.handlers.StatsHandler"
 
 
 def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
-    _say(json.dumps(content, indent=2, default=str) if args.json else text)
+    args.answers.write((json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
 
 
 def _parse_value(text: str) -> Any:
@@ -123,7 +122,9 @@ def _data(args: argparse.Namespace) -> int:
 
 def _combine(args: argparse.Namespace) -> int:
     from medseg_monai.data import combine, load_sections, write_datalist
+    from medseg_monai.files import refuse_given
 
+    refuse_given([args.output], args.datalists, "name another file")
     datalist = combine([load_sections(path) for path in args.datalists], split=args.split, seed=args.seed)
     origin = {"split": args.split, "seed": args.seed} if args.split else {}
     write_datalist({**origin, **datalist}, args.output)
@@ -233,15 +234,20 @@ def _evaluation_as_text(summary: Mapping[str, Any]) -> str:
 
 def _export(args: argparse.Namespace) -> int:
     from medseg_monai.bundle.export import export_network
+    from medseg_monai.files import refuse_given
 
-    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=_weights(args.checkpoint))
+    checkpoint = _weights(args.checkpoint)
+    refuse_given([args.output], [checkpoint], "name another file")
+    report = export_network(args.bundle, args.output, export_format=args.format, checkpoint=checkpoint)
     _answer(args, report, f"{report['file']}: differs from PyTorch by at most {report['max_difference']:.2e}")
     return EXIT_OK
 
 
 def _import_weights(args: argparse.Namespace) -> int:
+    from medseg_monai.files import refuse_given
     from medseg_monai.networks.weights.authors import import_weights
 
+    refuse_given([args.output], [args.file], "name another file")
     report = import_weights(args.network, args.file, out=args.output)
     lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
     lines += [f"left out {key}: {why}" for key, why in report.dropped.items()]
@@ -314,8 +320,38 @@ def _demo(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+class _StandardError(logging.Handler):
+    """Write the log to what is standard error at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        sys.stderr.write(self.format(record) + "\n")
+
+
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record says more than the error that ends the command."""
+    return not (_is_error(record) and record.name.startswith(("ignite.engine.", _PROGRESS)))
+
+
+def _set_up_logging(debug: bool) -> None:
+    shown = _StandardError()
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    if not debug:
+        shown.addFilter(_is_news)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[shown])
+    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if debug else logging.INFO)
+    # MONAI gives a logger that exists a level, but no handler of its own, with a format of its own and tracebacks
+    progress = logging.getLogger(_PROGRESS)
+    if not progress.handlers:
+        progress.addHandler(shown)
+    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
+    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
+        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
+    warnings.filterwarnings("ignore", module=r"monai\.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -442,16 +478,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.WARNING,
-        format="%(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if args.debug else logging.INFO)
-    # MONAI's messages about its own parts (a missing GPU decoder, the logging file that we replace) help no user
-    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
-        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it during its import
-    warnings.filterwarnings("ignore", module=r"monai\.")
+    _set_up_logging(args.debug)
+    args.answers = sys.stdout
+    # standard output is for the answer: whatever else is written, by us or by a library, goes to standard error
+    with redirect_stdout(sys.stderr):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-__all__ = ["explain", "is_users_mistake"]
+__all__ = ["explain", "is_users_mistake", "shorten"]
 
 #: the errors for a wrong file, value or permission; anything else is a fault in the program
 _MISTAKES = (ValueError, OSError)
+#: how many of many names a line lists
+_LISTED = 10
 #: a data loader's worker sends its error as the text of a traceback, from the innermost error outwards
 _WORKER = re.compile(r"^Caught \w+ in \w+ worker process ")
 _ERROR_LINE = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<message>\S.*)$", re.MULTILINE)
@@ -77,3 +79,19 @@ def explain(error: BaseException) -> str:
     text = next((message for message in messages if message.strip()), str(error))
     lines = text.strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shorten(names: Iterable[str]) -> str:
+    """Join names for a line: the first ten, and the total if there are more.
+
+    Args:
+        names: what the line names.
+
+    Example:
+        >>> from medseg_monai.errors import shorten
+        >>> shorten(["a.png", "b.png"])
+        'a.png, b.png'
+    """
+    every = list(names)
+    listed = ", ".join(every[:_LISTED])
+    return listed if len(every) <= _LISTED else f"{listed} ... ({len(every)} in all)"

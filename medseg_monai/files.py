@@ -15,7 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "one_line", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "REPORT_FILES",
+    "atomic_path",
+    "file_sha256",
+    "one_line",
+    "refuse_given",
+    "same_place",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
+
+REPORT_FILES = ("report.json", "report.csv")
+"""Files that a prediction run leaves in the folder of its results, by which the folder is known."""
 
 
 @contextmanager
@@ -81,6 +94,45 @@ def one_line(
         raise
     except Exception as error:
         raise ValueError(message) from error
+
+
+def same_place(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths lead to the same file or folder: by their names, through links, or in another case.
+
+    Args:
+        one: a path, which need not exist.
+        other: another path.
+
+    Example:
+        >>> same_place("runs/a", "runs/b/../a"), same_place("runs/a", "runs/b")
+        (True, False)
+    """
+    names = {os.path.normcase(os.path.abspath(path)) for path in (one, other)}
+    return len(names) == 1 or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
+
+
+def refuse_given(
+    written: Iterable[str | os.PathLike[str]], given: Iterable[str | os.PathLike[str] | None], remedy: str
+) -> None:
+    """Refuse to write over a file that was given as an input.
+
+    Args:
+        written: files that are about to be written.
+        given: files that were given; ``None`` for none.
+        remedy: what to do instead.
+
+    Raises:
+        ValueError: one of them is in both.
+
+    Example:
+        >>> refuse_given(["a.json"], ["a.json", "b.json"], "name another file")
+        Traceback (most recent call last):
+        ValueError: a.json: was given as an input and would be written over; name another file.
+    """
+    inputs = [path for path in given if path is not None]
+    for path in written:
+        if any(same_place(path, one) for one in inputs):
+            raise ValueError(f"{path}: was given as an input and would be written over; {remedy}.")
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = True) -> None:

@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from monai.transforms import ResampleToMatch, SpatialCrop, SqueezeDim
-from monai.utils import ImageMetaKey, convert_to_tensor
+from monai.utils import convert_to_tensor
 from torch.nn.functional import interpolate
 
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import item_name
 from medseg_monai.visualize import save_map_sheet, upright_slice
 
 from .loader import BundleError
@@ -122,11 +122,10 @@ def save_attention(predictor: Predictor, prediction: Prediction, output_dir: str
     """
     gates = _Gates(predictor.network_def)
     image, mask = prediction.image.cpu(), prediction.mask[:1].cpu()
-    source = str(image.meta[ImageMetaKey.FILENAME_OR_OBJ])
-    name, axis = Path(source).stem, None
+    name, axis = item_name(prediction.data), None
     if mask.ndim == 4:
         image, mask, axis, index = _same_slice(image, mask, _slice_axis(predictor))
-        name = f"{case_name(source)}_slice{index:03d}"
+        name = f"{name}_slice{index:03d}"
     maps = convert_to_tensor(predictor.infer(image[None], gates)[0], dtype=image.dtype, device="cpu", track_meta=False)
     stack = MetaTensor(torch.cat([image.as_tensor(), maps]), affine=image.affine)
     if stack.ndim > mask.ndim:  # an image that the bundle treats as a volume of one slice

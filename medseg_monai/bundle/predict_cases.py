@@ -11,10 +11,14 @@ from typing import Any
 from tqdm import tqdm
 
 from medseg_monai.data.datalist import Item
+from medseg_monai.data.names import NAME_KEY, name_cases
 from medseg_monai.errors import explain
+from medseg_monai.files import REPORT_FILES, refuse_given, same_place
+from medseg_monai.networks.weights.model_file import settings_file
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
-from .attention import check_attention, save_attention
+from .attention import FOLDER, check_attention, save_attention
+from .given import refuse_folders_of_inputs
 from .predictor import Predictor
 
 __all__ = ["predict_cases"]
@@ -32,7 +36,7 @@ def predict_cases(
 
     Args:
         predictor: the loaded bundle.
-        cases: items with ``image``.
+        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`).
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
         skip_existing: keep the predictions that the ``report.json`` of an earlier run lists as complete, if they were
             made with the same bundle, weights and settings and their files still exist.
@@ -42,8 +46,10 @@ def predict_cases(
         the report; ``report.failed`` lists the cases that failed.
 
     Raises:
-        ValueError: ``output_dir`` is the folder of an input, which a prediction of the same name would replace; or
-            ``attention`` is set for a network without attention gates.
+        ValueError: ``output_dir`` (or its folder of drawings) holds something that was given, which a result could
+            replace: an image, also through a link, a file of a DICOM series, an infection mask, the weights. Names that
+            differ in upper and lower case alone, where ``output_dir`` ignores these. ``attention`` is set for a
+            network without attention gates.
         OSError: ``output_dir`` cannot be written.
 
     Example:
@@ -59,7 +65,8 @@ def predict_cases(
         (['ok', 'ok'], [])
     """
     folder = Path(output_dir)
-    _refuse_folder_of_input(folder, cases)
+    cases = name_cases(cases)
+    _refuse_inputs(predictor, cases, folder, attention=attention)
     if attention:
         check_attention(predictor)
     described = _describe(predictor) | ({"attention": True} if attention else {})
@@ -67,18 +74,34 @@ def predict_cases(
     kept = report.complete_before() if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # fails before the first case is computed if the output folder cannot be written
+    _refuse_one_file(cases, folder)
     missing = [case for case in cases if str(case["image"]) not in kept]
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
         report.add(_predict_case(predictor, case, folder, attention=attention))
     return report
 
 
-def _refuse_folder_of_input(folder: Path, cases: Sequence[Item]) -> None:
-    results = folder.resolve()
+def _refuse_inputs(predictor: Predictor, cases: Sequence[Item], folder: Path, *, attention: bool) -> None:
+    """Refuse an output folder in which a result would replace something that was given."""
+    given = [value for value in predictor.settings.values() if isinstance(value, (str, os.PathLike))]
+    folders = [value for value in given if os.path.isdir(value)]  # of infection masks, for example
+    refuse_folders_of_inputs([folder, folder / FOLDER] if attention else [folder], cases, folders)
+    weights = [predictor.checkpoint, settings_file(predictor.checkpoint)]
+    refuse_given([folder / name for name in REPORT_FILES], weights, "give another folder for the results")
+
+
+def _refuse_one_file(cases: Sequence[Item], folder: Path) -> None:
+    """Refuse names that differ in upper and lower case alone where the file system takes these for the same."""
+    report = folder / REPORT_FILES[0]
+    if not same_place(report, report.with_name(report.name.upper())):
+        return
+    first: dict[str, Item] = {}
     for case in cases:
-        if Path(case["image"]).resolve().parent == results:
+        other = first.setdefault(case[NAME_KEY].lower(), case)
+        if other is not case:
             raise ValueError(
-                f"{folder}: holds the input {Path(case['image']).name}; give another folder for the results."
+                f"{other['image']} and {case['image']}: both predictions would be one file in {folder}, where upper "
+                "and lower case are the same; predict them into two folders."
             )
 
 

@@ -20,9 +20,10 @@ from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import write_json
-from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker, TrainingState
+from medseg_monai.files import refuse_given, write_json
+from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
 
+from .given import refuse_folders_of_inputs
 from .loader import (
     BundleError,
     as_it_is,
@@ -111,6 +112,7 @@ def train(
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
             weights that are missing or do not fit; a name for the registry although the training is not tracked.
+        ValueError: the training's model would replace ``checkpoint``.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
 
     Example:
@@ -147,6 +149,7 @@ def train(
     elif checkpoint is not None:
         _check_starts_from_weights(root, configs)
         values["initial_weights"] = _existing_weights(checkpoint)
+        refuse_given([output_dir / MODEL_NAME], [checkpoint], "give another --output-dir")
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
@@ -258,6 +261,7 @@ def evaluate(
 
     Raises:
         BundleError: unknown bundle, config or override; weights that are missing or do not fit.
+        ValueError: the folder for tables and overlays holds something that was given.
 
     Example:
         >>> import sys
@@ -275,11 +279,19 @@ def evaluate(
     """
     workflow = build_workflow(bundle, configs, workflow_type="train", overrides=overrides)
     workflow.initialize()
+    folder = Path(workflow.parser.get_parsed_content("output_dir")) / "evaluation"
+    _refuse_inputs(workflow.parser, folder)
     _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
     workflow.run()
     workflow.finalize()
-    folder = Path(workflow.parser.get_parsed_content("output_dir")) / "evaluation"
     return {"output_dir": str(folder), **json.loads((folder / "summary.json").read_text())}
+
+
+def _refuse_inputs(parser: ConfigParser, folder: Path) -> None:
+    """Refuse a folder in which the evaluation's tables or overlays could replace something that was given."""
+    refuse_folders_of_inputs([folder, folder / "overlays"], parser.get_parsed_content("validate#dataset#data"))
+    given = [parser.get_parsed_content(key) for key in ("datalist", "checkpoint")]
+    refuse_given([folder / name for name in TABLES], given, "give another --output-dir")
 
 
 def _attach_progress(engine: Any, what: str) -> None:

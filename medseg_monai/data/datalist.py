@@ -2,7 +2,7 @@
 
 It is MONAI's own JSON, ``{"training": [{"image": ..., "label": ...}], "validation": [...], "test": [...]}``, with paths
 relative to the file's folder. An item may name further masks (``fov``, ``label_expert1`` ...) and states the
-``patient`` and the ``source`` that it comes from.
+``patient`` and the ``source`` that it comes from. It may have a ``name`` of its own, which results and tables then use.
 
 Source: the data list of the Medical Segmentation Decathlon, read by :func:`monai.data.load_decathlon_datalist`.
 """
@@ -12,15 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg_monai.errors import shorten
 from medseg_monai.files import write_json
+
+from .names import name_cases
 
 __all__ = [
     "Datalist",
     "Item",
+    "item_paths",
     "load_datalist",
     "load_sections",
     "patient_rank",
@@ -34,7 +38,6 @@ Datalist = dict[str, list[Item]]
 
 PATH_KEYS = ("image", "label", "fov")
 PATH_KEY_PREFIX = "label_"
-NAMED_IN_ERRORS = 10
 
 
 def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -83,7 +86,8 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         allow_empty: return an empty list for an empty section instead of refusing it.
 
     Returns:
-        The items in the order of the file.
+        The items in the order of the file, each with its ``name``, which tells its results, overlays and rows of tables
+        from those of the others (see :func:`medseg_monai.data.names.name_cases`).
 
     Raises:
         FileNotFoundError: if the data list or files that it names are missing; the message names the first ten.
@@ -97,8 +101,12 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         ...     path = write_fundus_phantoms(folder, task="disc", counts={"test": 2}, size=(64, 64), seed=0)
         ...     items = load_datalist(path, "test")
         >>> len(items), sorted(items[0])
-        (2, ['fov', 'image', 'label', 'patient', 'source'])
+        (2, ['fov', 'image', 'label', 'name', 'patient', 'source'])
     """
+    return name_cases(_load(path, section, allow_empty=allow_empty))
+
+
+def _load(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:
     source = Path(path)
     items = _read_section(source, section)
     if not items and not allow_empty:
@@ -107,7 +115,7 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         raise ValueError(f"{source}: items without 'image' in section '{section}': {shorten(without)}; add the key")
     folder = os.path.realpath(source.parent)
     resolved = [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in items]
-    if missing := [file for item in resolved for file in _paths(item) if not os.path.exists(file)]:
+    if missing := [file for item in resolved for file in item_paths(item) if not os.path.exists(file)]:
         raise FileNotFoundError(
             f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
             "put them back or write the list again with 'medseg data'"
@@ -116,7 +124,7 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
 
 
 def load_sections(path: str | os.PathLike[str]) -> Datalist:
-    """Read every section of a data list as :func:`load_datalist` does; sections may be empty.
+    """Read every section of a data list as the file has it, with absolute paths; sections may be empty.
 
     Args:
         path: the JSON file.
@@ -136,7 +144,7 @@ def load_sections(path: str | os.PathLike[str]) -> Datalist:
     """
     # a file without any section gets the error for a missing training section
     names = [key for key, value in _read_content(Path(path)).items() if _is_section(value)] or ["training"]
-    return {name: load_datalist(path, name, allow_empty=True) for name in names}
+    return {name: _load(path, name, allow_empty=True) for name in names}
 
 
 def split_by_patient(items: Sequence[Item], *, fractions: Mapping[str, float], seed: int) -> Datalist:
@@ -187,13 +195,6 @@ def patient_rank(patient: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 
 
-def shorten(names: Iterable[str]) -> str:
-    """Join names for a one-line error: the first ten, and the total if there are more."""
-    every = list(names)
-    listed = ", ".join(every[:NAMED_IN_ERRORS])
-    return listed if len(every) <= NAMED_IN_ERRORS else f"{listed} ... ({len(every)} in all)"
-
-
 def _read_content(source: Path) -> dict[str, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such data list; write one with 'medseg data'")
@@ -224,7 +225,17 @@ def _is_path(key: str, value: object) -> bool:
     return (key in PATH_KEYS or key.startswith(PATH_KEY_PREFIX)) and isinstance(value, str | os.PathLike)
 
 
-def _paths(item: Item) -> list[str]:
+def item_paths(item: Mapping[str, Any]) -> list[str]:
+    """The files and folders that an item of a data list names.
+
+    Args:
+        item: the item.
+
+    Example:
+        >>> from medseg_monai.data.datalist import item_paths
+        >>> item_paths({"image": "a.png", "label": "b.png", "patient": "17"})
+        ['a.png', 'b.png']
+    """
     return [value for key, value in item.items() if _is_path(key, value)]
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from monai.data.utils import is_supported_format
 from monai.utils import ensure_tuple
-from PIL import Image
 
-from .datalist import Item, shorten
+from medseg_monai.errors import shorten
+from medseg_monai.files import REPORT_FILES
+
+from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
-from .dicom.files import DICOM_SUFFIX
+from .names import case_name, name_cases
 from .readers.radiograph import RADIOGRAPH_MODALITIES
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["case_name", "find_images", "find_radiographs", "find_volumes"]
+__all__ = ["find_images", "find_radiographs", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,17 +30,20 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     """List the 2D images in files and folders.
 
     A folder stands for the image files directly in it, which are recognised by their suffix; hidden files are left out.
-    A file that is named itself is taken whatever its suffix.
+    If there are none, it stands for its case folders: those directly in it with one image each, without hidden folders
+    and those with the results of a prediction. A file that is named itself is taken whatever its suffix.
 
     Args:
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each file once, in the given order and sorted within a folder.
+        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted
+        within a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a folder without an image, or two files whose predictions would have the same name.
+        ValueError: a folder without an image, a case folder with several, or two files of a folder that differ in their
+            endings alone.
 
     Example:
         >>> import tempfile
@@ -60,19 +64,21 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
     A folder stands for the image files (recognised by their suffix) and the DICOM radiographs directly in it; hidden
     files and ``DICOMDIR`` are left out. DICOM is recognised by the ending ``.dcm`` or by its content, and each file is
     a case. Other DICOM files in a folder (reports, earlier segmentations, CT) are left out, and one warning names them.
-    A DICOM file whose header does not state a modality is kept, so that reading it reports what is wrong. A file that
-    is named itself is taken whatever its suffix, but DICOM must be a radiograph.
+    A DICOM file whose header does not state a modality is kept, so that reading it reports what is wrong. A folder
+    without a radiograph stands for its case folders, see :func:`find_images`. A file that is named itself is taken
+    whatever its suffix, but DICOM must be a radiograph.
 
     Args:
         paths: one or several files and folders.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each file once, in the given order and sorted within a folder.
+        items ``{"image": path, "name": name}`` with absolute paths, each file once, in the given order and sorted
+        within a folder; :func:`medseg_monai.data.names.name_cases` tells how they are named.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a folder without a radiograph, a named DICOM file of another modality than CR or DX, or two files
-            whose predictions would have the same name.
+        ValueError: a folder without a radiograph, a case folder with several, a named DICOM file of another modality
+            than CR or DX, or two files of a folder that differ in their endings alone.
 
     Example:
         >>> import tempfile
@@ -97,8 +103,8 @@ def find_volumes(
 
     A folder stands for the volume files directly in it, which are recognised by their suffix (hidden files are left
     out), and for the one DICOM series below it. If there are several series, ``series`` must choose among them; folders
-    then stand for the chosen series and nothing else. The headers of a series are checked here, before any network is
-    loaded.
+    then stand for the chosen series and nothing else. A folder with neither stands for its case folders, see
+    :func:`find_images`. The headers of a series are checked here, before any network is loaded.
 
     Args:
         paths: one or several files and folders.
@@ -106,14 +112,15 @@ def find_volumes(
         modality: DICOM modality that a series must have.
 
     Returns:
-        items ``{"image": path}`` with absolute paths, each once, in the given order and sorted within a folder, files
-        first. The path of a series is its folder, or ``<folder>/<SeriesInstanceUID>`` if ``series`` names it.
+        items ``{"image": path, "name": name}`` with absolute paths, each once, in the given order and sorted within a
+        folder, files first; :func:`medseg_monai.data.names.name_cases` tells how they are named. The path of a series
+        is its folder, or ``<folder>/<SeriesInstanceUID>`` if ``series`` names it.
 
     Raises:
         FileNotFoundError: a path or a chosen series does not exist.
-        ValueError: a file whose suffix is not that of a volume, a folder without a volume, a folder with several series
-            (all are listed, each with its faults), a series that is not a regular grid (with all its faults), or two
-            volumes whose predictions would have the same name.
+        ValueError: a file whose suffix is not that of a volume, a folder without a volume, a case folder with several,
+            a folder with several series (all are listed, each with its faults), a series that is not a regular grid
+            (with all its faults), or two volumes of a folder that differ in their endings alone.
 
     Example:
         >>> import tempfile
@@ -135,31 +142,6 @@ def find_volumes(
     return items
 
 
-def case_name(path: str | os.PathLike[str]) -> str:
-    """The name of a case's results: the last part of its path, without the ending of an image file.
-
-    Archives name DICOM files and series by their UIDs, without an ending; the last number of a UID is not an ending.
-
-    Args:
-        path: ``item["image"]`` of a data list.
-
-    Example:
-        >>> from medseg_monai.data.inputs import case_name
-        >>> [case_name(path) for path in ("a/chest.png", "a/scan.nii.gz", "a/1.2.840.1", "a/series")]
-        ['chest', 'scan', '1.2.840.1', 'series']
-    """
-    name = Path(path).name
-    told = (ending for ending in _endings() if name.lower().endswith(ending) and len(name) > len(ending))
-    return next((name[: -len(ending)] for ending in told), name)
-
-
-@cache
-def _endings() -> tuple[str, ...]:
-    """Endings of all image files that can be read, the longest first."""
-    ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, DICOM_SUFFIX))
-    return tuple(sorted({*ours, *Image.registered_extensions()}, key=lambda ending: (-len(ending), ending)))
-
-
 def _cases(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -171,8 +153,8 @@ def _cases(
     for entry in ensure_tuple(paths):
         path = Path(os.path.abspath(entry))  # without "..", so that a file named twice counts once
         found.update(dict.fromkeys(in_folder(path) if path.is_dir() else [named(path)]))
-    _refuse_equal_names(found)
-    return [{"image": str(path)} for path in found]
+    _refuse_same_stem(found)
+    return name_cases([{"image": str(path)} for path in found])
 
 
 def _existing(path: Path) -> Path:
@@ -181,27 +163,65 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+
+
+def _in_case_folders(folder: Path, directly_in: Callable[[Path], list[Path]], what: str) -> list[Path]:
+    """The one image in each of a folder's folders; none if they hold no images either."""
+    found = []
+    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        # the results of an earlier run would else become the cases of the next
+        images = [] if all((below / name).is_file() for name in REPORT_FILES) else directly_in(below)
+        if len(images) > 1:
+            names = shorten(image.name for image in images)
+            raise ValueError(
+                f"{folder}: no {what} directly in it, and {len(images)} in {below.name} ({names}), expected one a case "
+                "folder; name the folders or files to predict."
+            )
+        found += images
+    return found
+
+
 def _images_in(folder: Path) -> list[Path]:
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    images = [p for p in files if p.suffix.lower().lstrip(".") in RASTER_SUFFIXES]
+    images = _images_directly_in(folder) or _in_case_folders(folder, _images_directly_in, "image")
     if not images:
         raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(RASTER_SUFFIXES)}).")
     return images
 
 
+def _images_directly_in(folder: Path) -> list[Path]:
+    return [p for p in _files_in(folder) if p.suffix.lower().lstrip(".") in RASTER_SUFFIXES]
+
+
 def _radiographs_in(folder: Path) -> list[Path]:
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p.name != "DICOMDIR"]
-    others = {file: _other_modality(file) for file in files if is_dicom_file(file)}
-    images = [file for file in files if file in others or file.suffix.lower().lstrip(".") in RASTER_SUFFIXES]
-    radiographs = [file for file in images if not others.get(file)]
-    left_out = shorten(f"{file.name} ({modality})" for file, modality in others.items() if modality)
+    radiographs = _radiographs_directly_in(folder) or _in_case_folders(folder, _radiographs_directly_in, "radiograph")
     if not radiographs:
-        also = f"; DICOM of other modalities: {left_out}" if left_out else ""
+        others = shorten(f"{file.name} ({modality})" for file, modality in _dicom_in(folder).items() if modality)
+        also = f"; DICOM of other modalities: {others}" if others else ""
         wanted = f"{', '.join(RASTER_SUFFIXES)}, DICOM of {' or '.join(RADIOGRAPH_MODALITIES)}"
         raise ValueError(f"{folder}: no radiograph in this folder (looked for {wanted}){also}.")
-    if left_out:
+    return radiographs
+
+
+def _radiographs_directly_in(folder: Path) -> list[Path]:
+    """The radiographs in a folder; one warning names the DICOM files beside them that are none."""
+    dicom = _dicom_in(folder)
+    radiographs = [
+        file
+        for file in _files_in(folder)
+        if (not dicom[file] if file in dicom else file.suffix.lower().lstrip(".") in RASTER_SUFFIXES)
+    ]
+    left_out = shorten(f"{file.name} ({modality})" for file, modality in dicom.items() if modality)
+    if radiographs and left_out:
         _LOGGER.warning("%s: left out, as they are not radiographs: %s.", folder, left_out)
     return radiographs
+
+
+def _dicom_in(folder: Path) -> dict[Path, str]:
+    """The DICOM files in a folder, each with its modality if that is not a radiograph's."""
+    files = (file for file in _files_in(folder) if file.name != "DICOMDIR")
+    return {file: _other_modality(file) for file in files if is_dicom_file(file)}
 
 
 def _radiograph(path: Path) -> Path:
@@ -230,8 +250,9 @@ def _volumes_in(folder: Path, modality: str) -> list[Path]:
     if len(series) > 1:
         several = list_series(series, modality=modality)
         raise ValueError(f"{folder}: {len(series)} DICOM series, choose with --series: {several}.")
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    volumes = [p for p in files if is_supported_format(p, VOLUME_SUFFIXES)]
+    volumes = _volumes_directly_in(folder)
+    if not volumes and not series:
+        volumes = _in_case_folders(folder, _volumes_directly_in, "volume")
     if not volumes and not series:
         suffixes = ", ".join(VOLUME_SUFFIXES)
         raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}) and no DICOM series below it.")
@@ -241,12 +262,15 @@ def _volumes_in(folder: Path, modality: str) -> list[Path]:
     return volumes
 
 
+def _volumes_directly_in(folder: Path) -> list[Path]:
+    return [p for p in _files_in(folder) if is_supported_format(p, VOLUME_SUFFIXES)]
+
+
 def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Path]:
     """The series below a folder that ``wanted`` names, at least one."""
-    below = find_series(folder)
-    named = [series for series in below if series.uid in wanted]
+    named = find_series(folder, wanted)
     if not named:
-        there = list_series(below, modality=modality) or "none"
+        there = list_series(find_series(folder), modality=modality) or "none"
         raise FileNotFoundError(f"{folder}: no DICOM series {shorten(wanted)}; found: {there}.")
     volumes = []
     for series in named:
@@ -258,12 +282,12 @@ def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Pa
     return volumes
 
 
-def _refuse_equal_names(paths: Iterable[Path]) -> None:
-    by_name = defaultdict(list)
+def _refuse_same_stem(paths: Iterable[Path]) -> None:
+    """Refuse files of a folder that differ in their endings alone: most likely the same image twice."""
+    first: dict[tuple[Path, str], Path] = {}
     for path in paths:
-        by_name[case_name(path)].append(path)
-    for stem, same in by_name.items():
-        if len(same) > 1:
+        other = first.setdefault((path.parent, case_name(path)), path)
+        if other != path:
             raise ValueError(
-                f"{same[0]} and {same[1]}: both predictions would be named {stem}; predict them into two folders."
+                f"{other} and {path}: both predictions would be named {case_name(path)}; predict them into two folders."
             )

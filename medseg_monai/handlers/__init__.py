@@ -2,7 +2,7 @@
 
 from medseg_monai.deprecation import moved
 
-from .case_metrics import CaseMetrics
+from .case_metrics import TABLES, CaseMetrics
 from .coverage_schedule import CoverageSchedule
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
@@ -15,6 +15,7 @@ from .training_state import CHECKPOINT_NAME, MODEL_NAME, TrainingState
 __all__ = [
     "CHECKPOINT_NAME",
     "MODEL_NAME",
+    "TABLES",
     "CaseMetrics",
     "CoverageSchedule",
     "EarlyStop",

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 
+from medseg_monai.data.names import item_name
 from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
     DICE_CONVENTION,
@@ -24,13 +25,19 @@ from medseg_monai.metrics import (
     roc_auc_from_counts,
 )
 
-__all__ = ["CaseMetrics", "CaseTable"]
+__all__ = ["TABLES", "CaseMetrics", "CaseTable"]
+
+TABLES = ("cases.csv", "summary.json")
+"""Names of the two files of an evaluation."""
 
 _FOV = ("inside", "ignore")
 
 
 class CaseTable(ABC):
     """A table with one row for each case (``cases.csv``) and statistics per case and pooled (``summary.json``).
+
+    A case has its name in the data list, that of its prediction's files, see
+    :func:`medseg_monai.data.names.name_cases`.
 
     The handler expects decollated items with an ``image`` whose metadata name its file, in the evaluator's output or in
     its batch. A subclass defines how a case is compared (:meth:`compare`) and how the cases are pooled (:meth:`pool`).
@@ -86,7 +93,7 @@ class CaseTable(ABC):
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
             item = {**case, **output}  # MONAI moves only image, label and later results from batch to output
             file = Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ])
-            self.rows.append({"case": file.name, **self.compare(item, file)})
+            self.rows.append({"case": item_name(item), **self.compare(item, file)})
 
     def write(self, engine: Engine) -> None:
         """Write both files, and store the means in ``engine.state.metrics`` as ``test_<metric>``.
@@ -95,9 +102,10 @@ class CaseTable(ABC):
             engine: evaluator.
         """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        write_csv(self.output_dir / "cases.csv", self.rows, columns)
+        cases, means = (self.output_dir / name for name in TABLES)
+        write_csv(cases, self.rows, columns)
         summary = self.summarize()
-        write_json(self.output_dir / "summary.json", _json_ready(summary))
+        write_json(means, _json_ready(summary))
         for name, statistics in summary["per_case"].items():
             engine.state.metrics[f"test_{name}"] = statistics["mean"]
 

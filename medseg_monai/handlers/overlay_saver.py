@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ignite.engine import Engine, Events
-from monai.utils import ImageMetaKey
 
+from medseg_monai.data.names import item_name
 from medseg_monai.visualize import coronal_slices, save_overlay
 
 __all__ = ["OverlaySaver"]
@@ -21,7 +21,8 @@ class OverlaySaver:
     in its place. Of a volume ``[C, *spatial]`` the coronal slice with the largest section of the label is drawn.
 
     Args:
-        output_dir: folder for files named ``<case>_epoch0010.png``.
+        output_dir: folder for files named ``<name>_epoch0010.png``, with the case's name in the data list (see
+            :func:`medseg_monai.data.names.name_cases`).
         cases: number of cases that are drawn in each validation, always the first ones.
         interval: number of epochs from one drawing to the next.
 
@@ -67,9 +68,10 @@ class OverlaySaver:
         epoch = engine.state.epoch
         if epoch % self.interval:
             return
-        for item in engine.state.output[: self.cases - self._drawn]:
+        items = zip(engine.state.batch, engine.state.output, strict=True)
+        for case, item in list(items)[: self.cases - self._drawn]:
             self._drawn += 1
-            name = Path(Path(item["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]).name.removesuffix(".gz")).stem
+            name = item_name({**case, **item})  # MONAI leaves the name that the data list gave in the batch
             volumes = [item[key] for key in ("image", "pred", "label")]
             is_flat = volumes[0].ndim == 3
             image, prediction, label = (

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from medseg_monai.bundle import read_metadata
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import case_name
 
 __all__ = ["Format", "format_of"]
 

@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine
 from PIL import Image
 
 from medseg_monai.bundle import find_bundle, flat_keys, list_bundles, merged_config, read_metadata
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import case_name
 from tests.data.dicom_files import OBLIQUE, ORIGIN, SPACING, find_segment, write_series
 from tests.data.radiograph_files import write_radiograph
 

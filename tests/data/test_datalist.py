@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from monai.data import load_decathlon_datalist
 
-from medseg_monai.data.datalist import load_datalist, split_by_patient, write_datalist
+from medseg_monai.data.datalist import load_datalist, load_sections, split_by_patient, write_datalist
 
 
 def touch(path: Path) -> str:
@@ -37,7 +37,8 @@ def test_what_is_written_is_read_back_with_absolute_paths(tmp_path):
     }
     path = tmp_path / "lists" / "all.json"
     write_datalist({"training": [item], "validation": [], "test": []}, path)
-    assert load_datalist(path, "training") == [item]
+    assert load_datalist(path, "training") == [{**item, "name": "a"}]
+    assert load_sections(path)["training"] == [item]
 
 
 def test_paths_are_relative_to_the_file_and_no_other_value_is_changed(tmp_path):
@@ -63,7 +64,7 @@ def test_a_list_moved_together_with_its_images_still_works(tmp_path):
     write_datalist({"test": [{"image": image}]}, tmp_path / "old" / "all.json")
     (tmp_path / "old").rename(tmp_path / "new")
     found = load_datalist(tmp_path / "new" / "all.json", "test")
-    assert found == [{"image": str(tmp_path / "new" / "images" / "a.png")}]
+    assert found == [{"image": str(tmp_path / "new" / "images" / "a.png"), "name": "a"}]
 
 
 def test_a_list_written_through_a_link_to_its_folder_is_read_from_the_real_one(tmp_path):
@@ -72,8 +73,8 @@ def test_a_list_written_through_a_link_to_its_folder_is_read_from_the_real_one(t
     real.mkdir(parents=True)
     (tmp_path / "link").symlink_to(real)
     write_datalist({"test": [{"image": image}]}, tmp_path / "link" / "all.json")
-    assert load_datalist(real / "all.json", "test") == [{"image": image}]
-    assert load_datalist(tmp_path / "link" / "all.json", "test") == [{"image": image}]
+    assert load_datalist(real / "all.json", "test") == [{"image": image, "name": "a"}]
+    assert load_datalist(tmp_path / "link" / "all.json", "test") == [{"image": image, "name": "a"}]
 
 
 def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypatch):
@@ -81,14 +82,15 @@ def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     write_datalist({"test": [{"image": "images/a.png"}]}, "lists/all.json")
     monkeypatch.chdir("/")
-    assert load_datalist(tmp_path / "lists" / "all.json", "test") == [{"image": image}]
+    assert load_datalist(tmp_path / "lists" / "all.json", "test") == [{"image": image, "name": "a"}]
 
 
 def test_monai_reads_the_same_list(tmp_path):
     image, label = touch(tmp_path / "images" / "a.png"), touch(tmp_path / "masks" / "a.png")
     path = tmp_path / "all.json"
     write_datalist({"training": [{"image": image, "label": label}]}, path)
-    assert load_decathlon_datalist(path, True, "training") == load_datalist(path, "training")
+    named = [{**item, "name": "a"} for item in load_decathlon_datalist(path, True, "training")]
+    assert named == load_datalist(path, "training")
 
 
 def test_a_list_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(tmp_path):
@@ -192,4 +194,11 @@ def test_fewer_patients_than_sections_are_refused():
 def test_a_dicom_folder_is_an_image_too(tmp_path):
     (tmp_path / "series").mkdir()
     write_datalist({"test": [{"image": str(tmp_path / "series")}]}, tmp_path / "all.json")
-    assert load_datalist(tmp_path / "all.json", "test") == [{"image": str(tmp_path / "series")}]
+    assert load_datalist(tmp_path / "all.json", "test") == [{"image": str(tmp_path / "series"), "name": "series"}]
+
+
+def test_cases_of_one_file_name_are_named_by_their_folders_or_by_the_list(tmp_path):
+    items = [{"image": touch(tmp_path / case / "ct.nii.gz")} for case in ("s0002", "s0001", "s0003")]
+    items[2]["name"] = "Carla"
+    write_datalist({"test": items}, tmp_path / "all.json")
+    assert [item["name"] for item in load_datalist(tmp_path / "all.json", "test")] == ["s0002_ct", "s0001_ct", "Carla"]

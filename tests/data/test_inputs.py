@@ -11,7 +11,6 @@ from monai.transforms import LoadImaged
 from PIL import Image
 
 from medseg_monai.data import RadiographReader, VolumeReader, find_images, find_radiographs, find_volumes
-from medseg_monai.data.inputs import case_name
 
 from .dicom_files import tags, write_series
 from .radiograph_files import asymmetric, write_radiograph
@@ -32,14 +31,19 @@ def names(items: list[dict]) -> list[str]:
     return [Path(item["image"]).name for item in items]
 
 
+def case_names(items: list[dict]) -> list[str]:
+    return [item["name"] for item in items]
+
+
 def test_a_folder_stands_for_the_images_directly_in_it_sorted_by_name(folder):
     items = find_images(folder)
     assert names(items) == ["a.TIF", "b.JPeG", "c.png"]
-    assert all(item == {"image": str(folder / Path(item["image"]).name)} for item in items)
+    assert all(item["image"] == str(folder / Path(item["image"]).name) for item in items)
+    assert case_names(items) == ["a", "b", "c"]
 
 
 def test_a_file_stands_for_itself_whatever_its_suffix(folder):
-    assert find_images(str(folder / "notes.txt")) == [{"image": str(folder / "notes.txt")}]
+    assert find_images(str(folder / "notes.txt")) == [{"image": str(folder / "notes.txt"), "name": "notes.txt"}]
 
 
 def test_files_and_folders_keep_the_order_in_which_they_are_given(folder):
@@ -54,19 +58,77 @@ def test_a_file_that_is_named_twice_is_one_case(folder):
 def test_paths_become_absolute(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert find_images(["c.png", "more"]) == [
-        {"image": str(folder / "c.png")},
-        {"image": str(folder / "more" / "d.png")},
+        {"image": str(folder / "c.png"), "name": "c"},
+        {"image": str(folder / "more" / "d.png"), "name": "d"},
     ]
 
 
-@pytest.mark.parametrize("second", ["eyes/c.tif", "eyes/more/c.png"])
-def test_two_files_whose_predictions_would_have_one_name_are_refused_with_both(second, folder, tmp_path):
-    (tmp_path / second).touch()
-    with pytest.raises(ValueError, match="both predictions would be named c") as error:
-        find_images([folder, folder / "more"])
+def test_two_files_that_differ_in_their_endings_alone_are_refused_with_both(folder):
+    (folder / "c.tif").touch()
+    with pytest.raises(ValueError, match="both predictions would be named c;") as error:
+        find_images(folder)
     assert str(folder / "c.png") in str(error.value)
-    assert str(tmp_path / second) in str(error.value)
+    assert str(folder / "c.tif") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart_by_the_folders(folder):
+    (folder / "more" / "c.tif").touch()
+    assert case_names(find_images([folder / "c.png", folder / "more"])) == ["eyes_c", "more_c", "d"]
+
+
+FINDERS = [(find_images, "eye.png"), (find_radiographs, "chest.png"), (find_volumes, "ct.nii.gz")]
+
+
+def case_folders(root: Path, file: str) -> list[Path]:
+    """The layout of TotalSegmentator: a folder a case, with other things beside and below the image."""
+    images = [root / case / file for case in ("s0002", "s0001", "s0010")]
+    for image in images:
+        (image.parent / "segmentations").mkdir(parents=True)
+        for path in (image, image.parent / "notes.txt", image.parent / "segmentations" / file):
+            path.touch()
+    (root / "meta.csv").touch()
+    (root / "empty").mkdir()
+    (root / ".cache").mkdir()
+    (root / ".cache" / file).touch()
+    return images
+
+
+@pytest.mark.parametrize(("find", "file"), FINDERS)
+def test_a_folder_of_case_folders_stands_for_the_one_image_in_each_named_by_its_folder(find, file, tmp_path):
+    expected = sorted(case_folders(tmp_path / "set", file))
+    items = find(tmp_path / "set")
+    stem = file.split(".")[0]
+    assert images(items) == [str(path) for path in expected]
+    assert case_names(items) == [f"s0001_{stem}", f"s0002_{stem}", f"s0010_{stem}"]
+    assert case_names(find(expected[:2])) == [f"s0001_{stem}", f"s0002_{stem}"]
+
+
+@pytest.mark.parametrize(("find", "file"), FINDERS)
+def test_a_case_folder_with_several_images_is_refused_with_their_names(find, file, tmp_path):
+    case_folders(tmp_path / "set", file)
+    (tmp_path / "set" / "s0002" / f"seg_{file}").touch()
+    expected = rf"set: no \w+ directly in it, and 2 in s0002 \({file}, seg_{file}\), .*; name the folders or files"
+    with pytest.raises(ValueError, match=expected):
+        find(tmp_path / "set")
+
+
+@pytest.mark.parametrize(("find", "file"), FINDERS)
+def test_the_results_of_an_earlier_run_are_no_cases_of_the_next(find, file, tmp_path):
+    case_folders(tmp_path / "set", file)
+    before = find(tmp_path / "set")
+    results = tmp_path / "set" / "predictions"
+    results.mkdir()
+    for name in ("report.json", "report.csv", file):
+        (results / name).touch()
+    assert find(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize(("find", "file"), FINDERS)
+def test_case_folders_do_not_count_beside_an_image(find, file, tmp_path):
+    case_folders(tmp_path / "set", file)
+    (tmp_path / "set" / file).touch()
+    assert images(find(tmp_path / "set")) == [str(tmp_path / "set" / file)]
 
 
 def test_a_folder_without_an_image_is_refused_with_the_suffixes_looked_for(tmp_path):
@@ -101,7 +163,7 @@ def test_a_folder_stands_for_the_volumes_directly_in_it_sorted_by_name(tmp_path)
 
 def test_a_folder_stands_for_the_one_series_below_it(tmp_path):
     write_series(tmp_path / "case", name=lambda z: f"disc{z % 2}/IM{z}")
-    assert find_volumes(tmp_path / "case") == [{"image": str(tmp_path / "case")}]
+    assert find_volumes(tmp_path / "case") == [{"image": str(tmp_path / "case"), "name": "case"}]
 
 
 def test_a_folder_may_hold_volumes_and_a_series(tmp_path):
@@ -134,7 +196,7 @@ def test_a_series_that_is_named_is_taken_and_only_that(tmp_path):
     write_series(tmp_path / "a", uid="1.2.3")
     write_series(tmp_path / "b", uid="1.2.4", skip=(2,))
     (tmp_path / "other.nii").touch()
-    assert find_volumes(tmp_path, series="1.2.3") == [{"image": str(tmp_path / "1.2.3")}]
+    assert find_volumes(tmp_path, series="1.2.3") == [{"image": str(tmp_path / "1.2.3"), "name": "1.2.3"}]
 
 
 def test_the_only_series_may_be_named_too(tmp_path):
@@ -156,6 +218,17 @@ def test_a_series_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     write_series(tmp_path, uid="1.2.3", description="LUNG")
     with pytest.raises(FileNotFoundError, match=r"no DICOM series 1\.2\.9; found: \(1\) 1\.2\.3 'LUNG'"):
         find_volumes(tmp_path, series="1.2.9")
+
+
+def test_a_series_can_be_chosen_and_read_beside_one_that_is_damaged(tmp_path):
+    written = write_series(tmp_path / "good", uid="1.2.3")
+    write_series(tmp_path / "bad", uid="1.2.4", edit=lambda z, dataset: delattr(dataset, "Rows"))
+    (item,) = find_volumes(tmp_path, series="1.2.3")
+    np.testing.assert_array_equal(LoadImaged("image", reader=VolumeReader())(item)["image"], written.volume)
+    with pytest.raises(
+        ValueError, match=r"bad/0000\.dcm: empty, damaged or not DICOM; .* choose with --series: 1\.2\.3"
+    ):
+        find_volumes(tmp_path, series="1.2.4")
 
 
 @pytest.mark.parametrize("series", [None, "1.2.3"])
@@ -205,11 +278,10 @@ def test_a_volume_that_is_named_twice_is_one_case(tmp_path):
     assert images(find_volumes(given)) == [str(tmp_path / "a.nii.gz"), str(tmp_path / "case")]
 
 
-@pytest.mark.parametrize("second", ["case.mha", "more/case.nii", "more/case"])
-def test_two_volumes_whose_predictions_would_have_one_name_are_refused(tmp_path, second):
+@pytest.mark.parametrize("second", ["case.mha", "case"])
+def test_two_volumes_that_differ_in_their_endings_alone_are_refused(tmp_path, second):
     first = tmp_path / "case.nii.gz"
     first.touch()
-    (tmp_path / second).parent.mkdir(exist_ok=True)
     if "." in second:
         (tmp_path / second).touch()
     else:
@@ -220,18 +292,11 @@ def test_two_volumes_whose_predictions_would_have_one_name_are_refused(tmp_path,
     assert str(tmp_path / second) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("x/scan.nii.gz", "scan"),
-        ("x/scan.v2.NII", "scan.v2"),
-        ("x/scan.nhdr", "scan"),
-        ("x/patient.7", "patient.7"),
-        ("x/1.2.840.113", "1.2.840.113"),
-    ],
-)
-def test_a_case_is_named_by_its_file_folder_or_series(path, name):
-    assert case_name(path) == name
+def test_series_in_folders_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    for patient in ("1", "2"):
+        write_series(tmp_path / "CT" / patient / "DICOM_anon")
+    given = [tmp_path / "CT" / patient / "DICOM_anon" for patient in ("2", "1")]
+    assert case_names(find_volumes(given)) == ["2_DICOM_anon", "1_DICOM_anon"]
 
 
 @pytest.fixture
@@ -301,14 +366,22 @@ def test_a_damaged_dicom_file_stays_a_case_so_that_reading_it_says_what_is_wrong
         RadiographReader().get_data((Path(items[3]["image"]),))
 
 
-@pytest.mark.parametrize("second", ["d.png", "more/d.dcm"])
-def test_two_radiographs_whose_predictions_would_have_one_name_are_refused(chests, second):
-    first = write_radiograph(chests / "d.dcm", asymmetric(5, 7))
-    write_radiograph(chests / second, asymmetric(5, 7))
-    with pytest.raises(ValueError, match="both predictions would be named") as error:
-        find_radiographs([chests, chests / second])
-    assert str(first) in str(error.value)
-    assert str(chests / second) in str(error.value)
+def test_two_radiographs_that_differ_in_their_endings_alone_are_refused(chests):
+    second = write_radiograph(chests / "d.png", asymmetric(5, 7))
+    with pytest.raises(ValueError, match="both predictions would be named d;") as error:
+        find_radiographs(chests)
+    assert str(chests / "d.dcm") in str(error.value)
+    assert str(second) in str(error.value)
+
+
+def test_dicom_in_case_folders_that_is_no_radiograph_is_left_out_with_a_warning(tmp_path, caplog):
+    for case in ("b", "a"):
+        write_radiograph(tmp_path / case / "IM1", asymmetric(5, 7))
+    write_radiograph(tmp_path / "b" / "IM2", asymmetric(5, 7), modality="CT")
+    with caplog.at_level(logging.WARNING):
+        assert case_names(find_radiographs(tmp_path)) == ["a_IM1", "b_IM1"]
+    expected = f"{tmp_path / 'b'}: left out, as they are not radiographs: IM2 (CT)."
+    assert [record.message for record in caplog.records] == [expected]
 
 
 def test_a_radiograph_that_is_not_there_is_named(tmp_path):
@@ -321,12 +394,4 @@ def test_radiographs_named_by_uid_without_ending_keep_their_whole_names(tmp_path
         write_radiograph(tmp_path / uid, np.zeros((8, 9), np.uint16))
     items = find_radiographs(tmp_path)
     assert names(items) == ["1.2.840.1.1", "1.2.840.1.2"]
-    assert [case_name(item["image"]) for item in items] == ["1.2.840.1.1", "1.2.840.1.2"]
-
-
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [("a.b.PNG", "a.b"), ("chest.dcm", "chest"), ("x.tiff", "x"), ("IM0001", "IM0001"), ("1.2.3", "1.2.3")],
-)
-def test_the_ending_of_an_image_is_no_part_of_a_name_and_nothing_else_is_an_ending(file, name):
-    assert case_name(f"/folder.d/{file}") == name
+    assert case_names(items) == ["1.2.840.1.1", "1.2.840.1.2"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.transforms import AsDiscreted, Compose, CopyItemsd
 from PIL import Image
+from torch import nn
 
-from medseg_monai.handlers import OverlaySaver
+from medseg_monai.handlers import CaseMetrics, OverlaySaver
 from medseg_monai.visualize import LABEL_COLOR, PREDICTION_COLOR
 
 HEIGHT, WIDTH = 8, 13
@@ -107,3 +111,23 @@ def test_volumes_and_flat_images_are_told_apart(tmp_path):
     engine.run([[case(7), scan(4)]])
     sizes = {path.name: Image.open(path).size for path in tmp_path.iterdir()}
     assert sizes == {"eye7_epoch0001.png": (WIDTH, HEIGHT), "ct4_epoch0001.png": (9, 6)}
+
+
+def test_cases_of_one_file_name_are_drawn_under_the_names_that_the_data_list_gave_them(tmp_path):
+    """MONAI's evaluator: the name stays in the batch, the images come in the output."""
+    data = []
+    for index in (2, 1, 3):
+        image = MetaTensor(torch.rand(1, HEIGHT, WIDTH), meta={"filename_or_obj": f"/data/s{index}/ct.png"})
+        data.append({"image": image, "label": torch.zeros(1, HEIGHT, WIDTH), "name": f"s{index}_ct"})
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=nn.Identity(),
+        postprocessing=Compose([CopyItemsd("pred", names="probability"), AsDiscreted("pred", threshold=0.5)]),
+        val_handlers=[OverlaySaver(tmp_path / "overlays", interval=1), CaseMetrics(tmp_path, ["dice"])],
+    )
+    evaluator.state.max_epochs = 1
+    evaluator.run()
+    assert names(tmp_path / "overlays") == [f"s{index}_ct_epoch0001.png" for index in (1, 2, 3)]
+    with (tmp_path / "cases.csv").open(newline="") as table:
+        assert [row["case"] for row in csv.DictReader(table)] == ["s2_ct", "s1_ct", "s3_ct"]

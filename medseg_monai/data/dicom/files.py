@@ -256,7 +256,8 @@ def _read_header(file: Path) -> tuple[Dataset, int]:
 def _is_scan(header: Dataset) -> bool:
     """Whether the file is an image and was not derived from one; a damaged header counts as that of an image."""
     storage = header.file_meta.get("MediaStorageSOPClassUID")
-    is_image = "Rows" in header or storage is None or "Image Storage" in UID(storage).name
+    is_cut_off = not len(header)  # nothing after the first group, whose last entries may be cut off too
+    is_image = "Rows" in header or storage is None or is_cut_off or "Image Storage" in UID(storage).name
     return is_image and header.get("Modality") not in _DERIVED_MODALITIES
 
 

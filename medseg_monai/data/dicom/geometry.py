@@ -18,7 +18,7 @@ import numpy.typing as npt
 from monai.data.utils import orientation_ras_lps
 from pydicom import dcmread
 
-from medseg_monai.data.datalist import shorten
+from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
 
 from .files import DicomSlice

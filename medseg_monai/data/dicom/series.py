@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from medseg_monai.errors import shorten
 
 from .files import DamagedFile, DicomSlice, SliceHeader, files_by_folder, read_slice_header
 
@@ -92,7 +94,7 @@ class DicomSeries:
         return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
 
 
-def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
+def find_series(folder: str | os.PathLike[str], wanted: Collection[str] = ()) -> list[DicomSeries]:
     """Find the DICOM series below a folder, whatever the names and subfolders of their files.
 
     A DICOM file is recognised by its content (the letters DICM after 128 bytes) or by its ending ``.dcm``. The search
@@ -104,6 +106,7 @@ def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
 
     Args:
         folder: where to search.
+        wanted: SeriesInstanceUIDs to choose; by default all. Damaged files then matter only beside a series of these.
 
     Returns:
         the series, sorted by UID.
@@ -135,9 +138,12 @@ def find_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
             elif header is not None:
                 found[header.series_uid].append(header)
     series = [_to_series(uid, members, damaged) for uid, members in sorted(found.items())]
+    if wanted:
+        return [one for one in series if one.uid in wanted]
     alone = sorted({file for files in damaged.values() for file in files} - {f for s in series for f in s.damaged})
     if alone:
-        raise ValueError(f"{alone[0]}: empty, damaged or not DICOM; copy it again or remove it.")
+        others = f"; or choose with --series: {shorten(one.uid for one in series)}" if series else ""
+        raise ValueError(f"{alone[0]}: empty, damaged or not DICOM; copy it again or remove it{others}.")
     return series
 
 

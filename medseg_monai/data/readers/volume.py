@@ -10,16 +10,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from monai.data import ImageReader, ITKReader, NibabelReader
+from monai.data import ImageReader, ITKReader
 from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from medseg_monai.data.datalist import shorten
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
+
+from .nifti_file import NiftiReader, open_nifti
 
 __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
@@ -67,10 +68,10 @@ def dicom_files(meta: Mapping[str, Any]) -> list[Path]:
 class VolumeReader(ImageReader):
     """MONAI reader of one 3D volume ``[X, Y, Z]`` with a RAS affine, whatever the format.
 
-    ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``; ``.mha``, ``.mhd``, ``.nrrd`` and ``.nhdr`` by its
-    ``ITKReader``; values and affine are those of MONAI's readers. A folder stands for the one DICOM series below it,
-    and ``<folder>/<SeriesInstanceUID>`` for one of several; see :func:`medseg_monai.data.dicom.find_series`. CT is in
-    Hounsfield units, by the rescale tags of each file.
+    ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``, compressed or not, whatever the name says; ``.mha``,
+    ``.mhd``, ``.nrrd`` and ``.nhdr`` by its ``ITKReader``; values and affine are those of MONAI's readers. A folder
+    stands for the one DICOM series below it, and ``<folder>/<SeriesInstanceUID>`` for one of several; see
+    :func:`medseg_monai.data.dicom.find_series`. CT is in Hounsfield units, by the rescale tags of each file.
 
     The metadata is what MONAI's readers return: ``affine``, ``original_affine``, ``spatial_shape``, ``space`` (RAS),
     ``original_channel_dim`` (none) and the header's own entries. A DICOM series also has ``"series_uid"`` and
@@ -93,8 +94,7 @@ class VolumeReader(ImageReader):
 
     Example:
         >>> import tempfile
-        >>> import nibabel as nib
-        >>> import numpy as np
+        >>>         >>> import numpy as np
         >>> from monai.transforms import LoadImage
         >>> from medseg_monai.data import VolumeReader
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +202,7 @@ class VolumeReader(ImageReader):
     def _choose(self, path: Path) -> DicomSeries:
         """The series that a folder, or a name in a folder, stands for."""
         folder, wanted = (path, self.series) if path.is_dir() else (path.parent, path.name)
-        found = find_series(folder)
+        found = (wanted and find_series(folder, [wanted])) or find_series(folder)
         by_uid = {series.uid: series for series in found}
         if not found:
             raise FileNotFoundError(f"{path}: no DICOM series below {folder}.")
@@ -224,9 +224,9 @@ def _is_series(path: Path) -> bool:
 
 
 def _read_nifti(path: Path) -> tuple[Array, Meta]:
-    reader = NibabelReader()
+    reader = NiftiReader()
     with _reading(path):
-        image = nib.load(path)
+        image = open_nifti(path)
     _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3)
     _refuse_bad_affine(path, image.affine)  # the file's own: MONAI's reader replaces one that contradicts the voxels
     if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:

@@ -13,7 +13,7 @@ import torch
 from monai.data.utils import to_affine_nd
 from monai.utils import ImageMetaKey, MetaKeys
 
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import case_name
 
 __all__ = ["ResultWriter", "SavedCase", "check_same_grid", "to_case"]
 
@@ -25,7 +25,7 @@ class SavedCase:
     """A label map in the grid of its input, with what is known of the input.
 
     Attributes:
-        name: stem of the files to write, see :func:`medseg_monai.data.inputs.case_name`.
+        name: stem of the files to write, see :func:`medseg_monai.data.names.item_name`.
         source: path of the input.
         labels: uint8, ``[X, Y, Z]`` for a volume and ``[H, W]`` for an image.
         affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
@@ -54,13 +54,14 @@ class ResultWriter(Protocol):
         """
 
 
-def to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
+def to_case(pred: torch.Tensor, image: torch.Tensor, name: str | None = None) -> SavedCase:
     """Combine a label map with its input.
 
     Args:
         pred: ``[1, X, Y, Z]`` for a volume and ``[1, H, W]`` for an image, with metadata and integer values from 0 to
             255, back in the grid of its input (after ``Invertd``).
         image: the input; its metadata state the file and the grid that it was loaded with.
+        name: name of the case; by default that of its file.
 
     Returns:
         the case for the writers.
@@ -90,7 +91,7 @@ def to_case(pred: torch.Tensor, image: torch.Tensor) -> SavedCase:
     labels = values.to(torch.uint8)
     if not torch.equal(labels.to(values.dtype), values):
         raise ValueError(f"{source}: expected integer labels from 0 to 255; apply AsDiscreted first.")
-    return SavedCase(case_name(source), source, labels.numpy(), affine, meta)
+    return SavedCase(name or case_name(source), source, labels.numpy(), affine, meta)
 
 
 def check_same_grid(

@@ -10,8 +10,9 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.data import ImageReader
 from monai.transforms import SaveImaged, Transform
+from monai.utils import ImageMetaKey
 
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import case_name, item_name
 from medseg_monai.data.readers import VolumeReader
 from medseg_monai.data.segments import Segment
 
@@ -131,8 +132,17 @@ class SaveByMonai:
         """
         if output_dir is not None:
             self.transform.saver.folder_layout.output_dir = str(output_dir)
-        written = self.transform(dict(data))
+        written = self.transform(self._named(data))
         return [Path(written[key].meta["saved_to"]) for key in self.transform.key_iterator(written)]
+
+    def _named(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The item with the case's name as that of its file, from which MONAI makes the name of the mask."""
+        item = dict(data)
+        for key in self.transform.key_iterator(item):
+            item[key] = item[key].clone()
+            file = Path(item[key].meta[ImageMetaKey.FILENAME_OR_OBJ])
+            item[key].meta[ImageMetaKey.FILENAME_OR_OBJ] = str(file.with_name(f"{item_name(data)}.png"))
+        return item
 
 
 def split_savers(transforms: Sequence[Any]) -> tuple[list[Any], list[SaveResultsd | SaveByMonai]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg_monai.data.inputs import case_name
+from medseg_monai.data.names import case_name
 from medseg_monai.data.readers import VolumeReader
 from medseg_monai.files import write_csv, write_json
 

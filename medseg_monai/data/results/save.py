@@ -10,6 +10,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from medseg_monai.data.names import item_name
+
 from .case import ResultWriter, to_case
 
 __all__ = ["SaveResultsd"]
@@ -22,7 +24,8 @@ class SaveResultsd(MapTransform):
     paths, so that a runner can write later and report the files.
 
     The label map must be back in the input's grid (after ``Invertd``): its shape and affine are compared with those
-    that the input had when it was loaded, and nothing is resampled. Each file is written completely or not at all.
+    that the input had when it was loaded, and nothing is resampled. Each file is written completely or not at all. The
+    files have the name of the case, see :func:`medseg_monai.data.names.item_name`.
 
     Args:
         keys: one key, that of the label map ``[1, X, Y, Z]`` (for images ``[1, H, W]``) with metadata and integer
@@ -81,7 +84,7 @@ class SaveResultsd(MapTransform):
             ValueError: the label map is not in the grid of its input, or has values that are not labels.
             OSError: a file cannot be written.
         """
-        case = to_case(data[self.keys[0]], data[self.image_key])
+        case = to_case(data[self.keys[0]], data[self.image_key], item_name(data, self.image_key))
         folder = Path(self.output_dir if output_dir is None else output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return [path for writer in self.writers for path in writer(case, folder)]

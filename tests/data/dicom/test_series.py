@@ -335,6 +335,33 @@ def test_a_damaged_file_far_from_any_series_is_refused_by_itself(tmp_path):
         find_series(tmp_path)
 
 
+def test_a_series_is_found_beside_one_whose_every_header_is_damaged_when_it_is_chosen(tmp_path):
+    write_series(tmp_path / "good", uid="1.2.3")
+    write_series(tmp_path / "bad", uid="1.2.4", edit=lambda z, dataset: delattr(dataset, "Rows"))
+    assert [series.uid for series in find_series(tmp_path, ["1.2.3"])] == ["1.2.3"]
+    assert find_series(tmp_path, ["1.2.4"]) == []
+    with pytest.raises(ValueError, match=r"bad/0000\.dcm: empty, damaged .*; or choose with --series: 1\.2\.3\."):
+        find_series(tmp_path)
+
+
+def test_damaged_files_beside_the_chosen_series_still_count(tmp_path):
+    written = write_series(tmp_path, uid="1.2.3")
+    written.files[3].write_bytes(written.files[3].read_bytes()[:420])
+    (series,) = find_series(tmp_path, ["1.2.3"])
+    assert series.damaged == (written.files[3],)
+
+
+def test_wherever_the_last_slice_is_cut_off_it_is_named_and_never_left_out(tmp_path):
+    """Its loss makes no gap: the others would be a regular series."""
+    written = write_series(tmp_path)
+    last = written.files[-1]
+    whole = last.read_bytes()
+    for length in range(0, len(whole), 7):
+        last.write_bytes(whole[:length])
+        faults = find_faults(find_series(tmp_path)[0])
+        assert any(last.name in fault for fault in faults), (length, faults)
+
+
 @pytest.mark.parametrize("cut", [1, 60])
 def test_a_file_cut_off_in_its_pixels_is_found_without_decoding_it(tmp_path, cut):
     written = write_series(tmp_path)
