@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -196,26 +197,35 @@ def _prune(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+_COLUMNS = ("metric", "mean", "std", "pooled", "undefined", "missing")
+_MISSING = "Such a structure has no distance: it is not part of a mean of hd95, and 'missing' counts it."
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import evaluate
-    from medseg_monai.report import format_table
 
     summary = evaluate(
         args.bundle,
         configs=["train", *(args.config or []), "evaluate"],
         overrides=_folder_overrides(args, checkpoint=_weights(args.checkpoint), section=args.section),
     )
-    rows = [
-        [name, _number(statistics.get("mean")), _number(statistics.get("std")), _number(summary["pooled"].get(name))]
-        for name, statistics in summary["per_case"].items()
-    ]
-    table = format_table(["metric", "mean", "std", "pooled"], rows)
-    _answer(args, summary, f"{table}\n{summary['cases']} cases; tables and overlays in {summary['output_dir']}")
+    _answer(args, summary, _evaluation_as_text(summary))
     return EXIT_OK
+
+
+def _evaluation_as_text(summary: Mapping[str, Any]) -> str:
+    """The table of an evaluation; what is undefined is nan, and what a metric does not have is left out."""
+    from medseg_monai.report import format_table
+
+    rows: list[dict[str, Any]] = []
+    for name, statistics in summary["per_case"].items():
+        values = {key: float("nan") if value is None else value for key, value in statistics.items()}
+        rows.append({"metric": name, **values, "pooled": summary["pooled"].get(name)})
+    columns = [key for key in _COLUMNS if any(key in row for row in rows)]
+    table = format_table(columns, [[row.get(key) for key in columns] for row in rows])
+    head = summary["convention"] + (f" {_MISSING}" if "missing" in columns else "")
+    cases = f"{summary['cases']} cases; tables and overlays in {summary['output_dir']}"
+    return f"{textwrap.fill(head, width=100)}\n\n{table}\n{cases}"
 
 
 def _export(args: argparse.Namespace) -> int:

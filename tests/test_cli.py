@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from medseg_monai.cli import main
+from medseg_monai.metrics import DICE_CONVENTION
 from medseg_monai.networks.nets import CENet
 
 BUNDLE = "retinal_vessel_fundus_cenet"
@@ -236,3 +237,28 @@ def test_the_program_answers_on_standard_output_alone():
 def test_importing_the_package_imports_neither_torch_nor_monai():
     check = "import sys, medseg_monai; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_the_table_of_an_evaluation_says_what_an_absent_structure_counts_and_leaves_blank_what_is_not_pooled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    statistics = {"undefined": 0, "mean": 0.5, "std": 0.25, "min": 0.25, "max": 0.75}
+    summary = {
+        "output_dir": "run",
+        "cases": 2,
+        "convention": DICE_CONVENTION,
+        "per_case": {"dice": statistics, "hd95": {**dict.fromkeys(statistics), "undefined": 2, "missing": 3}},
+        "pooled": {"dice": 0.625},
+    }
+    monkeypatch.setattr("medseg_monai.bundle.evaluate", lambda *args, **kwargs: summary)
+    assert main(["evaluate", BUNDLE]) == 0
+    head, table = capsys.readouterr().out.split("\n\n")
+    assert DICE_CONVENTION in " ".join(head.split())
+    assert table.splitlines() == [
+        "metric    mean     std  pooled  undefined  missing",
+        "dice    0.5000  0.2500  0.6250          0",
+        "hd95       nan     nan                  2        3",
+        "2 cases; tables and overlays in run",
+    ]
+    assert main(["evaluate", BUNDLE, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == summary

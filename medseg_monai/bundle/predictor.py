@@ -208,7 +208,8 @@ class Predictor:
         Returns:
             ``[B, C_out, *spatial]``, without gradients.
         """
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
+        # as MONAI's evaluator, which scores and runs the same bundle: mixed precision on CUDA only
+        with torch.no_grad(), torch.autocast("cuda", enabled=self.amp and self.device.type == "cuda"):
             output: torch.Tensor = self.inferer(images.to(self.device), network)
         return output
 

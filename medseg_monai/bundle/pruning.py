@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import LoadImaged
+from monai.transforms import Transform
 from torch import nn
 from tqdm import tqdm
 
@@ -21,9 +21,8 @@ from medseg_monai.files import file_sha256
 from medseg_monai.metrics import count_voxels, metrics_from_counts
 from medseg_monai.networks.weights import ModelFile, copy_model, write_model
 from medseg_monai.report import format_table, installed_versions
-from medseg_monai.transforms import CheckSameSized
 
-from .loader import BundleError, build_workflow, find_bundle
+from .loader import BundleError, build_workflow, find_bundle, flat_keys, merged_config
 from .predictor import Predictor
 
 __all__ = ["LevelResult", "PruningResult", "choose_level", "measure_levels", "prune"]
@@ -143,8 +142,8 @@ def prune(
     Raises:
         BundleError: no such bundle, override or weights, or weights that do not fit; a network that cannot be pruned;
             a full model that cannot be found, or that would be lost.
-        ValueError: an unknown level, a negative ``max_dice_loss``, or cases without a label or with a label of another
-            size.
+        ValueError: an unknown level, a negative ``max_dice_loss``, or cases without a label or with a label that the
+            bundle's evaluation refuses.
         OSError: a file that cannot be read or written.
 
     Example:
@@ -205,9 +204,10 @@ def prune(
 def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelResult]:
     """Predict labelled cases at each level that the network can be pruned to.
 
-    Everything except the network is the predictor's own. Each level first makes one prediction that does not count, and
-    then the levels take turns at each case, so that slow periods of the machine and cold caches affect all levels
-    equally.
+    Everything except the network is the predictor's own, and labels are read and checked as in the bundle's
+    evaluation, so that the Dice coefficients are those of ``medseg evaluate``. Each level first makes one prediction
+    that does not count, and then the levels take turns at each case, so that slow periods of the machine and cold
+    caches affect all levels equally.
 
     Args:
         predictor: a bundle with the full network.
@@ -217,25 +217,26 @@ def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelRes
         a result for each level, from 1 on.
 
     Raises:
-        ValueError: a label of another size than its image; no case with anything labelled or predicted.
+        ValueError: a label that the bundle's evaluation refuses, for instance because it has another size, lies
+            elsewhere or has several structures; no case with anything labelled or predicted.
     """
     network: Any = predictor.network_def
     levels = range(1, _depth(network) + 1)
     predictors = [predictor.with_network(network.pruned(level)) for level in levels]
     seconds = np.zeros((len(predictors), 2))
     scores = np.full((len(predictors), len(items), 2), np.nan)
+    load_transforms = _load_transforms(predictor)
     steps = (len(items) + 1) * len(predictors)
     with tqdm(total=steps, desc="measuring levels", unit="prediction", disable=None) as progress:
         for one in predictors:
             one({"image": items[0]["image"]})
             progress.update()
         for case, item in enumerate(items):
-            label = _read_as_image(predictor, item["label"])
+            label = _read_label(item, load_transforms)
             for index, one in enumerate(predictors):
                 prediction = one({"image": item["image"]})
-                CheckSameSized(["pred", "label"])({"pred": prediction.mask, "label": label})
                 seconds[index] += prediction.phases["network"], sum(prediction.phases.values())
-                counts = count_voxels(prediction.mask.cpu(), label)
+                counts = count_voxels(prediction.mask.cpu(), label.reshape(prediction.mask.shape))
                 scores[index, case] = list(metrics_from_counts(counts, ["dice", "iou"]).values())
                 progress.update()
     if np.isnan(scores[-1, :, 0]).all():
@@ -346,10 +347,24 @@ def _check_writable(target: Path) -> None:
         raise PermissionError(f"{target.parent}: cannot be written to; write elsewhere with -o FILE.")
 
 
-def _read_as_image(predictor: Predictor, path: str) -> torch.Tensor:
-    """A label ``[1, *spatial]`` with the axes of the bundle's images before they are preprocessed."""
-    load = next(transform for transform in predictor.preprocessing.transforms if isinstance(transform, LoadImaged))
-    label: torch.Tensor = load({"image": path})["image"]
+def _load_transforms(predictor: Predictor) -> list[Transform]:
+    """The transforms by which the bundle's evaluation reads image and label and checks that they belong together."""
+    root, configs = predictor.workflow.config_root_path.parent, ["train", "evaluate"]
+    known = flat_keys(merged_config(root, configs))
+    overrides = {key: value for key, value in predictor.settings.items() if key in known}
+    overrides["checkpoint"] = str(predictor.checkpoint)
+    parser = build_workflow(root, configs, workflow_type="train", overrides=overrides).parser
+    parser.parse(reset=True)
+    transforms: list[Transform] = parser.get_parsed_content("load_transforms")
+    return transforms
+
+
+def _read_label(item: Item, load_transforms: Sequence[Transform]) -> torch.Tensor:
+    """The label in the grid of its image; a slice may have a third axis of length 1."""
+    read: Any = dict(item)
+    for transform in load_transforms:  # not MONAI's Compose, which hides a message in another error
+        read = transform(read)
+    label: torch.Tensor = read["label"]
     return label
 
 

@@ -16,6 +16,7 @@ from monai.utils import ImageMetaKey
 from medseg_monai.data.names import item_name
 from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
+    DICE_CONVENTION,
     METRICS,
     count_scores,
     count_voxels,
@@ -112,15 +113,17 @@ class CaseTable(ABC):
         """Compute the statistics of all cases so far, per case and pooled."""
         names = [key for key in dict.fromkeys(k for row in self.rows for k in row) if key != "case"]
         per_case = {name: _statistics([row[name] for row in self.rows if name in row]) for name in names}
-        return {"cases": len(self.rows), **self.settings(), "per_case": per_case, "pooled": self.pool()}
+        facts = {"cases": len(self.rows), "convention": DICE_CONVENTION, **self.settings()}
+        return {**facts, "per_case": per_case, "pooled": self.pool()}
 
 
 class CaseMetrics(CaseTable):
     """Compare each case with its label and with those of further experts; write ``cases.csv`` and ``summary.json``.
 
-    The handler expects decollated items with ``probability`` and ``label`` of shape ``[1, *spatial]`` at the image's
-    own size, and optionally ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns
-    of its own, named ``dice_expert1`` …, and ``dice_experts`` is their mean), each in the evaluator's output or in its batch.
+    The handler expects decollated items with ``pred`` (the mask that a prediction writes, after all postprocessing) and
+    ``label`` of shape ``[1, *spatial]`` at the image's own size; for ``"auc"`` it also needs ``probability``. Optional
+    are ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns of its own, named
+    ``dice_expert1`` …, and ``dice_experts`` is their mean). Each may be in the evaluator's output or in its batch.
 
     ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
     population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
@@ -130,7 +133,7 @@ class CaseMetrics(CaseTable):
     Args:
         output_dir: folder for the two files.
         metrics: names from :data:`medseg_monai.metrics.METRICS`.
-        threshold: probability from which a pixel is foreground (``>=``, as in MONAI's ``AsDiscrete``).
+        threshold: the one of the postprocessing; the summary states it.
         fov: ``"inside"`` counts what lies inside a case's ``fov``; ``"ignore"`` counts the whole image, as CE-Net's
             authors do. Where no case has a ``fov``, both are the same.
 
@@ -146,7 +149,7 @@ class CaseMetrics(CaseTable):
         >>> from medseg_monai.handlers import CaseMetrics
         >>> case = {
         ...     "image": MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "eye.png"}),
-        ...     "probability": torch.tensor([[[0.9, 0.8], [0.3, 0.1]]]),
+        ...     "pred": torch.tensor([[[1, 1], [0, 0]]]),
         ...     "label": torch.tensor([[[1, 0], [0, 0]]]),
         ... }
         >>> evaluator = Engine(lambda engine, batch: batch)  # stands for MONAI's SupervisedEvaluator
@@ -199,15 +202,16 @@ class CaseMetrics(CaseTable):
         """
         _check_shapes(item, file)
         inside = self._counted(item)
-        probability = item["probability"].cpu()[inside]
+        mask = item["pred"].cpu()[inside]
         row: dict[str, float] = {}
         for key in _labels(item):
             suffix = key.removeprefix("label")
             label = item[key].cpu()[inside]
-            counts = count_voxels(probability >= self.threshold, label)
+            counts = count_voxels(mask, label)
             self.counts[suffix] = self.counts.get(suffix, torch.zeros_like(counts)) + counts
             values = metrics_from_counts(counts, self.count_names)
             if self.with_auc:
+                probability = item["probability"].cpu()[inside]
                 values["auc"] = roc_auc(probability, label)
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
@@ -245,8 +249,8 @@ def _labels(item: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _check_shapes(item: Mapping[str, torch.Tensor], file: Path) -> None:
-    shape = tuple(item["probability"].shape)
-    for key in [*_labels(item), *(["fov"] if "fov" in item else [])]:
+    shape = tuple(item["pred"].shape)
+    for key in [*_labels(item), *(key for key in ("fov", "probability") if key in item)]:
         if tuple(item[key].shape) != shape:
             raise ValueError(
                 f"{file}: its {key} has shape {tuple(item[key].shape)}, but the image and its prediction have {shape}; "

@@ -47,7 +47,8 @@ class LabelMetrics(CaseTable):
     ``summary.json`` states ``per_case`` for every column: the mean, the standard deviation (of the population of
     cases), the minimum and the maximum, without the cases where it is undefined, and the number of those cases. It
     states ``pooled`` for every metric: the metric of the voxels of all cases together, averaged over the labels.
-    Surfaces of different cases cannot be pooled, so ``hd95`` is ``null`` there.
+    Surfaces of different cases cannot be pooled, so ``hd95`` is not among them. Its ``per_case`` also states how many
+    structures are ``missing``: only one of prediction and reference has them, so that the mean leaves them out.
 
     Args:
         output_dir: folder for the two files.
@@ -99,7 +100,8 @@ class LabelMetrics(CaseTable):
     def reset(self) -> None:
         """Forget all cases."""
         super().reset()
-        self.counts = [torch.zeros(4, dtype=torch.float64) for _ in self.names]
+        self.counts = [torch.zeros(4, dtype=torch.int64) for _ in self.names]
+        self.missing = dict.fromkeys(self.names, 0)
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
         """Compute the values of one case.
@@ -120,6 +122,7 @@ class LabelMetrics(CaseTable):
             masks = _cut(maps, index + 1, places)
             counts = count_voxels(*masks)
             self.counts[index] += counts
+            self.missing[self.names[index]] += int(masks[0].any() != masks[1].any())
             row = metrics_from_counts(counts, self.count_names)
             if "hd95" in self.metrics:
                 row["hd95"] = _hd95(*masks, spacing)
@@ -129,7 +132,16 @@ class LabelMetrics(CaseTable):
     def pool(self) -> dict[str, float]:
         """Compute the metrics of the voxels of all cases together, averaged over the labels."""
         values = [metrics_from_counts(counts, self.count_names) for counts in self.counts]
-        return {name: _mean([row[name] for row in values if name in row]) for name in self.metrics}
+        return {name: _mean([row[name] for row in values]) for name in self.count_names}
+
+    def summarize(self) -> dict[str, Any]:
+        """Compute the statistics of all cases so far, and how many structures in only one mask have no distance."""
+        summary = super().summarize()
+        if "hd95" in self.metrics and self.rows:
+            of_labels = {f"hd95_{name}": count for name, count in self.missing.items() if len(self.names) > 1}
+            for column, count in {"hd95": sum(self.missing.values()), **of_labels}.items():
+                summary["per_case"][column]["missing"] = count
+        return summary
 
     def _columns(self, values: Sequence[Mapping[str, float]]) -> dict[str, float]:
         row: dict[str, float] = {}

@@ -1,7 +1,9 @@
 """Metrics in the form that a table of results needs and that MONAI lacks: for each case, and pooled over cases."""
 
+from .label_dice import LabelDice
 from .segmentation import (
     COUNT_METRICS,
+    DICE_CONVENTION,
     METRICS,
     count_scores,
     count_voxels,
@@ -12,7 +14,9 @@ from .segmentation import (
 
 __all__ = [
     "COUNT_METRICS",
+    "DICE_CONVENTION",
     "METRICS",
+    "LabelDice",
     "count_scores",
     "count_voxels",
     "metrics_from_counts",

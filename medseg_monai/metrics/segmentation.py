@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.metrics import compute_confusion_matrix_metric, get_confusion_matrix
+from monai.metrics import compute_confusion_matrix_metric
 from sklearn.metrics import roc_auc_score
 
 __all__ = [
     "COUNT_METRICS",
+    "DICE_CONVENTION",
     "METRICS",
     "count_scores",
     "count_voxels",
@@ -32,6 +33,12 @@ COUNT_METRICS = {
 #: all metrics: the ones above, the overlap error of CE-Net's Eq. 4, and the area under the ROC curve
 METRICS = (*COUNT_METRICS, "overlap_error", "auc")
 
+#: what every Dice coefficient of this package does where a structure is absent; all tables state it
+DICE_CONVENTION = (
+    "A structure that neither the prediction nor the label has is undefined: left out of every mean, and counted. "
+    "One that only one of them has counts as Dice 0."
+)
+
 # the bin of a score is its float32 bit pattern without the last bits of the fraction; above 0.5, that of 1 - score
 _DROPPED_BITS = 11
 _BINS_BELOW_HALF = 0x3F000000 >> _DROPPED_BITS  # 0x3F000000 is 0.5
@@ -45,7 +52,8 @@ def count_voxels(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         label: 0 or 1, of the same shape.
 
     Returns:
-        ``[tp, fp, tn, fn]`` as float64.
+        ``[tp, fp, tn, fn]`` as int64: MONAI's ``get_confusion_matrix`` counts in float32, which is exact to 2**24,
+        fewer than the voxels of a scan.
 
     Raises:
         ValueError: the shapes differ.
@@ -54,13 +62,12 @@ def count_voxels(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         >>> import torch
         >>> from medseg_monai.metrics import count_voxels
         >>> count_voxels(torch.tensor([1, 1, 1, 0, 0]), torch.tensor([1, 1, 0, 1, 0])).tolist()
-        [2.0, 1.0, 1.0, 1.0]
+        [2, 1, 1, 1]
     """
     _check_shapes(prediction, label)
-    # as numbers: MONAI finds true positives where the two masks sum to 2, and the sum of two booleans never does
-    masks = [(mask.reshape(1, 1, -1) > 0).byte() for mask in (prediction, label)]
-    counts: torch.Tensor = get_confusion_matrix(*masks)
-    return counts[0, 0].double()
+    predicted, true = prediction > 0, label > 0
+    positives, trues, both = predicted.sum(), true.sum(), (predicted & true).sum()
+    return torch.stack([both, positives - both, label.numel() - positives - trues + both, trues - both])
 
 
 def metrics_from_counts(counts: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
@@ -84,18 +91,19 @@ def metrics_from_counts(counts: torch.Tensor, names: Sequence[str]) -> dict[str,
     Example:
         >>> import torch
         >>> from medseg_monai.metrics import metrics_from_counts
-        >>> first, second = torch.tensor([1.0, 1.0, 6.0, 0.0]), torch.tensor([2.0, 0.0, 6.0, 0.0])
+        >>> first, second = torch.tensor([1, 1, 6, 0]), torch.tensor([2, 0, 6, 0])
         >>> metrics_from_counts(first, ["iou", "precision", "recall"])
         {'iou': 0.5, 'precision': 0.5, 'recall': 1.0}
         >>> metrics_from_counts(first + second, ["iou"])  # pooled over both cases
         {'iou': 0.75}
     """
     values = {}
+    exact = counts.double()  # divided as integers, they would become float32
     for name in names:
         if name == "overlap_error":
-            values[name] = 1.0 - float(compute_confusion_matrix_metric(COUNT_METRICS["iou"], counts))
+            values[name] = 1.0 - float(compute_confusion_matrix_metric(COUNT_METRICS["iou"], exact))
         elif name in COUNT_METRICS:
-            values[name] = float(compute_confusion_matrix_metric(COUNT_METRICS[name], counts))
+            values[name] = float(compute_confusion_matrix_metric(COUNT_METRICS[name], exact))
         else:
             raise ValueError(f"{name}: no such metric; known metrics: {', '.join(METRICS)}.")
     return values

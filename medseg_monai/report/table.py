@@ -8,7 +8,7 @@ __all__ = ["format_table"]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format rows as columns: text on the left, numbers on the right, floats with four digits.
+    """Format rows as columns: text on the left, numbers on the right, floats with four digits, nothing for ``None``.
 
     Args:
         header: names of the columns.
@@ -24,8 +24,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         a.png  0.5000
         b.png  0.2500
     """
-    texts = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    texts = [[_text(value) for value in row] for row in rows]
+    numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     lines = []
     for line in [list(header), *texts]:
@@ -35,3 +35,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)

@@ -51,6 +51,15 @@ def test_the_facts_of_a_network_are_the_same_in_both_forms(predictor: Predictor,
     assert predictor.network_facts == fast.network_facts == {"name": "CENet", "parameters": parameters}
 
 
+def test_mixed_precision_is_that_of_an_evaluation_which_has_none_on_a_cpu(
+    predictor: Predictor, model: Path, image: Path
+):
+    overrides = {**QUICK, "amp": True, "device": "cpu"}
+    mixed = Predictor("retinal_vessel_fundus_cenet", checkpoint=model, overrides=overrides)
+    found, expected = (one({"image": str(image)}).data["probability"] for one in (mixed, predictor))
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+
+
 def test_a_bad_case_does_not_touch_the_next(predictor: Predictor, image: Path, tmp_path: Path):
     before = predictor({"image": str(image)}).data["probability"]
     broken = tmp_path / "broken.png"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medseg_monai.bundle import LevelResult, Predictor, choose_level, predict_cases, prune, pruning
+from medseg_monai.bundle import LevelResult, Predictor, choose_level, evaluate, predict_cases, prune, pruning
 from medseg_monai.data import write_datalist
 from medseg_monai.networks.fast.form import FastForm
 from medseg_monai.networks.nets import ANUNet
@@ -137,6 +137,59 @@ def test_the_table_compares_every_level_with_the_labels_in_their_own_grid(bundle
     assert result.level == 2
     parameters = [sum(p.numel() for p in ANUNet(features=FEATURES[: n + 1]).parameters()) for n in (1, 2, 3)]
     assert [row.parameters for row in result.levels] == parameters
+
+
+def measure(bundle: Path, volume: Path, label: Path, **keys: Any) -> list[LevelResult]:
+    predictor = Predictor(bundle, overrides={**PLAIN, **keys})
+    return pruning.measure_levels(predictor, [{"image": str(volume), "label": str(label)}])
+
+
+def write_mask(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
+    nib.Nifti1Image(values.astype(np.uint8), affine).to_filename(path)
+    return path
+
+
+def test_a_label_whose_axes_are_turned_is_the_same_label(bundle, volumes, masks, tmp_path):
+    file = nib.load(masks[3][0])
+    turned = file.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    assert turned.shape != file.shape
+    turned.to_filename(tmp_path / "turned.nii.gz")
+    assert measure(bundle, volumes[0], tmp_path / "turned.nii.gz")[-1].dice == 1
+
+
+def test_the_dice_of_the_deepest_level_is_that_of_an_evaluation(bundle, datalists, tmp_path):
+    options = {**PLAIN, "threshold": 0.45, "keep_largest": 1}
+    full = prune(bundle, datalists[2], output=tmp_path / "small.pt", overrides=options).levels[-1]
+    paths = {"datalist": str(datalists[2]), "output_dir": str(tmp_path), "checkpoint": str(bundle / "models/model.pt")}
+    summary = evaluate(bundle, overrides={**options, **paths, "section": "validation", "metrics": ["dice", "iou"]})
+    assert full.dice == pytest.approx(summary["per_case"]["dice"]["mean"])
+    assert full.iou == pytest.approx(summary["per_case"]["iou"]["mean"])
+
+
+def test_a_label_that_lies_elsewhere_is_refused(bundle, volumes, masks, tmp_path):
+    file = nib.load(masks[3][0])
+    affine = file.affine.copy()
+    affine[0, 3] += 500  # mm
+    label = write_mask(tmp_path / "away.nii.gz", np.asarray(file.dataobj), affine)
+    with pytest.raises(ValueError, match=r"away\.nii\.gz: lies elsewhere than its image .*ct_0\.nii\.gz"):
+        measure(bundle, volumes[0], label)
+
+
+def test_a_label_of_two_structures_is_refused(bundle, volumes, masks, tmp_path):
+    file = nib.load(masks[3][0])
+    label = write_mask(tmp_path / "tumour.nii.gz", 2 * np.asarray(file.dataobj), file.affine)
+    with pytest.raises(ValueError, match=r"tumour\.nii\.gz: value 2, expected 0 and 1"):
+        measure(bundle, volumes[0], label)
+
+
+def test_a_slice_s_label_counts_from_the_middle_of_its_grey_levels(bundle, tmp_path):
+    image = tmp_path / "slice.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 47)).astype(np.uint8)).save(image)
+    predictor = Predictor(bundle, overrides={**PLAIN, "slices": True})
+    (mask,) = predictor.save(predictor({"image": str(image)}), tmp_path / "labels")
+    label = tmp_path / "soft.png"
+    Image.fromarray(np.where(np.asarray(Image.open(mask)) > 0, 200, 100).astype(np.uint8)).save(label)
+    assert measure(bundle, image, label, slices=True)[-1].dice == 1
 
 
 def test_plain_slices_are_measured_too(bundle, tmp_path):

@@ -22,9 +22,13 @@ from tests.data.radiograph_files import write_radiograph
 from .stand_ins import SETTINGS, save_stand_in
 
 __all__ = [
+    "BLOB",
+    "BLOBS",
+    "BOXES",
     "ELSEWHERE",
     "FORMS",
     "IN_PLACE",
+    "Drawing",
     "Scene",
     "Shown",
     "check_mask",
@@ -165,6 +169,21 @@ LPS_TO_RAS = np.array([-1, -1, 1])
 
 DARK, BRIGHT = 40, 215  # as far from black as from white
 AIR, BONE = SETTINGS["hu_min"], SETTINGS["hu_max"]
+PICTURE = (331, 417)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a scene shows.
+
+    Attributes:
+        picture: labels ``[H, W]`` of an image.
+        volume: labels ``[X, Y, Z]`` of a volume with so many structures.
+    """
+
+    picture: Callable[[], np.ndarray]
+    volume: Callable[[int], np.ndarray]
+
 
 #: cuboids of each label, three voxels apart and more: a stand-in may look at what is near
 CUBOIDS: dict[int, list[tuple[slice, slice, slice]]] = {
@@ -176,6 +195,60 @@ CUBOIDS: dict[int, list[tuple[slice, slice, slice]]] = {
 }
 
 
+def _boxes_of_picture() -> np.ndarray:
+    labels = np.zeros(PICTURE, dtype=np.uint8)
+    labels[60:200, 50:130] = 1
+    labels[150:200, 130:190] = 1
+    return labels
+
+
+def _boxes_of_volume(count: int) -> np.ndarray:
+    labels = np.zeros((58, 50, 14), dtype=np.uint8)
+    for label in range(1, count + 1):
+        for cuboid in CUBOIDS[label]:
+            labels[cuboid] = label
+    return labels
+
+
+def _ellipsoids(shape: tuple[int, ...], *ellipsoids: tuple[tuple[int, ...], tuple[int, ...]]) -> np.ndarray:
+    """Ellipsoids, each of a centre and half axes, tilted in the plane of the first two: no edge runs along the grid."""
+    return np.any([_ellipsoid(shape, *one) for one in ellipsoids], axis=0).astype(np.uint8)
+
+
+def _ellipsoid(shape: tuple[int, ...], centre: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
+    x, y, *z = [place - middle for place, middle in zip(np.indices(shape), centre, strict=True)]
+    places = [0.9 * x + 0.436 * y, 0.9 * y - 0.436 * x, *z]
+    return sum((place / axis) ** 2 for place, axis in zip(places, axes, strict=True)) <= 1
+
+
+#: the first label has an island
+BLOBS_OF_LABELS = {
+    1: [((19, 13, 5), (13, 7, 4)), ((8, 27, 6), (4, 3, 3))],
+    2: [((47, 15, 5), (7, 9, 3))],
+    3: [((18, 39, 7), (10, 6, 4))],
+    4: [((44, 37, 3), (8, 7, 3))],
+    5: [((47, 36, 10), (6, 6, 2))],
+}
+
+
+def _blobs_of_volume(count: int) -> np.ndarray:
+    labels = np.zeros((58, 50, 14), dtype=np.uint8)
+    for label in range(1, count + 1):
+        labels[_ellipsoids(labels.shape, *BLOBS_OF_LABELS[label]) > 0] = label
+    return labels
+
+
+#: structures with straight edges
+BOXES = Drawing(_boxes_of_picture, _boxes_of_volume)
+#: smooth structures, one of them in two parts
+BLOBS = Drawing(lambda: _ellipsoids(PICTURE, ((150, 190), (70, 38)), ((222, 262), (13, 9))), _blobs_of_volume)
+#: one large structure beside the middle, so that its centroid is known to a few hundredths of a pixel in any grid
+BLOB = Drawing(
+    lambda: _ellipsoids(PICTURE, ((150, 190), (80, 55))),
+    lambda count: count * _ellipsoids((116, 100, 29), ((50, 42, 12), (42, 29, 10))),
+)
+
+
 def forms_of(bundle: Path) -> list[str]:
     """The forms of images that a bundle reads."""
     data_type = read_metadata(bundle)["data_type"]
@@ -185,13 +258,14 @@ def forms_of(bundle: Path) -> list[str]:
     return ["PNG", "JPEG", *(["DICOM"] if "DICOM" in data_type else [])]
 
 
-def draw(bundle: Path, form: str, folder: Path) -> Scene:
+def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Scene:
     """Write an image of one of the bundle's forms.
 
     Args:
         bundle: folder of the bundle.
         form: one of :func:`forms_of`.
         folder: where the image lies alone.
+        drawing: what it shows.
 
     Returns:
         the scene in the image.
@@ -200,26 +274,25 @@ def draw(bundle: Path, form: str, folder: Path) -> Scene:
     image = read_metadata(bundle)["network_data_format"]["inputs"]["image"]
     kind, _, axes = form.partition(" ")
     if form == "PNG slice":
-        return _draw_slice(folder / "slice.png")
+        labels = drawing.volume(1)
+        return _draw_slice(folder / "slice.png", labels[:, :, labels.sum(axis=(0, 1)).argmax()])
     if form == "DICOM":
-        return _draw_radiograph(folder / "chest.dcm")
+        return _draw_radiograph(folder / "chest.dcm", drawing.picture())
     if form == "DICOM series":
-        return _draw_series(folder / "exam", _labels_of_volume(bundle), image["modality"])
+        return _draw_series(folder / "exam", drawing.volume(_structures(bundle)), image["modality"])
     if kind == "NIfTI":
-        return _draw_nifti(folder / "scan.nii.gz", _labels_of_volume(bundle), axes)
-    return _draw_picture(folder / f"picture.{form.lower()}", image["num_channels"])
+        return _draw_nifti(folder / "scan.nii.gz", drawing.volume(_structures(bundle)), axes)
+    return _draw_picture(folder / f"picture.{form.lower()}", drawing.picture(), image["num_channels"])
 
 
-def _labels_of_picture() -> np.ndarray:
-    labels = np.zeros((331, 417), dtype=np.uint8)
-    labels[60:200, 50:130] = 1
-    labels[150:200, 130:190] = 1
-    return labels
+def _structures(bundle: Path) -> int:
+    """How many a bundle tells apart."""
+    channels = len(read_metadata(bundle)["network_data_format"]["outputs"]["pred"]["channel_def"])
+    return max(channels - 1, 1)
 
 
-def _draw_picture(path: Path, channels: int) -> Scene:
+def _draw_picture(path: Path, labels: np.ndarray, channels: int) -> Scene:
     """A landscape, as JPEG a portrait; colours differ, and their mean is that of a grey image."""
-    labels = _labels_of_picture()
     labels = labels.T if path.suffix == ".jpeg" else labels
     gray = np.where(labels, BRIGHT, DARK)
     tint = (35, 0, -35) if channels == 3 else (0,)
@@ -228,30 +301,16 @@ def _draw_picture(path: Path, channels: int) -> Scene:
     return PictureScene(path, labels)
 
 
-def _draw_radiograph(path: Path) -> Scene:
-    labels = _labels_of_picture()
+def _draw_radiograph(path: Path, labels: np.ndarray) -> Scene:
     pixels = np.where(labels, BRIGHT, DARK).astype(np.uint16) * 16
     return PictureScene(write_radiograph(path, pixels, WindowCenter=2048, WindowWidth=4096), labels)
 
 
-def _draw_slice(path: Path) -> Scene:
+def _draw_slice(path: Path, labels: np.ndarray) -> Scene:
     """A slice of a CT as a radiologist sees it: the rows are the columns of the picture."""
-    labels = (_labels_of_cuboids(1)[:, :, 3] > 0).astype(np.uint8).T
+    labels = labels.T
     Image.fromarray(np.where(labels, 255, 0).astype(np.uint8)).save(path)
     return PictureScene(path, labels, {"slices": True})
-
-
-def _labels_of_volume(bundle: Path) -> np.ndarray:
-    channels = len(read_metadata(bundle)["network_data_format"]["outputs"]["pred"]["channel_def"])
-    return _labels_of_cuboids(max(channels - 1, 1))
-
-
-def _labels_of_cuboids(count: int) -> np.ndarray:
-    labels = np.zeros((58, 50, 14), dtype=np.uint8)
-    for label in range(1, count + 1):
-        for cuboid in CUBOIDS[label]:
-            labels[cuboid] = label
-    return labels
 
 
 def _hounsfield(labels: np.ndarray) -> np.ndarray:
@@ -308,8 +367,8 @@ class Shown:
 FORMS = [(name, form) for name in list_bundles() for form in forms_of(find_bundle(name))]
 
 
-def show(name: str, form: str, folder: Path) -> Shown:
+def show(name: str, form: str, folder: Path, drawing: Drawing = BOXES) -> Shown:
     """Draw a scene in one of the forms of a bundle, and save a stand-in for its network."""
     bundle = find_bundle(name)
-    scene = draw(bundle, form, folder / "images")
+    scene = draw(bundle, form, folder / "images", drawing)
     return Shown(bundle, scene, save_stand_in(bundle, folder / "model.pt"), folder / "model.pt")

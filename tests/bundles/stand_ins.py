@@ -81,7 +81,7 @@ class BrightInTwoStages(CTSUNet):
         z, y, x = (slice(first, last) for first, last in zip(start, stop, strict=True))
         return self.bright(torch.where(scan > brightest / 2, brightest, 0))[:, :, z, y, x]
 
-    def inference_form(self) -> BrightInTwoStages:
+    def fast_form(self) -> BrightInTwoStages:
         return self
 
 

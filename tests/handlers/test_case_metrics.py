@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Activationsd, Compose, CopyItemsd
+from monai.transforms import Activationsd, AsDiscreted, Compose, CopyItemsd
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -26,7 +26,7 @@ def item(name: str, probability: list[list[float]], **masks: list[list[int]]) ->
     tensors = {key: torch.tensor([values], dtype=torch.float32) for key, values in masks.items()}
     scores = torch.tensor([probability])
     image = MetaTensor(torch.zeros_like(scores), meta={"filename_or_obj": f"/data/{name}"})
-    return {"image": image, "probability": scores, **tensors}
+    return {"image": image, "pred": (scores >= 0.5).float(), "probability": scores, **tensors}
 
 
 A = item("a.png", [[0.9, 0.5, 0.2], [0.8, 0.1, 0.4]], label=[[1, 0, 0], [1, 1, 0]])
@@ -51,7 +51,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_values_of_each_case_are_those_counted_by_hand(tmp_path):
-    # a: tp 2, fp 1 (0.5 counts, as threshold), fn 1, tn 2; b: all right
+    # a: tp 2, fp 1, fn 1, tn 2; b: all right
     run(CaseMetrics(tmp_path, ["dice", "sensitivity", "accuracy", "overlap_error"]), [A, B])
     first, second = rows(tmp_path)
     assert list(first) == ["case", "dice", "sensitivity", "accuracy", "overlap_error"]
@@ -173,10 +173,18 @@ def test_a_metric_that_no_case_defines_is_null_in_json(tmp_path):
     assert math.isnan(engine.state.metrics["test_dice"])
 
 
-def test_the_threshold_is_the_one_asked_for(tmp_path):
-    run(CaseMetrics(tmp_path, ["dice"], threshold=0.6), [A])
-    assert float(rows(tmp_path)[0]["dice"]) == pytest.approx(4 / 5)
+def test_the_mask_counts_whatever_the_probability_is_and_the_area_is_that_of_the_probability(tmp_path):
+    mask = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]])  # as the largest component, say: tp 2, fp 1, fn 1
+    run(CaseMetrics(tmp_path, ["dice", "auc"], threshold=0.6), [{**A, "pred": mask}])
+    (row,) = rows(tmp_path)
+    assert float(row["dice"]) == pytest.approx(4 / 6)
+    assert float(row["auc"]) == pytest.approx(roc_auc_score(A["label"].flatten(), A["probability"].flatten()))
     assert summary(tmp_path)["threshold"] == 0.6
+
+
+def test_a_mask_needs_no_probability_if_no_area_is_asked_for(tmp_path):
+    run(CaseMetrics(tmp_path, ["dice"]), [{key: value for key, value in A.items() if key != "probability"}])
+    assert float(rows(tmp_path)[0]["dice"]) == pytest.approx(4 / 6)
 
 
 def test_a_second_evaluation_starts_from_nothing(tmp_path):
@@ -187,7 +195,7 @@ def test_a_second_evaluation_starts_from_nothing(tmp_path):
     assert summary(tmp_path)["pooled"]["dice"] == 1.0
 
 
-@pytest.mark.parametrize("key", ["label", "fov", "label_expert1"])
+@pytest.mark.parametrize("key", ["label", "fov", "probability", "label_expert1"])
 def test_a_mask_of_another_size_is_refused_with_the_case_and_the_mask(key, tmp_path):
     transposed = {**A, key: torch.ones(1, 3, 2)}
     with pytest.raises(ValueError, match=rf"/data/a\.png: its {key} has shape \(1, 3, 2\), .* \(1, 2, 3\)"):
@@ -215,7 +223,13 @@ def test_the_evaluator_of_a_bundle_feeds_it(tmp_path):
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(data), batch_size=2),
         network=nn.Identity(),
-        postprocessing=Compose([Activationsd("pred", sigmoid=True), CopyItemsd("pred", names="probability")]),
+        postprocessing=Compose(
+            [
+                Activationsd("pred", sigmoid=True),
+                CopyItemsd("pred", names="probability"),
+                AsDiscreted("pred", threshold=0.5),
+            ]
+        ),
         val_handlers=[CaseMetrics(tmp_path, ["dice", "accuracy", "auc"])],
     )
     evaluator.run()

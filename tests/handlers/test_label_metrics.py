@@ -18,6 +18,7 @@ from monai.metrics import compute_hausdorff_distance, compute_iou
 from torch import nn
 
 from medseg_monai.handlers import LabelMetrics
+from medseg_monai.metrics import DICE_CONVENTION
 
 SHAPE = (9, 12, 14)
 SPACING = (2.5, 0.8, 0.5)
@@ -131,7 +132,7 @@ def test_the_values_are_monais_on_the_whole_image_for_any_label_map(tmp_path):
 def test_the_summary_has_statistics_per_case_and_pooled_overlaps_but_no_pooled_distance(tmp_path):
     engine = run(LabelMetrics(tmp_path, ["upper", "lower"]), [A], [B])
     result = summary(tmp_path)
-    assert list(result) == ["cases", "per_case", "pooled"]
+    assert list(result) == ["cases", "convention", "per_case", "pooled"]
     assert result["cases"] == 2
     iou = np.array([(1 / 3 + 1) / 2, 1.0])
     assert result["per_case"]["iou"] == pytest.approx(
@@ -142,7 +143,6 @@ def test_the_summary_has_statistics_per_case_and_pooled_overlaps_but_no_pooled_d
     assert result["pooled"] == {
         "dice": pytest.approx((36 / 48 + 1) / 2),
         "iou": pytest.approx((36 / 60 + 1) / 2),
-        "hd95": None,
     }
     assert engine.state.metrics["test_iou"] == pytest.approx(iou.mean())
     assert engine.state.metrics["test_hd95_upper"] == pytest.approx(1.25)
@@ -151,7 +151,7 @@ def test_the_summary_has_statistics_per_case_and_pooled_overlaps_but_no_pooled_d
 def test_only_the_metrics_asked_for_are_computed_and_reported(tmp_path):
     run(LabelMetrics(tmp_path, ["upper", "lower"], ["hd95", "iou"]), [A])
     assert [key for key in rows(tmp_path)[0] if "_" not in key] == ["case", "hd95", "iou"]
-    assert list(summary(tmp_path)["pooled"]) == ["hd95", "iou"]
+    assert list(summary(tmp_path)["pooled"]) == ["iou"]
 
 
 def test_a_label_absent_in_both_is_undefined_and_left_out_of_the_mean(tmp_path):
@@ -176,9 +176,25 @@ def test_a_label_absent_in_one_of_them_has_no_overlap_and_no_distance(missing, t
     assert summary(tmp_path)["per_case"]["hd95_lower"]["undefined"] == 1
 
 
+def test_structures_without_a_distance_are_counted_and_those_that_are_nowhere_are_not(tmp_path):
+    nothing, both, upper = boxes(), boxes((1, UPPER), (2, LOWER)), boxes((1, UPPER))
+    cases = [item("m.nii", nothing, both), item("i.nii", both, upper), item("n.nii", nothing, nothing), A]
+    run(LabelMetrics(tmp_path, ["upper", "lower"]), cases)
+    statistics = summary(tmp_path)["per_case"]
+    assert [statistics[f"hd95{name}"]["missing"] for name in ("", "_upper", "_lower")] == [3, 1, 2]
+    assert statistics["hd95"]["mean"] == pytest.approx((0 + 1.25) / 2)
+    assert "missing" not in statistics["dice"]
+
+
+def test_a_summary_states_what_an_absent_structure_counts(tmp_path):
+    run(LabelMetrics(tmp_path, ["upper", "lower"]), [A])
+    assert summary(tmp_path)["convention"] == DICE_CONVENTION
+
+
 def test_a_case_without_any_label_is_undefined_throughout(tmp_path):
     engine = run(LabelMetrics(tmp_path, ["upper"]), [item("e.nii", boxes(), boxes())])
-    assert summary(tmp_path)["pooled"] == {"dice": None, "iou": None, "hd95": None}
+    assert summary(tmp_path)["pooled"] == {"dice": None, "iou": None}
+    assert summary(tmp_path)["per_case"]["hd95"]["missing"] == 0
     assert summary(tmp_path)["per_case"]["hd95"]["undefined"] == 1
     assert math.isnan(engine.state.metrics["test_dice"])
 

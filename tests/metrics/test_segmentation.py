@@ -27,6 +27,16 @@ def test_the_counts_are_those_of_the_four_cases():
     assert (tp, fp, tn, fn) == (3, 1, 5, 1)
 
 
+def test_a_few_voxels_count_in_a_volume_of_more_than_float32_can_count():
+    label = torch.zeros(2**24 + 2**20, dtype=torch.bool)
+    prediction = torch.zeros_like(label)
+    label[:6] = prediction[:9] = True  # 6 right, 3 stray
+    counts = count_voxels(prediction, label)
+    assert counts.tolist() == [6, 3, label.numel() - 9, 0]
+    assert metrics_from_counts(counts, ["precision", "dice"]) == pytest.approx({"precision": 6 / 9, "dice": 12 / 15})
+    assert metrics_from_counts(counts, ["accuracy"])["accuracy"] < 1
+
+
 def test_the_metrics_are_those_counted_by_hand():
     values = metrics_from_counts(count_voxels(PREDICTION, LABEL), [name for name in METRICS if name != "auc"])
     assert values == pytest.approx(

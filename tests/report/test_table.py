@@ -25,6 +25,10 @@ def test_an_undefined_value_is_nan():
     assert format_table(["dice"], [[float("nan")]]).splitlines() == ["dice", " nan"]
 
 
+def test_what_a_row_does_not_have_is_left_blank_in_a_column_of_numbers():
+    assert format_table(["n", "pooled"], [[1, None], [2, 0.5]]).splitlines() == ["n  pooled", "1", "2  0.5000"]
+
+
 def test_a_table_without_rows_is_its_header():
     assert format_table(["case", "dice"], []) == "case  dice"
 
