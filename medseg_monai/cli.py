@@ -12,11 +12,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg_monai import __version__
 from medseg_monai.errors import explain, is_users_mistake
 from medseg_monai.streams import set_up_logging
+
+if TYPE_CHECKING:
+    from medseg_monai.report import CaseReport
 
 __all__ = ["main", "run"]
 
@@ -175,9 +178,14 @@ def _predict(args: argparse.Namespace) -> int:
         predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
     )
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
-    lines += [f"failed: {case.input}: {case.error}" for case in report.failed]
+    lines += [_failure(case) for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))
     return EXIT_FAILED if report.failed else EXIT_OK
+
+
+def _failure(case: CaseReport) -> str:
+    written = f"; written: {', '.join(case.outputs)}" if case.outputs else ""
+    return f"{case.status}: {case.input}: {case.error}{written}"
 
 
 def _prune(args: argparse.Namespace) -> int:

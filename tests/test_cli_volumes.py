@@ -16,9 +16,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medseg_monai.bundle import Predictor, predict_cases
 from medseg_monai.cli import main
+from medseg_monai.data import DicomSegWriter
 
-from .data.dicom_files import write_series
+from .data.dicom_files import tags, write_series
 
 BUNDLE = "lung_lobe_ct_ctsunet"
 SHAPE = (33, 28, 24)
@@ -96,6 +98,54 @@ def test_a_series_is_chosen_by_its_uid(lobe_model: Path, tmp_path: Path):
     second = write_series(tmp_path / "exam" / "b", shape=(28, 33, 24), name="{:04d}.dcm".format)
     assert predict(lobe_model, tmp_path / "exam", tmp_path / "out", "--series", second.uid) == 0
     assert nib.load(tmp_path / "out" / f"{second.uid}.nii.gz").shape == (28, 33, 24)
+
+
+def test_a_case_whose_seg_cannot_be_written_is_partial_with_the_tag_named_and_predicted_again(
+    lobe_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_series(tmp_path / "chest", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"), name="{:04d}.dcm".format)
+    output = tmp_path / "out"
+    assert predict(lobe_model, tmp_path / "chest", output) == 1
+    answer = capsys.readouterr().out
+    assert "0 of 1 predicted" in answer
+    assert f"partial: {tmp_path / 'chest'}: DicomSegWriter: " in answer
+    assert str(output / "chest.nii.gz") in answer
+    written = ["chest.nii.gz", "chest_lobes.csv", "chest_lobes.json"]
+    assert sorted(path.name for path in output.glob("chest*")) == written
+    report = json.loads((output / "report.json").read_text())
+    (case,) = report["cases"]
+    assert report["counts"] == {"partial": 1}
+    assert "SOPInstanceUID of 0001.dcm and 0004.dcm is the same" in case["error"]
+    assert [text for text in case["warnings"] if text.startswith("not to be written: DicomSegWriter: ")]
+    assert sorted(Path(path).name for path in case["outputs"]) == written
+    before = (output / "chest.nii.gz").stat().st_mtime_ns
+    assert predict(lobe_model, tmp_path / "chest", output, "--skip-existing") == 1
+    assert (output / "chest.nii.gz").stat().st_mtime_ns != before
+
+
+def test_what_none_of_the_results_can_be_written_of_never_reaches_the_network(
+    lobe_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_series(tmp_path / "chest", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"), name="{:04d}.dcm".format)
+    predictor = Predictor(BUNDLE, checkpoint=lobe_model)
+    (saver,) = predictor.savers
+    saver.writers = [writer for writer in saver.writers if isinstance(writer, DicomSegWriter)]
+    monkeypatch.setattr(Predictor, "infer", lambda *_: pytest.fail("the network has run"))
+    report = predict_cases(predictor, [{"image": str(tmp_path / "chest")}], tmp_path / "out")
+    (case,) = report.cases
+    assert case.status == "failed"
+    assert "SOPInstanceUID" in case.error
+
+
+def test_the_warnings_of_a_case_are_in_its_report(lobe_model: Path, scans: Path, tmp_path: Path):
+    scan = nib.load(scans / "first.nii.gz")
+    stored = (np.asarray(scan.dataobj) + 1024).astype(np.int16)
+    nib.Nifti1Image(stored, scan.affine).to_filename(scans / "first.nii.gz")
+    predict(lobe_model, scans, tmp_path / "out")
+    said = {Path(case["input"]).name: case["warnings"] for case in report_cases(tmp_path / "out")}
+    assert said["second.v2.nii"] == []
+    (warning,) = said["first.nii.gz"]
+    assert "so neither air nor fat; check that they are Hounsfield units" in warning
 
 
 def test_infection_masks_give_severity_scores(lobe_model: Path, scans: Path, tmp_path: Path):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
+import medseg_monai
 from medseg_monai.data.datalist import Item
 from medseg_monai.data.names import NAME_KEY, name_cases
+from medseg_monai.data.results.save import PartlySavedError, save_all
 from medseg_monai.errors import explain
 from medseg_monai.files import REPORT_FILES, refuse_given, same_place
 from medseg_monai.networks.weights.model_file import settings_file
@@ -19,7 +24,7 @@ from medseg_monai.report import CaseReport, RunReport, installed_versions
 
 from .attention import FOLDER, check_attention, save_attention
 from .given import refuse_folders_of_inputs
-from .predictor import Predictor
+from .predictor import Prediction, Predictor
 
 __all__ = ["predict_cases"]
 
@@ -33,6 +38,9 @@ def predict_cases(
     attention: bool = False,
 ) -> RunReport:
     """Predict cases one after the other, and write each prediction and a report.
+
+    A result that cannot be written does not keep the others of its case from being written; the case is ``partial``
+    then, and ``skip_existing`` predicts it again. What the package warns of during a case is in its report.
 
     Args:
         predictor: the loaded bundle.
@@ -106,20 +114,55 @@ def _refuse_one_file(cases: Sequence[Item], folder: Path) -> None:
 
 
 def _predict_case(predictor: Predictor, case: Item, folder: Path, *, attention: bool) -> CaseReport:
+    with _Warnings() as warned:
+        report = _attempt(predictor, case, folder, attention=attention)
+    return replace(report, warnings=list(dict.fromkeys(warned.messages)))
+
+
+def _attempt(predictor: Predictor, case: Item, folder: Path, *, attention: bool) -> CaseReport:
     start = time.perf_counter()
     try:
         prediction = predictor(case)
         predicted = time.perf_counter()
-        written = predictor.save(prediction, folder)
-        if attention:
-            written.append(save_attention(predictor, prediction, folder))
+        outputs, missing = _save(predictor, prediction, folder, attention=attention)
     except Exception as error:  # the next case must be predicted, whatever happened to this one
         seconds = time.perf_counter() - start
         return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
     end = time.perf_counter()
-    outputs = [str(path) for path in written]
+    status = ("partial" if outputs else "failed") if missing else "ok"
     phases = {**prediction.phases, "writing": end - predicted}
-    return CaseReport(str(case["image"]), outputs, "ok", end - start, prediction.peak_memory_mib, phases=phases)
+    peak = prediction.peak_memory_mib
+    return CaseReport(str(case["image"]), outputs, status, end - start, peak, missing, phases=phases)
+
+
+def _save(predictor: Predictor, prediction: Prediction, folder: Path, *, attention: bool) -> tuple[list[str], str]:
+    """Write all that can be written: the files, and why others are missing."""
+    steps: list[tuple[str, Callable[[], Sequence[Path]]]] = [("results", partial(predictor.save, prediction, folder))]
+    if attention:
+        steps.append(("attention", lambda: [save_attention(predictor, prediction, folder)]))
+    try:
+        return [str(path) for path in save_all(steps)], ""
+    except PartlySavedError as error:
+        return [str(path) for path in error.files], str(error)
+
+
+class _Warnings(logging.Handler):
+    """Collects what the package warns of while a case is predicted."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def __enter__(self) -> Self:
+        logging.getLogger(medseg_monai.__name__).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(medseg_monai.__name__).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of a record."""
+        self.messages.append(record.getMessage())
 
 
 def _describe(predictor: Predictor) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,12 +22,15 @@ from torch import nn
 
 from medseg_monai.data.datalist import Item
 from medseg_monai.data.results.earlier import split_savers
+from medseg_monai.data.results.save import save_all
 from medseg_monai.networks.fast import make_fast
 from medseg_monai.networks.weights import ModelFile
 
 from .loader import build_workflow
 
 __all__ = ["Prediction", "Predictor"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _PHASES = ("reading", "network", "postprocessing")
 _NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_workers")  # these change no prediction
@@ -179,13 +184,19 @@ class Predictor:
         Returns:
             the prediction, not yet written.
 
+        What the results need of the input is checked before the network runs. If some of them cannot be written, one
+        warning for each says why, and the others are made.
+
         Raises:
+            ValueError: none of the results could be written.
             Exception: any error of reading, network or postprocessing; the predictor stays usable.
         """
         times = [time.perf_counter()]
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        batch = list_data_collate([self.preprocessing(dict(case))])
+        item = self.preprocessing(dict(case))
+        self._check_results(item)
+        batch = list_data_collate([item])
         times.append(time.perf_counter())
         batch["pred"] = self.infer(batch["image"], self.network)
         if self.device.type == "cuda":
@@ -226,9 +237,19 @@ class Predictor:
             the files that were written.
 
         Raises:
+            PartlySavedError: some results could not be written; the others were.
             OSError: the folder cannot be written.
         """
-        return [path for saver in self.savers for path in saver.save(prediction.data, output_dir)]
+        return save_all(
+            [(type(saver).__name__, partial(saver.save, prediction.data, output_dir)) for saver in self.savers]
+        )
+
+    def _check_results(self, item: Mapping[str, Any]) -> None:
+        faults = [fault for saver in self.savers for fault in saver.check(item)]
+        if faults and all(faults):
+            raise ValueError("; ".join(faults))
+        for fault in filter(None, faults):
+            _LOGGER.warning("not to be written: %s", fault)
 
     def _peak_memory(self) -> float:
         if self.device.type == "cuda":

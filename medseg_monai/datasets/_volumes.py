@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, split_by_patient
+from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.transforms import Affine
 
@@ -53,10 +54,17 @@ def size_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path) -> str:
-    """Write labels ``[X, Y, Z]`` as 8-bit ``.nii.gz``, all or nothing, and return the absolute path."""
+def save_label_volume(labels: NDArray[Any], affine: Affine, path: Path, *, forms: NiftiForms | None = None) -> str:
+    """Write labels ``[X, Y, Z]`` as 8-bit ``.nii.gz``, all or nothing, and return the absolute path.
+
+    Args:
+        labels: the labels.
+        affine: ``[4, 4]`` of the scan.
+        path: the file.
+        forms: what the scan's header says of place and units, if it is NIfTI.
+    """
     target = Path(os.path.abspath(path))
-    write_label_nifti(target, labels, affine)
+    write_label_nifti(target, labels, affine, forms=forms)
     return str(target)
 
 

@@ -15,8 +15,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
+from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.files import one_line
-from medseg_monai.transforms import Affine, grid_distance
+from medseg_monai.transforms import grid_distance
 
 from ._common import Mask, Problems, locate, pair, progress
 from ._volumes import (
@@ -123,12 +124,13 @@ def read_lits(
     items: list[Item] = []
     for number in progress(sorted(volumes.keys() & segmentations.keys(), key=int), source=source):
         try:
-            labels, affine = _labels(segmentations[number], volumes[number])
+            labels, scan = _labels(segmentations[number], volumes[number])
             wanted = _with_tumour_as(tumour, labels)
         except ValueError as error:
             problems.add(segmentations[number], str(error))
             continue
-        label = save_label_volume(wanted, affine, target / f"{number}.nii.gz")
+        forms = NiftiForms.of_header(scan.header)
+        label = save_label_volume(wanted, scan.affine, target / f"{number}.nii.gz", forms=forms)
         items.append({"image": str(volumes[number]), "label": label, "patient": f"volume-{number}", "source": source})
     problems.raise_if_any()
     return split_five_to_one(items, validation_fraction=validation_fraction, seed=seed)
@@ -155,8 +157,8 @@ def _find(base: Path, problems: Problems) -> tuple[dict[str, Path], dict[str, Pa
     return found["volume"], found["segmentation"]
 
 
-def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
-    """Return labels 0, 1, 2 on the grid of the volume, and its affine.
+def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Any]:
+    """Return labels 0, 1, 2 on the grid of the volume, and the volume as ``nibabel`` opens it.
 
     Raises:
         ValueError: if a file is broken, or the position of the segmentation on the volume is not certain.
@@ -184,7 +186,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
     on_tissue = [reading for reading, share in readings.items() if share <= MAX_SHARE_IN_AIR]
     in_place = turned.shape == scan.shape and grid_distance(scan.affine, affine, scan.shape) <= SAME_PLACE
     if in_place and "turned" in on_tissue:
-        return turned, scan.affine
+        return turned, scan
     if not on_tissue:
         raise ValueError(f"{min(readings.values()):.0%} of the liver lies in air; it does not belong to {volume.name}")
     if len(on_tissue) == 2 and not np.array_equal(turned, labels):
@@ -195,7 +197,7 @@ def _labels(segmentation: Path, volume: Path) -> tuple[Labels, Affine]:
         volume.name,
         "voxel by voxel" if on_tissue[-1] == "stored" else "by the directions of its axes",
     )
-    return (labels if on_tissue[-1] == "stored" else turned), scan.affine
+    return (labels if on_tissue[-1] == "stored" else turned), scan
 
 
 def _sample(scan: Any, mask: Mask) -> tuple[NDArray[Any], Mask]:

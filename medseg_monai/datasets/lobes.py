@@ -13,7 +13,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
-from medseg_monai.data.dicom import check_geometry, find_series
+from medseg_monai.data.readers import VolumeReader
+from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.transforms import Affine, grid_distance
 
 from ._common import Problems, locate, pair, progress
@@ -140,7 +141,7 @@ def read_lobes(
         try:
             label = _label_file(masks[name], target / f"{name}.nii.gz", scan=scans[name], lookup=lookup)
         except (OSError, ValueError) as error:
-            problems.add(masks[name], str(error))
+            problems.add(masks[name], str(error).removeprefix(f"{masks[name]}: ").removesuffix("."))
             continue
         items.append({"image": str(scans[name]), "label": str(label), "patient": name, "source": source})
     problems.raise_if_any()
@@ -183,14 +184,15 @@ def _by_stem(folder: Path, problems: Problems, *, suffix: str = "", with_folders
 def _label_file(published: Path, derived: Path, *, scan: Path, lookup: Mapping[int, int]) -> Path:
     """Return the label in the paper's order: the published file if it is, otherwise a file written to ``derived``.
 
+    Both files are read whole, so that a scan that training would refuse is refused here.
+
     Raises:
         OSError: if a file is broken.
         ValueError: if the label's grid is not that of its scan, or a value is outside the map.
     """
-    shape, affine = _header(published)
-    if wrong := _Grid.of(shape, affine).difference(_Grid.of(*_header(scan))):
+    values, meta = _read(published)
+    if wrong := _grid(values, meta).difference(_grid(*_read(scan))):
         raise ValueError(wrong)
-    values = _values(published)
     present = {value for part in values for value in np.unique(part).tolist()}
     if unknown := sorted(present - set(lookup)):
         names = shorten(f"{value:g}" for value in unknown)
@@ -202,53 +204,14 @@ def _label_file(published: Path, derived: Path, *, scan: Path, lookup: Mapping[i
     mapped = np.zeros(values.shape, dtype=np.uint8)
     for value in present:
         mapped[values == value] = lookup[int(value)]
-    return Path(save_label_volume(mapped, affine, derived))
+    return Path(save_label_volume(mapped, meta["affine"], derived, forms=NiftiForms.of_meta(meta)))
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], Affine]:
-    """Return shape X, Y, Z and affine (RAS) of a volume, without its values."""
-    if path.is_dir():
-        series = find_series(path)
-        if len(series) != 1:
-            raise ValueError(f"{path}: {len(series)} DICOM series, expected one; leave one in the folder")
-        geometry = check_geometry(series[0])
-        return geometry.shape, np.asarray(geometry.affine, dtype=np.float64)
-    header = _open(path)
-    axes = range(3)
-    if header.GetNumberOfDimensions() != 3:
-        raise ValueError(f"{path.name} has {header.GetNumberOfDimensions()} dimensions, expected 3")
-    lps = np.eye(4)
-    for axis in axes:
-        lps[:3, axis] = np.asarray(header.GetDirection(axis)) * header.GetSpacing(axis)
-        lps[axis, 3] = header.GetOrigin(axis)
-    shape = tuple(int(header.GetDimensions(axis)) for axis in axes)
-    return shape, np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+def _grid(values: NDArray[Any], meta: Mapping[str, Any]) -> _Grid:
+    return _Grid.of(values.shape, np.asarray(meta["affine"], dtype=np.float64))
 
 
-def _open(path: Path) -> Any:
-    """Return ITK's reader of the file with its header read."""
-    import itk  # takes seconds, so it is imported only when a volume is read
-
-    header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    if header is None:
-        raise OSError(f"{path.name} can't be read as a volume")
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError as error:
-        raise OSError(f"{path.name} can't be read as a volume ({_last_line(error)})") from error
-    return header
-
-
-def _values(path: Path) -> NDArray[np.number[Any]]:
-    """Read a label as X, Y, Z."""
-    import itk
-
-    try:
-        return np.asarray(itk.array_from_image(itk.imread(str(path)))).T
-    except RuntimeError as error:
-        raise OSError(f"{path.name} can't be read as a volume ({_last_line(error)})") from error
-
-
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _read(path: Path) -> tuple[NDArray[Any], Mapping[str, Any]]:
+    """Read a volume by the reader of training and evaluation, so that what is listed here can be read there."""
+    reader = VolumeReader()
+    return reader.get_data(reader.read(path))

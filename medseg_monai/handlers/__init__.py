@@ -7,7 +7,7 @@ from .coverage_schedule import CoverageSchedule
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
 from .label_metrics import LabelMetrics
-from .mean_dice import MeanDice
+from .mean_dice import MeanDice, MeanIoU
 from .overlay_saver import OverlaySaver
 from .run_tracker import RunTracker
 from .training_state import CHECKPOINT_NAME, MODEL_NAME, TrainingState
@@ -22,6 +22,7 @@ __all__ = [
     "EpochSeed",
     "LabelMetrics",
     "MeanDice",
+    "MeanIoU",
     "OverlaySaver",
     "RunTracker",
     "TrainingState",

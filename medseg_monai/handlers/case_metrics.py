@@ -187,8 +187,8 @@ class CaseMetrics(CaseTable):
         self.with_fov = False
 
     def settings(self) -> dict[str, Any]:
-        """Return the threshold."""
-        return {"threshold": self.threshold}
+        """Return the threshold and, if there are fields of view, how they were treated."""
+        return {"threshold": self.threshold, **({"fov": self.fov} if self.with_fov else {})}
 
     def compare(self, item: Mapping[str, Any], file: Path) -> dict[str, float]:
         """Compute the values of one case for its label and for those of further experts.

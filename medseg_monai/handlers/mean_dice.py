@@ -1,4 +1,4 @@
-"""The mean Dice coefficient of a validation as an ignite metric."""
+"""The mean Dice coefficient and the mean IoU of a validation as ignite metrics."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from monai.handlers import IgniteMetricHandler
 
-from medseg_monai.metrics import LabelDice
+from medseg_monai.metrics import LabelDice, LabelIoU
 
-__all__ = ["MeanDice"]
+__all__ = ["MeanDice", "MeanIoU"]
 
 
 class MeanDice(IgniteMetricHandler):
@@ -33,3 +33,24 @@ class MeanDice(IgniteMetricHandler):
 
     def __init__(self, labels: int = 1, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
         super().__init__(metric_fn=LabelDice(labels), output_transform=output_transform)
+
+
+class MeanIoU(IgniteMetricHandler):
+    """MONAI's ``MeanIoUHandler`` by the convention of :class:`medseg_monai.metrics.LabelIoU`, that of all our tables.
+
+    Args:
+        labels: number of labels in the masks.
+        output_transform: takes prediction and label from the engine's output.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from medseg_monai.handlers import MeanIoU
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> MeanIoU().attach(engine, "val_iou")
+        >>> engine.run([(torch.tensor([[[1, 1, 1, 0]]]), torch.tensor([[[0, 0, 1, 1]]]))]).metrics["val_iou"]
+        0.25
+    """
+
+    def __init__(self, labels: int = 1, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
+        super().__init__(metric_fn=LabelIoU(labels), output_transform=output_transform)

@@ -1,6 +1,6 @@
 """Metrics in the form that a table of results needs and that MONAI lacks: for each case, and pooled over cases."""
 
-from .label_dice import LabelDice
+from .label_dice import LabelDice, LabelIoU
 from .segmentation import (
     COUNT_METRICS,
     DICE_CONVENTION,
@@ -17,6 +17,7 @@ __all__ = [
     "DICE_CONVENTION",
     "METRICS",
     "LabelDice",
+    "LabelIoU",
     "count_scores",
     "count_voxels",
     "metrics_from_counts",

@@ -1,4 +1,4 @@
-"""The Dice coefficient of a validation, by the convention of the tables of results."""
+"""Dice coefficient and IoU of a validation, by the convention of the tables of results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from monai.metrics.utils import do_metric_reduction
 
 from .segmentation import count_voxels, metrics_from_counts
 
-__all__ = ["LabelDice"]
+__all__ = ["LabelDice", "LabelIoU"]
 
 
 class LabelDice(CumulativeIterationMetric):
@@ -31,6 +31,9 @@ class LabelDice(CumulativeIterationMetric):
         0.3333
     """
 
+    #: name among :data:`medseg_monai.metrics.COUNT_METRICS`
+    value = "dice"
+
     def __init__(self, labels: int = 1) -> None:
         super().__init__()
         self.labels = range(1, labels + 1)
@@ -39,13 +42,31 @@ class LabelDice(CumulativeIterationMetric):
         if y is None:
             raise ValueError("LabelDice compares a prediction with a reference; give both.")
         pairs = zip(y_pred, y, strict=True)
-        return torch.tensor([[_dice(mask == label, truth == label) for label in self.labels] for mask, truth in pairs])
+        return torch.tensor(
+            [[self._of(mask == label, truth == label) for label in self.labels] for mask, truth in pairs]
+        )
 
     def aggregate(self) -> torch.Tensor:
         """The mean over the cases of the mean over a case's labels, leaving out what is undefined; 0 if all is."""
         mean: torch.Tensor = do_metric_reduction(self.get_buffer(), "mean")[0]
         return mean
 
+    def _of(self, prediction: torch.Tensor, label: torch.Tensor) -> float:
+        return metrics_from_counts(count_voxels(prediction, label), [self.value])[self.value]
 
-def _dice(prediction: torch.Tensor, label: torch.Tensor) -> float:
-    return metrics_from_counts(count_voxels(prediction, label), ["dice"])["dice"]
+
+class LabelIoU(LabelDice):
+    """Intersection over union of each label of each case, by the convention of :class:`LabelDice`.
+
+    Args:
+        labels: number of labels; the masks ``[B, 1, *spatial]`` hold 0 to that number.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.metrics import LabelIoU
+        >>> iou = LabelIoU(labels=3)
+        >>> iou(y_pred=torch.tensor([[[0, 1, 1, 3]]]), y=torch.tensor([[[0, 0, 1, 0]]]))  # 2 is nowhere, 3 invented
+        tensor([[0.5000,    nan, 0.0000]])
+    """
+
+    value = "iou"

@@ -46,11 +46,12 @@ class CaseReport:
     Attributes:
         input: path of the image.
         outputs: files that were written; none if the case failed.
-        status: ``"ok"`` or ``"failed"``.
+        status: ``"ok"``, ``"partial"`` (some results could not be written; ``outputs`` are the others) or ``"failed"``.
         seconds: wall time, including reading and writing.
         peak_memory_mib: peak memory in MiB, of the accelerator or, without one, of the process so far.
         error: one line; empty if all went well.
         phases: wall time in seconds by phase; only in ``report.json``.
+        warnings: what was doubtful in the input or repaired, a line each.
 
     Example:
         >>> from medseg_monai.report import CaseReport
@@ -65,6 +66,7 @@ class CaseReport:
     peak_memory_mib: float
     error: str = ""
     phases: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -119,7 +121,7 @@ class RunReport:
 
     @property
     def failed(self) -> list[CaseReport]:
-        """The cases that failed."""
+        """The cases that failed, in whole or in part."""
         return [case for case in self.cases if case.status != "ok"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,5 +133,8 @@ class RunReport:
         """Write ``report.json`` and ``report.csv``, each all or nothing."""
         write_json(self.output_dir / "report.json", self.as_dict())
         columns = [name for name in CaseReport.__dataclass_fields__ if name != "phases"]
-        rows = [{**asdict(case), "outputs": os.pathsep.join(case.outputs)} for case in self.cases]
+        rows = [
+            {**asdict(case), "outputs": os.pathsep.join(case.outputs), "warnings": " | ".join(case.warnings)}
+            for case in self.cases
+        ]
         write_csv(self.output_dir / "report.csv", rows, columns)

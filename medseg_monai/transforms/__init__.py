@@ -7,6 +7,7 @@ from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
+from .hounsfield import CheckHounsfieldd
 from .in_plane import PadToMultipled, ResizeInPlaned
 from .resize import AntialiasedResized
 from .same_grid import Affine, MatchGridd, grid_distance, same_grid
@@ -16,6 +17,7 @@ __all__ = [
     "Affine",
     "AntialiasedResized",
     "CheckBinaryd",
+    "CheckHounsfieldd",
     "CheckSameSized",
     "CropAroundBrightestd",
     "DilateMaskd",

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import itk
 import nibabel as nib
@@ -7,6 +8,7 @@ import pytest
 from monai.transforms import LoadImage
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from medseg_monai.data import VolumeReader
 from medseg_monai.datasets import DATASETS, LABEL_MAPS, read_lobes
 from medseg_monai.phantoms import write_thorax_phantoms
 
@@ -138,7 +140,7 @@ def test_dicom_series_are_scans(tmp_path):
     second = tmp_path / "phantoms" / "images" / "phantom_0002"
     for file in second.iterdir():
         shutil.copy(file, second.with_name("phantom_0001") / f"other_{file.name}")
-    with pytest.raises(ValueError, match=r"labels/phantom_0001\.nii\.gz.*2 DICOM series, expected one"):
+    with pytest.raises(ValueError, match=r"labels/phantom_0001\.nii\.gz.*2 DICOM series, choose one"):
         read_lobes(tmp_path / "phantoms", derived=tmp_path / "derived", **ALL_TEST)
 
 
@@ -194,9 +196,64 @@ def test_a_label_of_another_map_is_refused_and_not_guessed(make, tmp_path):
 def test_a_damaged_file_is_named(make, tmp_path, folder):
     root = make(["a"])
     (root / folder / "a.nii.gz").write_bytes(b"not a volume")
-    with pytest.raises(ValueError, match=r"a\.nii\.gz can't be read as a volume") as caught:
+    damaged = rf"{folder}/a\.nii\.gz: truncated, damaged or incomplete; copy it again"
+    with pytest.raises(ValueError, match=damaged) as caught:
         read_lobes(root, derived=tmp_path / "derived")
     assert "\n" not in str(caught.value)
+
+
+def sheared(path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[0, 1] = 0.5 * AFFINE[1, 1]
+    save(path, np.zeros(SHAPE, dtype=np.int16), affine)
+
+
+def not_finite(path: Path) -> None:
+    save(path, np.full(SHAPE, np.nan, dtype=np.float32))
+
+
+def several(path: Path) -> None:
+    save(path, np.zeros((*SHAPE, 2), dtype=np.int16))
+
+
+@pytest.mark.parametrize("spoil", [sheared, not_finite, several])
+def test_a_scan_that_training_and_evaluation_would_refuse_is_refused_with_the_same_words(make, tmp_path, spoil):
+    root = make(["a"])
+    path = root / "images" / "a.nii.gz"
+    spoil(path)
+    reader = VolumeReader()
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: ") as of_reader:
+        reader.get_data(reader.read(path))
+    with pytest.raises(ValueError, match="1 missing or doubtful") as caught:
+        read_lobes(root, derived=tmp_path / "derived")
+    assert str(of_reader.value).removesuffix(".") in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "int8", "uint16"])
+def test_a_label_of_any_integer_type_is_read(make, tmp_path, dtype):
+    root = make(["a"], label_map="copdgene")
+    label = np.asarray(nib.load(root / "labels" / "a.nii.gz").dataobj).astype(dtype)
+    nib.save(nib.Nifti1Image(label, AFFINE, dtype=dtype), root / "labels" / "a.nii.gz")
+    found = read_lobes(root, derived=tmp_path / "derived", label_map="copdgene", **ALL_TEST)["test"]
+    np.testing.assert_array_equal(np.asarray(nib.load(found[0]["label"]).dataobj), lobes())
+
+
+def test_a_label_that_is_made_repeats_both_forms_and_the_units_of_the_published_one(make, tmp_path):
+    root = make(["a"], label_map="copdgene")
+    for folder in ("images", "labels"):
+        image = nib.load(root / folder / "a.nii.gz")
+        microns = image.affine.copy()
+        microns[:3] *= 1000
+        turned = nib.Nifti1Image(np.asarray(image.dataobj), microns)
+        turned.set_qform(microns, 1)
+        turned.set_sform(microns, 2)
+        turned.header.set_xyzt_units("micron")
+        nib.save(turned, root / folder / "a.nii.gz")
+    found = read_lobes(root, derived=tmp_path / "derived", label_map="copdgene", **ALL_TEST)["test"]
+    made, published = (nib.load(path).header for path in (found[0]["label"], root / "labels" / "a.nii.gz"))
+    assert made.get_xyzt_units()[0] == "micron"
+    assert (made["qform_code"], made["sform_code"]) == (1, 2)
+    np.testing.assert_array_equal(made.get_sform(), published.get_sform())
 
 
 def test_two_files_of_one_case_are_refused(make, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg_monai.handlers import mean_dice
-from medseg_monai.metrics import LabelDice, label_dice
+from medseg_monai.metrics import LabelDice, LabelIoU, label_dice
 
 
 def masks(*values: list[int]) -> torch.Tensor:
@@ -52,3 +52,13 @@ def test_the_examples_of_the_docstrings_hold():
     for module in (label_dice, mean_dice):
         result = doctest.testmod(module)
         assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_the_iou_follows_the_same_convention_and_is_the_papers():
+    truth = torch.zeros(3, 1, 4, 5)
+    truth[0, :, 1:3, 1:4] = 1
+    prediction = torch.zeros(3, 1, 4, 5)
+    prediction[0, :, 2:4, 1:4], prediction[1, :, 0, 0] = 1, 1  # 3 of 9 shared; one invented; both without
+    iou = LabelIoU()
+    torch.testing.assert_close(iou(prediction, truth), torch.tensor([[3 / 9], [0.0], [torch.nan]]), equal_nan=True)
+    assert float(iou.aggregate()) == pytest.approx((3 / 9 + 0) / 2)

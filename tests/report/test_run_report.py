@@ -41,6 +41,7 @@ def test_both_files_hold_every_case_after_each_one(tmp_path):
         "peak_memory_mib": 120.0,
         "error": "",
         "phases": {"network": 1.25},
+        "warnings": [],
     }
     assert "phases" not in rows[0]
     assert [row["input"] for row in rows] == ["/in/a, b.png", "/in/c.tif"]
@@ -55,6 +56,20 @@ def test_the_failed_cases_are_those_that_are_not_ok(tmp_path):
     assert report.failed == []
     report.add(BAD)
     assert report.failed == [BAD]
+
+
+def test_a_case_of_which_a_part_could_be_written_counts_as_partial_and_is_not_complete(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    outputs = [str(tmp_path / "a.nii.gz")]
+    case = CaseReport("/in/a", outputs, "partial", 1.0, 1.0, "DicomSegWriter: no.", warnings=["odd", "spoilt"])
+    report = RunReport(tmp_path, run={})
+    report.add(case)
+    content, rows = read(tmp_path)
+    assert content["counts"] == {"partial": 1}
+    assert (content["cases"][0]["outputs"], content["cases"][0]["warnings"]) == (outputs, ["odd", "spoilt"])
+    assert (rows[0]["status"], rows[0]["warnings"]) == ("partial", "odd | spoilt")
+    assert report.failed == [case]
+    assert RunReport(tmp_path, run={}).complete_before() == {}
 
 
 def test_a_write_that_fails_leaves_the_report_of_the_cases_before(tmp_path, monkeypatch):

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.data.utils import is_supported_format
-from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom import Dataset, FileDataset, dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from .versions import missing_decoder
+from .versions import is_implicit, missing_decoder
 
 __all__ = [
     "DICOM_SUFFIX",
@@ -23,7 +24,10 @@ __all__ = [
     "DicomSlice",
     "SliceHeader",
     "files_by_folder",
+    "has_dicom_content",
+    "has_shifted_bits",
     "is_dicom_file",
+    "read_dicom",
     "read_modality",
     "read_slice_header",
 ]
@@ -35,7 +39,9 @@ DICOM_SUFFIX = "dcm"
 
 _TAGS = [
     "BitsAllocated",
+    "BitsStored",
     "Columns",
+    "HighBit",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "ImageType",
@@ -47,6 +53,7 @@ _TAGS = [
     "RescaleSlope",
     "RescaleType",
     "Rows",
+    "SOPInstanceUID",
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
@@ -56,6 +63,9 @@ _TAGS = [
 
 # objects with pixels that were made from a scan and are not scans themselves
 _DERIVED_MODALITIES = ("SEG", "RTDOSE")
+
+_PREAMBLE = 128
+_FIRST_GROUPS = (0x0002, 0x0008)
 
 # number of headers to keep: enough for a few large studies
 _KEPT_HEADERS = 16384
@@ -77,6 +87,8 @@ class DicomSlice:
         slope: ``RescaleSlope``.
         intercept: ``RescaleIntercept``.
         rescale_type: ``RescaleType``, empty if absent.
+        uid: ``SOPInstanceUID``, empty if absent.
+        shifted: ``HighBit`` says that the stored bits do not begin with the lowest one, which no decoder heeds.
         cut_off: the file ends before its pixels do (compressed pixels: before they begin).
         decoder: what has to be installed to decode the pixels, empty if nothing.
 
@@ -102,6 +114,8 @@ class DicomSlice:
     slope: float | None
     intercept: float | None
     rescale_type: str
+    uid: str
+    shifted: bool
     cut_off: bool
     decoder: str
 
@@ -140,7 +154,7 @@ class DamagedFile:
 
 
 def is_dicom_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is DICOM, by its ending ``.dcm`` or by the letters DICM after 128 bytes.
+    """Return whether a file is DICOM, by its ending ``.dcm`` or by its content, see :func:`has_dicom_content`.
 
     Args:
         path: the file. Any file named ``.dcm`` counts as DICOM, so that reading it reports what is wrong.
@@ -156,7 +170,78 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
         [True, False]
     """
     file = Path(path)
-    return is_supported_format(file, [DICOM_SUFFIX]) or (file.is_file() and is_dicom(file))
+    return is_supported_format(file, [DICOM_SUFFIX]) or (file.is_file() and has_dicom_content(file))
+
+
+def has_dicom_content(path: str | os.PathLike[str]) -> bool:
+    r"""Return whether a file begins as DICOM does, whatever its name.
+
+    That is by the letters DICM after a preamble of 128 bytes, or, as some archives and older scanners write files, at
+    once with a data element of group 0002 or 0008 that the DICOM dictionary knows, little endian, with the type that
+    the dictionary states or with a length that the file has room for.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data.dicom.files import has_dicom_content
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a").write_bytes(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100")  # no preamble
+        ...     has_dicom_content(Path(folder, "a"))
+        True
+    """
+    file = Path(path)
+    with file.open("rb") as stream:
+        start = stream.read(_PREAMBLE + 4)
+    return start[_PREAMBLE:] == b"DICM" or _is_element(start[:8], file.stat().st_size)
+
+
+def _is_element(head: bytes, size: int) -> bool:
+    """Whether eight bytes are the head of one of the first data elements of a DICOM file of a size."""
+    if len(head) < 8:
+        return False
+    group, number = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
+    if group not in _FIRST_GROUPS:
+        return False
+    if number == 0:  # the length of the group
+        kind = "UL"
+    else:
+        try:
+            kind = dictionary_VR((group, number))
+        except KeyError:
+            return False
+    length = int.from_bytes(head[4:], "little")
+    return head[4:6] == kind.encode() or (length % 2 == 0 and length <= size - 8)
+
+
+def read_dicom(path: str | os.PathLike[str], **options: Any) -> FileDataset:
+    """Read a DICOM file, also one without preamble or without file meta information, as the header can tell.
+
+    Args:
+        path: the file.
+        options: those of ``pydicom.dcmread``.
+
+    Returns:
+        the data set; ``file_meta`` always has a ``TransferSyntaxUID``.
+
+    Raises:
+        OSError: it cannot be opened.
+        Exception: pydicom's, for a file that is not DICOM or damaged.
+    """
+    return _with_syntax(dcmread(path, force=has_dicom_content(path), **options))
+
+
+def _with_syntax(dataset: FileDataset) -> FileDataset:
+    """State the transfer syntax in which pydicom read a file that does not state it."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        syntax = ImplicitVRLittleEndian if is_implicit(dataset) else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
 
 
 def read_modality(path: str | os.PathLike[str]) -> str:
@@ -178,7 +263,7 @@ def read_modality(path: str | os.PathLike[str]) -> str:
         'DX'
     """
     try:
-        return str(dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
+        return str(read_dicom(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
     except OSError:
         raise
     except Exception:  # pydicom raises many types on damaged headers
@@ -249,8 +334,8 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
 def _read_header(file: Path) -> tuple[Dataset, int]:
     """The header, and the number of bytes that follow it in the file: those of the pixels."""
     with file.open("rb") as stream:
-        header = dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-        return header, file.stat().st_size - stream.tell()
+        header = dcmread(stream, force=has_dicom_content(file), stop_before_pixels=True, specific_tags=_TAGS)
+        return _with_syntax(header), file.stat().st_size - stream.tell()
 
 
 def _is_scan(header: Dataset) -> bool:
@@ -280,9 +365,21 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
         rescale_type=str(header.get("RescaleType") or "").upper(),
+        uid=str(header.get("SOPInstanceUID") or ""),
+        shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),
         decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
     )
+
+
+def has_shifted_bits(header: Dataset) -> bool:
+    """Return whether ``HighBit`` contradicts ``BitsStored``, so that the pixels' values are not certain.
+
+    Args:
+        header: header of an image.
+    """
+    stored = int(header.get("BitsStored") or 0)
+    return bool(stored) and int(header.get("HighBit", stored - 1)) != stored - 1
 
 
 def _values(header: Dataset, keyword: str) -> list[object]:

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from monai.data.utils import orientation_ras_lps
-from pydicom import dcmread
 
 from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
 
-from .files import DicomSlice
+from .files import DicomSlice, read_dicom
 from .series import SAME_POSITION, DicomSeries, along_normal, count_of, slice_axes, usual_step, without_localisers
 
 __all__ = ["SeriesGeometry", "check_geometry", "find_faults", "list_series", "read_series"]
@@ -77,7 +76,8 @@ def check_geometry(series: DicomSeries, *, modality: str = "CT") -> SeriesGeomet
     """Order the slices of a series and compute its grid, or refuse the series.
 
     A localiser (``LOCALIZER`` in ``ImageType``) among the slices is left out with a warning if the other slices are a
-    regular series. Nothing else is repaired.
+    regular series. Slices that share a ``SOPInstanceUID`` but not a position are taken with a warning: their positions
+    tell them apart, but nothing can refer to them. Nothing else is repaired.
 
     Args:
         series: a series from :func:`find_series`.
@@ -106,6 +106,14 @@ def check_geometry(series: DicomSeries, *, modality: str = "CT") -> SeriesGeomet
     if len(scan) < len(series.slices):
         left_out = shorten(series.name_of(s.file) for s in series.slices if s.is_localiser)
         _LOGGER.warning("%s: DICOM series %s: localiser left out: %s.", series.folder, series.uid, left_out)
+    if same := _same_instance(scan):
+        names = " and ".join(series.name_of(s.file) for s in same)
+        _LOGGER.warning(
+            "%s: DICOM series %s: %s have one SOPInstanceUID; the series may be incomplete.",
+            series.folder,
+            series.uid,
+            names,
+        )
     distances = along_normal(scan)
     ordered = [scan[i] for i in np.argsort(distances, kind="stable")]
     row, column, normal = slice_axes(scan[0])
@@ -122,10 +130,10 @@ def find_faults(series: DicomSeries, *, modality: str = "CT") -> list[str]:
     """List everything in the headers that keeps a series from being one regular 3D grid of grey values.
 
     The check finds damaged and truncated files, pixels that need a decoder which is not installed, another modality,
-    multi-frame files, colour, missing rescale tags or values other than Hounsfield units (CT), missing or mixed
-    geometry, a single slice, several slices at one position, missing slices, uneven distances (more than 0.1 mm and 5 %
-    of the slice distance off a regular grid), and gantry tilt and slices that are shifted sideways (both from half a
-    pixel over the stack).
+    multi-frame files, colour, bits that do not begin with the lowest, a rescale slope of 0, rescale tags in some files
+    only, in CT none or values other than Hounsfield units, missing or mixed geometry, a single slice, several slices at
+    one position, missing slices, uneven distances (more than 0.1 mm and 5 % of the slice distance off a regular grid),
+    and gantry tilt and slices that are shifted sideways (both from half a pixel over the stack).
 
     Args:
         series: a series from :func:`find_series`.
@@ -241,8 +249,13 @@ def _value_faults(series: DicomSeries, scan: Sequence[DicomSlice], modality: str
     coloured = [s for s in scan if s.colour]
     if coloured:
         faults.append(f"{_names(series, coloured)}: colour image ({coloured[0].colour}); choose the series of the scan")
+    if shifted := [s for s in scan if s.shifted]:
+        files = _names(series, shifted)
+        faults.append(f"{files}: HighBit contradicts BitsStored, so the values are uncertain; export the series again")
+    if flat := [s for s in scan if s.slope == 0]:
+        faults.append(f"{_names(series, flat)}: RescaleSlope 0, so all values are equal; export the series again")
     if modality != "CT":
-        return faults
+        return faults + _partly_scaled(series, scan)
     unscaled = [s for s in scan if s.slope is None or s.intercept is None]
     if unscaled:
         files = _names(series, unscaled)
@@ -252,6 +265,25 @@ def _value_faults(series: DicomSeries, scan: Sequence[DicomSlice], modality: str
         kind = other[0].rescale_type
         faults.append(f"{_names(series, other)}: values of type {kind}; choose the series in Hounsfield units")
     return faults
+
+
+def _partly_scaled(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[str]:
+    scaled = [s for s in scan if s.slope is not None or s.intercept is not None]
+    if len(scaled) in (0, len(scan)):
+        return []
+    few = scaled if 2 * len(scaled) < len(scan) else [s for s in scan if s not in scaled]
+    which = "with" if few is scaled else "without"
+    return [f"{_names(series, few)}: {which} rescale tags, unlike the other slices; export the series again"]
+
+
+def _same_instance(scan: Sequence[DicomSlice]) -> tuple[DicomSlice, DicomSlice] | None:
+    """The first two slices with the same ``SOPInstanceUID``."""
+    seen: dict[str, DicomSlice] = {}
+    for one in scan:
+        if one.uid and one.uid in seen:
+            return seen[one.uid], one
+        seen[one.uid] = one
+    return None
 
 
 def _grid_faults(series: DicomSeries, scan: Sequence[DicomSlice]) -> list[str]:
@@ -359,7 +391,7 @@ def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> l
 def _pixels(header: DicomSlice) -> npt.NDArray[np.generic]:
     """The stored values of one file, ``[rows, columns]``."""
     with one_line(f"{header.file}: the pixels cannot be decoded; copy the file again.", passing=OSError):
-        pixels: npt.NDArray[np.generic] = dcmread(header.file).pixel_array
+        pixels: npt.NDArray[np.generic] = read_dicom(header.file).pixel_array
     if pixels.shape != header.size[::-1]:
         size = " x ".join(str(n) for n in pixels.shape[::-1])
         raise ValueError(f"{header.file}: {size} pixels, the header says {header.size[0]} x {header.size[1]}.")

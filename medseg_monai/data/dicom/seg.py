@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,53 +11,27 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
-from pydicom.valuerep import format_number_as_ds
 from skimage.color import rgb2lab
 
 import medseg_monai
 from medseg_monai.data.segments import Segment
 from medseg_monai.files import atomic_path
 
-__all__ = ["write_dicom_seg", "write_radiograph_seg"]
+from .seg_sources import SegSources, read_radiograph_source, read_slice_sources, without_place
 
-# attributes that a SEG copies from its source, which therefore must have them (DICOM type 1)
-_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+__all__ = ["check_seg_source", "write_dicom_seg", "write_radiograph_seg"]
 
-# attributes that each slice of a series must have in addition
-_REQUIRED_OF_SLICES = ("FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-
-# attributes by which highdicom places an image in space. A radiograph is a projection and has no such place, and
-# highdicom refuses an incomplete set: a spacing without a slice thickness, and in older versions also a frame of
-# reference without the other four
-_GEOMETRY = (
-    "FrameOfReferenceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-)
-
-# attributes that a SEG must have but that may be empty (DICOM type 2); it has an empty one if the source has none
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
+_LOGGER = logging.getLogger(__name__)
 
 _FAULTS = (AttributeError, KeyError, TypeError, ValueError)  # what highdicom raises for a source that it cannot use
-_SAME_DIRECTION = 1e-3  # direction cosines; files of one series may round them differently
 _NAME_WARNING = "The string .* is unlikely to represent the intended person name"  # it would print a patient's name
 _SERIES_NUMBER = 1000  # larger than those of scanners
 
 
+@disable_value_validation()  # else pydicom prints what it doubts, names and dates of birth too
 def write_dicom_seg(
     path: str | os.PathLike[str],
     labels: npt.NDArray[np.integer],
@@ -75,9 +50,12 @@ def write_dicom_seg(
     against the normal of the slices (version 0.22, which works with pydicom 2, runs along the patient's coordinates).
     Readers rely on the position and the source instance that each frame states.
 
-    Patient and study are those of the first source file; attributes that it lacks stay empty. Frame of reference,
-    position, orientation and spacing are those of the source, and each frame states the source instance that it belongs
-    to. If the source has no slice thickness, the distance between slices takes its place.
+    Patient and study are those of the first source file; attributes that it lacks stay empty. So do attributes whose
+    value DICOM does not allow (a birth date ``00000000``), unless the same value can be written as DICOM wants it (a
+    time ``10:11:12``); one warning names them. Frame of reference, position, orientation and pixel spacing are those of
+    the source; a SEG of slices with no or several frames of reference gets one of its own. The distance between slices
+    and their thickness are measured from the positions, whatever the source states, since readers compute volumes from
+    them. Each frame states the source instance that it belongs to.
 
     Args:
         path: the file to write or replace.
@@ -115,24 +93,22 @@ def write_dicom_seg(
         ...     [segment.SegmentLabel for segment in dcmread(f"{folder}/liver.seg.dcm").SegmentSequence]
         ['liver']
     """
-    sources = [_header(Path(file), _REQUIRED + _REQUIRED_OF_SLICES) for file in source_files]
-    if not sources:
+    files = [Path(file) for file in source_files]
+    if not files:
         raise ValueError(f"{path}: no source files; a DICOM SEG needs the series that it was made from.")
-    first = sources[0]
-    expected = (int(first.Columns), int(first.Rows), len(sources))
+    sources = read_slice_sources(files)
+    first = sources.headers[0]
+    expected = (int(first.Columns), int(first.Rows), len(files))
     if labels.shape != expected:
         raise ValueError(f"{path}: the label map is {labels.shape}, its DICOM series {expected}; apply Invertd first.")
     _refuse_other_labels(path, labels, segments)
-    _share_orientation(sources, Path(source_files[0]).parent)
-    _ensure_thickness(sources, Path(source_files[0]))
-    try:
-        segmentation = _segmentation(sources, labels.T, segments, algorithm_name, algorithm_version)
-    except _FAULTS as error:
-        raise ValueError(f"{source_files[0]}: no DICOM SEG can refer to this series ({error}); repair it.") from error
+    segmentation = _segmentation(files[0], sources.headers, labels.T, segments, algorithm_name, algorithm_version)
+    _tell_repairs(files[0], sources)
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
 
 
+@disable_value_validation()  # else pydicom prints what it doubts, names and dates of birth too
 def write_radiograph_seg(
     path: str | os.PathLike[str],
     labels: npt.NDArray[np.integer],
@@ -182,23 +158,55 @@ def write_radiograph_seg(
         >>> segmentation.Modality, segmentation.Rows, segmentation.Columns
         ('SEG', 64, 80)
     """
-    source = _header(Path(source_file), _REQUIRED)
+    file = Path(source_file)
+    sources = read_radiograph_source(file)
+    source = sources.headers[0]
     expected = (int(source.Rows), int(source.Columns))
     if labels.shape != expected:
         raise ValueError(f"{path}: the label map is {labels.shape}, its radiograph {expected}; apply Invertd first.")
     _refuse_other_labels(path, labels, segments)
-    frame_of_reference = source.get("FrameOfReferenceUID")
-    for keyword in _GEOMETRY:
-        source.pop(keyword, None)
-    try:
-        segmentation = _segmentation([source], labels, segments, algorithm_name, algorithm_version)
-        if frame_of_reference:
-            segmentation.FrameOfReferenceUID = frame_of_reference
-            segmentation.PositionReferenceIndicator = source.get("PositionReferenceIndicator")
-    except _FAULTS as error:
-        raise ValueError(f"{source_file}: no DICOM SEG can refer to this radiograph ({error}); repair it.") from error
+    segmentation = _segmentation(file, [without_place(source)], labels, segments, algorithm_name, algorithm_version)
+    segmentation.PatientOrientation = source.get("PatientOrientation", "")  # type 2 of an image without a place
+    if source.get("FrameOfReferenceUID"):
+        segmentation.FrameOfReferenceUID = source.FrameOfReferenceUID
+        segmentation.PositionReferenceIndicator = source.get("PositionReferenceIndicator")
+    _tell_repairs(file, sources)
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
+
+
+@disable_value_validation()  # else pydicom prints what it doubts, names and dates of birth too
+def check_seg_source(
+    source_files: Sequence[str | os.PathLike[str]], segments: Sequence[Segment], *, volume: bool
+) -> None:
+    """Refuse a source that no SEG can refer to, before there is a label map.
+
+    All headers are read as for writing, and a SEG of at most two empty frames is made of them and thrown away: whatever
+    highdicom has against the source shows here.
+
+    Args:
+        source_files: as for :func:`write_dicom_seg`; the one file of a radiograph.
+        segments: description of the labels.
+        volume: whether the source is a series, and not a radiograph.
+
+    Raises:
+        FileNotFoundError: a source file is missing.
+        ValueError: the source lacks what a SEG needs; the message names the file and the attribute.
+    """
+    files = [Path(file) for file in source_files]
+    if volume:
+        headers = read_slice_sources(files).headers
+        headers = [headers[0], headers[-1]] if len(headers) > 1 else headers
+    else:
+        headers = [without_place(read_radiograph_source(files[0]).headers[0])]
+    shape = (len(headers), int(headers[0].Rows), int(headers[0].Columns))
+    empty = np.zeros(shape if volume else shape[1:], dtype=np.uint8)
+    _segmentation(files[0], headers, empty, segments[:1], "check", "0")
+
+
+def _tell_repairs(file: Path, sources: SegSources) -> None:
+    if repairs := sources.describe_repairs():
+        _LOGGER.warning("%s: has values that DICOM does not allow; the DICOM SEG %s.", file, repairs)
 
 
 def _refuse_other_labels(
@@ -210,13 +218,30 @@ def _refuse_other_labels(
 
 
 def _segmentation(
-    sources: Sequence[Dataset],
+    file: Path,
+    headers: Sequence[Dataset],
     frames: npt.NDArray[np.integer],
     segments: Sequence[Segment],
     algorithm_name: str,
     algorithm_version: str,
 ) -> hd.seg.Segmentation:
     """The SEG of frames ``[slices, rows, columns]``, or of one frame ``[rows, columns]``."""
+    try:
+        segmentation = _made_by_highdicom(headers, frames, segments, algorithm_name, algorithm_version)
+    except _FAULTS as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{file}: no DICOM SEG can refer to this source ({reason}); repair it.") from error
+    segmentation.ContentCreatorName = ""  # type 2: there must be one, and a program has no name of a person
+    return segmentation
+
+
+def _made_by_highdicom(
+    sources: Sequence[Dataset],
+    frames: npt.NDArray[np.integer],
+    segments: Sequence[Segment],
+    algorithm_name: str,
+    algorithm_version: str,
+) -> hd.seg.Segmentation:
     # highdicom refuses character sets that begin with an empty value, as Japanese files have them, and older versions
     # do not support any
     characters = sources[0].get("SpecificCharacterSet")
@@ -244,36 +269,6 @@ def _segmentation(
     if characters:
         segmentation.SpecificCharacterSet = characters
     return segmentation
-
-
-def _header(file: Path, required: Sequence[str]) -> Dataset:
-    """Everything except the pixels, with empty values where DICOM allows an unknown value."""
-    header = dcmread(file, stop_before_pixels=True)
-    if missing := [keyword for keyword in required if header.get(keyword) in (None, "")]:
-        raise ValueError(f"{file}: no {', '.join(missing)}, which a DICOM SEG must repeat; repair the file.")
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, "")
-    return header
-
-
-def _share_orientation(sources: Sequence[Dataset], folder: Path) -> None:
-    """Give all headers the orientation of the first, since highdicom compares them to the last digit."""
-    orientation = sources[0].ImageOrientationPatient
-    for source in sources:
-        if not np.allclose(source.ImageOrientationPatient, orientation, rtol=0, atol=_SAME_DIRECTION):
-            raise ValueError(f"{folder}: source slices of several orientations; keep the slices of one acquisition.")
-        source.ImageOrientationPatient = orientation
-
-
-def _ensure_thickness(sources: Sequence[Dataset], file: Path) -> None:
-    """Take the distance between slices as the thickness if the source does not state one."""
-    if sources[0].get("SliceThickness"):
-        return
-    if len(sources) == 1:
-        raise ValueError(f"{file}: a single slice without SliceThickness; repair the file.")
-    step = np.subtract(sources[1].ImagePositionPatient, sources[0].ImagePositionPatient)
-    sources[0].SliceThickness = format_number_as_ds(float(np.linalg.norm(step)))
 
 
 def _describe(

@@ -21,7 +21,7 @@ except ImportError:  # pydicom 2 has them elsewhere; there, pydicom 3 warns and 
 else:
     _HAS_DECODERS = True
 
-__all__ = ["apply_modality_lut", "apply_voi_lut", "missing_decoder", "write_dicom"]
+__all__ = ["apply_modality_lut", "apply_voi_lut", "is_implicit", "missing_decoder", "write_dicom"]
 
 _UNKNOWN = "a decoder that pydicom does not have"
 
@@ -53,6 +53,18 @@ def _missing_of_handlers(syntax: UID) -> str:
         for handler in handlers
     ]
     return " or ".join(" and ".join(names) for names in needed)
+
+
+def is_implicit(dataset: FileDataset) -> bool:
+    """Return whether a data set was read as one that does not state the types of its values.
+
+    Args:
+        dataset: a data set as it was read.
+    """
+    try:
+        return bool(dataset.original_encoding[0])
+    except AttributeError:  # pydicom 2
+        return bool(dataset.is_implicit_VR)
 
 
 def write_dicom(attributes: Dataset, path: str | os.PathLike[str]) -> None:

@@ -13,11 +13,10 @@ import numpy.typing as npt
 from monai.data import ImageReader
 from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, ensure_tuple
-from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
+from pydicom import Dataset
 from pydicom.uid import UID
 
-from medseg_monai.data.dicom.files import DICOM_SUFFIX, is_dicom_file
+from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_shifted_bits, is_dicom_file, read_dicom
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
 from medseg_monai.files import one_line
 
@@ -150,15 +149,17 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
 
 def _open(path: Path) -> Dataset:
     """Read the file, and refuse anything that is not a single grey radiograph."""
-    if not is_dicom(path):
+    if not has_dicom_content(path):
         raise ValueError(f"{path}: named .{DICOM_SUFFIX}, but is not DICOM; export it again.")
     with one_line(f"{path}: damaged DICOM header; copy the file again.", passing=OSError):
-        dataset = dcmread(path)
+        dataset = read_dicom(path)
         modality = str(dataset.get("Modality") or "unknown")
         frames = int(dataset.get("NumberOfFrames") or 1)
         colours = int(dataset.get("SamplesPerPixel") or 1)
         interpretation = str(dataset.get("PhotometricInterpretation") or "unknown")
         bits = int(dataset.get("BitsStored") or 0)
+        shifted = has_shifted_bits(dataset)
+        flat = dataset.get("RescaleSlope") == 0
     if modality not in RADIOGRAPH_MODALITIES:
         wanted = " or ".join(RADIOGRAPH_MODALITIES)
         raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")
@@ -170,6 +171,10 @@ def _open(path: Path) -> Dataset:
         raise ValueError(f"{path}: colour ({interpretation}), expected {' or '.join(_GREY)}; give the original image.")
     if not 8 <= bits <= 16:
         raise ValueError(f"{path}: {bits} bits per pixel, expected 8 to 16; give the original image.")
+    if shifted:
+        raise ValueError(f"{path}: HighBit contradicts BitsStored, so the values are uncertain; export it again.")
+    if flat:
+        raise ValueError(f"{path}: RescaleSlope 0, so all values are equal; export the image again.")
     if str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING":
         _LOGGER.warning("%s: FOR PROCESSING (the detector's values); prefer the image FOR PRESENTATION.", path)
     return dataset

@@ -20,7 +20,9 @@ from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, li
 from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
 
+from .itk_header import check_stated_geometry
 from .nifti_file import NiftiReader, open_nifti
+from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
 __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
@@ -79,7 +81,9 @@ class VolumeReader(ImageReader):
 
     A trailing axis of length 1 after the third is dropped. A NIfTI file with neither qform nor sform does not state its
     orientation. It is read as ``nibabel`` and most other tools read it (first axis to the left, origin in the centre),
-    and a warning is logged, since left and right may be exchanged.
+    and a warning is logged, since left and right may be exchanged. Where both forms count and disagree, the sform is
+    taken with a warning. Metres and microns become mm. The metadata keep the header's forms and units, so that a mask
+    can repeat them; see :mod:`medseg_monai.data.readers.nifti_header`.
 
     ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
     try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
@@ -88,6 +92,7 @@ class VolumeReader(ImageReader):
         modality: DICOM modality that a series must have.
         series: SeriesInstanceUID to read from a folder with several series.
         keep_last: keep the last volume in memory for :meth:`take_last`.
+        one_slice: also read a file of one slice, which is no volume: viewers save the mask of a 2D image so.
 
     Attributes:
         spatial_dims: 3.
@@ -105,8 +110,11 @@ class VolumeReader(ImageReader):
 
     spatial_dims = 3
 
-    def __init__(self, modality: str = "CT", series: str | None = None, keep_last: bool = False) -> None:
+    def __init__(
+        self, modality: str = "CT", series: str | None = None, keep_last: bool = False, one_slice: bool = False
+    ) -> None:
         super().__init__()
+        self.one_slice = one_slice
         self.modality = modality
         self.series = series
         self.keep_last = keep_last
@@ -181,7 +189,8 @@ class VolumeReader(ImageReader):
             suffixes = ", ".join(VOLUME_SUFFIXES)
             raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
         else:
-            data, meta = _read_nifti(path) if is_supported_format(path, NIFTI_SUFFIXES) else _read_itk(path)
+            read = _read_nifti if is_supported_format(path, NIFTI_SUFFIXES) else _read_itk
+            data, meta = read(path, fewest=1 if self.one_slice else 2)
         _refuse_bad_values(path, data)
         return data, meta
 
@@ -223,22 +232,24 @@ def _is_series(path: Path) -> bool:
     return bool(_UID.fullmatch(path.name)) and not path.exists() and path.parent.is_dir()
 
 
-def _read_nifti(path: Path) -> tuple[Array, Meta]:
+def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
     reader = NiftiReader()
     with _reading(path):
         image = open_nifti(path)
-    _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3)
+    _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3, fewest)
     _refuse_bad_affine(path, image.affine)  # the file's own: MONAI's reader replaces one that contradicts the voxels
-    if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
-        _LOGGER.warning("%s: neither qform nor sform, so left and right follow convention; check them.", path)
+    affine = place_in_mm(path, image)
     with _reading(path):
         data, meta = reader.get_data(reader.read(path))
-    if not np.allclose(meta[MetaKeys.AFFINE], image.affine, rtol=0, atol=1e-3):
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0).min()
+    if not np.allclose(meta[MetaKeys.AFFINE], image.affine, rtol=0, atol=min(1e-3, 1e-3 * spacing)):
         raise ValueError(f"{path}: sform and voxel size (pixdim) contradict each other; restore the original header.")
+    meta[MetaKeys.AFFINE], meta[MetaKeys.ORIGINAL_AFFINE] = affine, affine.copy()
+    meta[NIFTI_FORMS] = NiftiForms.of_header(image.header).values
     return _three_axes(data, meta)
 
 
-def _read_itk(path: Path) -> tuple[Array, Meta]:
+def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
     import itk  # takes seconds
 
     reader = ITKReader(pixel_type=itk.F)  # without it, 8-bit signed and 64-bit integers cannot be read
@@ -247,9 +258,14 @@ def _read_itk(path: Path) -> tuple[Array, Meta]:
         header.SetFileName(str(path))
         header.ReadImageInformation()
     rank = header.GetNumberOfDimensions()
-    _refuse_bad_shape(path, [header.GetDimensions(i) for i in range(rank)], header.GetNumberOfComponents())
-    axes = [np.asarray(header.GetDirection(i))[:3] * header.GetSpacing(i) for i in range(3)]
-    _refuse_bad_affine(path, np.stack(axes, axis=1))
+    shape = [header.GetDimensions(i) for i in range(rank)]
+    _refuse_bad_shape(path, shape, header.GetNumberOfComponents(), fewest)
+    in_space = min(rank, 3)
+    axes = np.eye(3)
+    for axis in range(in_space):
+        axes[:in_space, axis] = np.asarray(header.GetDirection(axis))[:3] * header.GetSpacing(axis)
+    _refuse_bad_affine(path, axes)
+    check_stated_geometry(path)
     with _reading(path):
         data, meta = reader.get_data(reader.read(path))
     return _three_axes(data, meta)
@@ -265,11 +281,11 @@ def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
     return volume, {**meta, MetaKeys.SPATIAL_SHAPE: np.asarray(volume.shape), MetaKeys.ORIGINAL_CHANNEL_DIM: np.nan}
 
 
-def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int) -> None:
+def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int, fewest: int) -> None:
     size = " x ".join(str(n) for n in shape)
     if components != 1:
         raise ValueError(f"{path}: {components} values per voxel (colour or vectors); save one value per voxel.")
-    if len(shape) < 3 or min(shape[:3]) < 2:
+    if len(shape) < min(fewest + 1, 3) or min(shape[:3]) < fewest:
         raise ValueError(f"{path}: {size} voxels are not a volume; give a 3D image of at least two slices.")
     if int(np.prod(shape[3:])) != 1:
         raise ValueError(f"{path}: {size} voxels are several volumes; save the volume to segment as a file of its own.")

@@ -15,7 +15,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 
 from medseg_monai.data.names import case_name
 
-__all__ = ["ResultWriter", "SavedCase", "check_same_grid", "to_case"]
+__all__ = ["ResultWriter", "SavedCase", "check_same_grid", "input_grid", "to_case"]
 
 _SAME_AFFINE = 1e-3  # mm; inverse transforms return to the input's grid except for rounding
 
@@ -41,6 +41,18 @@ class SavedCase:
 
 class ResultWriter(Protocol):
     """Writes one kind of file for a case, each file completely or not at all."""
+
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Refuse an input of which this writer could write nothing, before the network runs.
+
+        Args:
+            name: stem of the files to write.
+            meta: metadata of the input.
+
+        Raises:
+            ValueError: what the input lacks, or what is wrong with it.
+            OSError: a file that the result needs cannot be read.
+        """
 
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the files of a case.
@@ -80,18 +92,27 @@ def to_case(pred: torch.Tensor, image: torch.Tensor, name: str | None = None) ->
     """
     meta: Mapping[str, Any] = image.meta  # type: ignore[attr-defined]
     source = str(meta[ImageMetaKey.FILENAME_OR_OBJ])
-    shape = tuple(int(side) for side in np.asarray(meta[MetaKeys.SPATIAL_SHAPE]).ravel())
+    shape, affine = input_grid(meta)
     if pred.ndim != len(shape) + 1 or pred.shape[0] != 1:
         axes = "1, X, Y, Z" if len(shape) == 3 else "1, H, W"
         raise ValueError(f"{source}: expected one label map [{axes}], got {list(pred.shape)}; apply AsDiscreted.")
-    # images have no affine of their own; MONAI gives them the identity
-    affine = np.asarray(meta.get(MetaKeys.ORIGINAL_AFFINE, np.eye(4)), dtype=np.float64).reshape(4, 4)
     check_same_grid(f"label map of {source}", pred.shape[1:], pred.affine, shape, affine)  # type: ignore[attr-defined]
     values = torch.as_tensor(pred)[0].cpu()
     labels = values.to(torch.uint8)
     if not torch.equal(labels.to(values.dtype), values):
         raise ValueError(f"{source}: expected integer labels from 0 to 255; apply AsDiscreted first.")
     return SavedCase(name or case_name(source), source, labels.numpy(), affine, meta)
+
+
+def input_grid(meta: Mapping[str, Any]) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Spatial shape and affine ``[4, 4]`` with which an input was loaded.
+
+    Args:
+        meta: metadata of the input.
+    """
+    shape = tuple(int(side) for side in np.asarray(meta[MetaKeys.SPATIAL_SHAPE]).ravel())
+    # images have no affine of their own; MONAI gives them the identity
+    return shape, np.asarray(meta.get(MetaKeys.ORIGINAL_AFFINE, np.eye(4)), dtype=np.float64).reshape(4, 4)
 
 
 def check_same_grid(

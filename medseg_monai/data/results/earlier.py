@@ -123,6 +123,14 @@ class SaveByMonai:
     def __init__(self, transform: SaveImaged) -> None:
         self.transform = transform
 
+    def check(self, data: Mapping[Any, Any]) -> list[str]:
+        """MONAI's writers check nothing before they write; see :meth:`SaveResultsd.check`.
+
+        Args:
+            data: item with the image.
+        """
+        return [""]
+
     def save(self, data: Mapping[Any, Any], output_dir: str | os.PathLike[str] | None = None) -> list[Path]:
         """Write the files of a case; see :meth:`SaveResultsd.save`.
 

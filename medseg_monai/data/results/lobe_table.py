@@ -14,7 +14,7 @@ from medseg_monai.data.names import case_name
 from medseg_monai.data.readers import VolumeReader
 from medseg_monai.files import write_csv, write_json
 
-from .case import SavedCase, check_same_grid
+from .case import SavedCase, check_same_grid, input_grid
 
 __all__ = ["EMPHYSEMA_HU", "LobeTableWriter", "lobe_table", "severity_score", "write_lobe_csv", "write_lobe_json"]
 
@@ -213,6 +213,20 @@ class LobeTableWriter:
         self.reader = reader
         self.infection_dir = infection_dir
 
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Refuse a case without its infection mask, if there is a folder of them.
+
+        Args:
+            name: stem of the files to write, and of the mask.
+            meta: metadata of the input.
+
+        Raises:
+            FileNotFoundError: there is no infection mask for the case.
+            ValueError: several masks for the case, or one in another grid than the scan or with other values.
+        """
+        if self.infection_dir is not None:
+            _refuse_other_values(self._read(self._infection_mask(name), *input_grid(meta)))
+
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write both files.
 
@@ -225,20 +239,22 @@ class LobeTableWriter:
             ValueError: several masks for the case, or one in another grid than the scan.
         """
         infection = None
+        grid = case.labels.shape, case.affine
         if self.infection_dir is not None:
-            infection = self._read(self._infection_mask(case.name), case)
-        rows = lobe_table(
-            case.labels, self._read(case.source, case), affine=case.affine, names=self.names, infection=infection
-        )
+            infection = self._read(self._infection_mask(case.name), *grid)
+        hu = self._read(case.source, *grid)
+        rows = lobe_table(case.labels, hu, affine=case.affine, names=self.names, infection=infection)
         as_json, as_csv = folder / f"{case.name}_lobes.json", folder / f"{case.name}_lobes.csv"
         write_lobe_json(as_json, rows)
         write_lobe_csv(as_csv, rows)
         return [as_json, as_csv]
 
-    def _read(self, path: str | os.PathLike[str], case: SavedCase) -> npt.NDArray[np.float32]:
+    def _read(
+        self, path: str | os.PathLike[str], shape: tuple[int, ...], affine: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float32]:
         """A volume in the grid of the case, ``[X, Y, Z]``."""
         values, meta = self.reader.take_last(path)
-        check_same_grid(str(path), values.shape, meta["affine"], case.labels.shape, case.affine)
+        check_same_grid(str(path), values.shape, meta["affine"], shape, affine)
         return values.astype(np.float32, copy=False)
 
     def _infection_mask(self, name: str) -> Path:
@@ -259,14 +275,19 @@ def _refuse_other_shapes(shape: tuple[int, ...], others: Mapping[str, tuple[int,
             raise ValueError(f"The label map is {shape}, the {name} {other}; they must share one grid.")
 
 
+def _refuse_other_values(mask: npt.NDArray[np.generic]) -> None:
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError("An infection mask must have the values 0 and 1; choose the label of the infection first.")
+
+
 def _voxels_of_lobes(
     labels: npt.NDArray[np.integer], hu: npt.NDArray[np.floating], infection: npt.NDArray[np.generic] | None
 ) -> Iterator[tuple[npt.NDArray[np.integer], npt.NDArray[np.floating], npt.NDArray[np.bool_]]]:
     """Label, value and infection of the voxels inside a lobe, plane by plane."""
     masks: Iterable[npt.NDArray[np.generic] | None] = [None] * len(labels) if infection is None else infection
     for plane, values, mask in zip(labels, hu, masks, strict=True):
-        if mask is not None and not np.isin(mask, (0, 1)).all():
-            raise ValueError("An infection mask must have the values 0 and 1; choose the label of the infection first.")
+        if mask is not None:
+            _refuse_other_values(mask)
         inside = plane != 0
         infected = np.zeros(plane.shape, dtype=bool) if mask is None else mask != 0
         yield plane[inside], values[inside], infected[inside]

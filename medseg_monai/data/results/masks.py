@@ -16,6 +16,7 @@ from monai.data import ImageWriter, NibabelWriter
 from monai.utils import MetaKeys, convert_data_type, get_equivalent_dtype
 from PIL import ExifTags, Image
 
+from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.readers.raster import EXIF_ORIENTATION
 from medseg_monai.files import atomic_path
 
@@ -176,6 +177,9 @@ class PNGWriter:
         RasterMaskWriter(scale=scale)
         self.scale = scale
 
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Any image that was read can have its mask written; see :meth:`.case.ResultWriter.check`."""
+
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the PNG.
 
@@ -198,7 +202,8 @@ class PNGWriter:
 class NIfTIWriter:
     """Write the label map of a volume as ``<name>.nii.gz``: uint8, in the grid of the input, with the input's affine.
 
-    The same label map always gives the same bytes.
+    If the input was NIfTI, the mask has the qform, the sform, the codes of both and the units of the input, so that
+    every program that places the scan by them places the mask on it. The same label map always gives the same bytes.
 
     Example:
         >>> import tempfile
@@ -212,6 +217,9 @@ class NIfTIWriter:
         ['ct.nii.gz']
     """
 
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Any volume that was read can have its mask written; see :meth:`.case.ResultWriter.check`."""
+
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the NIfTI file.
 
@@ -223,12 +231,16 @@ class NIfTIWriter:
             OSError: the file cannot be written.
         """
         path = folder / f"{case.name}.nii.gz"
-        write_label_nifti(path, case.labels, case.affine)
+        write_label_nifti(path, case.labels, case.affine, forms=NiftiForms.of_meta(case.meta))
         return [path]
 
 
 def write_label_nifti(
-    path: str | os.PathLike[str], labels: npt.NDArray[np.integer[Any]], affine: npt.ArrayLike
+    path: str | os.PathLike[str],
+    labels: npt.NDArray[np.integer[Any]],
+    affine: npt.ArrayLike,
+    *,
+    forms: NiftiForms | None = None,
 ) -> None:
     """Write a label map as a compressed NIfTI file of uint8, all or nothing; the same map gives the same bytes.
 
@@ -236,6 +248,8 @@ def write_label_nifti(
         path: file to write or replace, with the ending ``.nii.gz``.
         labels: ``[X, Y, Z]``, integers from 0 to 255.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
+        forms: what the header of the scan says of its place and units, if the scan is NIfTI; the mask repeats it
+            instead of ``affine``.
 
     Raises:
         OSError: the file cannot be written.
@@ -251,11 +265,15 @@ def write_label_nifti(
         ...     [float(edge) for edge in nib.load(Path(folder, "a.nii.gz")).header.get_zooms()]
         [1.0, 1.0, 2.0]
     """
-    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine)
+    write_volume_nifti(path, np.asarray(labels, dtype=np.uint8), affine, forms=forms)
 
 
 def write_volume_nifti(
-    path: str | os.PathLike[str], values: npt.NDArray[np.number[Any]], affine: npt.ArrayLike
+    path: str | os.PathLike[str],
+    values: npt.NDArray[np.number[Any]],
+    affine: npt.ArrayLike,
+    *,
+    forms: NiftiForms | None = None,
 ) -> None:
     """Write a volume as a compressed NIfTI file, all or nothing; the same volume gives the same bytes.
 
@@ -263,6 +281,7 @@ def write_volume_nifti(
         path: file to write or replace, with the ending ``.nii.gz``.
         values: ``[X, Y, Z]``; the file has the same type.
         affine: ``[4, 4]`` from voxel indices to mm in RAS.
+        forms: see :func:`write_label_nifti`.
 
     Raises:
         OSError: the file cannot be written.
@@ -279,6 +298,9 @@ def write_volume_nifti(
     """
     image = NibabelWriter.create_backend_obj(values, affine=np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
+    if forms is not None:
+        forms.write_to(image.header)
+        image = type(image)(image.dataobj, image.header.get_best_affine(), image.header)
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as raw,

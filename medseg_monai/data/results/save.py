@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,65 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from medseg_monai.data.names import item_name
+from medseg_monai.errors import explain
 
 from .case import ResultWriter, to_case
 
-__all__ = ["SaveResultsd"]
+__all__ = ["PartlySavedError", "SaveResultsd", "save_all"]
+
+
+class PartlySavedError(ValueError):
+    """Some results of a case could not be written; the others were.
+
+    Args:
+        reasons: one line for each result that is missing.
+        files: the files that were written.
+
+    Attributes:
+        files: the files that were written.
+    """
+
+    def __init__(self, reasons: Sequence[str], files: Sequence[Path]) -> None:
+        super().__init__("; ".join(reasons))
+        self.files = tuple(files)
+
+
+def save_all(steps: Sequence[tuple[str, Callable[[], Sequence[Path]]]]) -> list[Path]:
+    """Write the results of a case one after the other, whatever becomes of the one before.
+
+    Args:
+        steps: a name for messages, and what writes files and returns their paths.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        PartlySavedError: some steps failed; the message names each with its reason.
+        Exception: the error of the only step.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from medseg_monai.data.results.save import save_all
+        >>> [path.name for path in save_all([("mask", lambda: [Path("a.png")]), ("table", lambda: [Path("a.csv")])])]
+        ['a.png', 'a.csv']
+    """
+    files: list[Path] = []
+    errors: list[tuple[str, Exception]] = []
+    for name, step in steps:
+        try:
+            files += step()
+        except Exception as error:  # the other results must get their chance, whatever this one did
+            files += error.files if isinstance(error, PartlySavedError) else ()
+            errors.append((name, error))
+    if errors and len(steps) == 1:
+        raise errors[0][1]
+    if errors:
+        raise PartlySavedError([_reason(name, error) for name, error in errors], files) from errors[0][1]
+    return files
+
+
+def _reason(name: str, error: Exception) -> str:
+    return str(error) if isinstance(error, PartlySavedError) else f"{name}: {explain(error)}"
 
 
 class SaveResultsd(MapTransform):
@@ -70,8 +126,28 @@ class SaveResultsd(MapTransform):
         self.save(data)
         return dict(data)
 
+    def check(self, data: Mapping[Any, Any]) -> list[str]:
+        """Ask each writer, before the network runs, what the input lacks for its result.
+
+        Args:
+            data: item with the image.
+
+        Returns:
+            one line for each writer, empty if it has what it needs.
+        """
+        meta = data[self.image_key].meta
+        name = item_name(data, self.image_key)
+        return [self._fault(writer, name, meta) for writer in self.writers]
+
+    def _fault(self, writer: ResultWriter, name: str, meta: Mapping[str, Any]) -> str:
+        try:
+            writer.check(name, meta)
+        except (OSError, ValueError) as error:
+            return _reason(type(writer).__name__, error)
+        return ""
+
     def save(self, data: Mapping[Any, Any], output_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-        """Write the files of a case.
+        """Write the files of a case; a writer that fails does not keep the others from writing.
 
         Args:
             data: item with the label map and the image.
@@ -82,9 +158,10 @@ class SaveResultsd(MapTransform):
 
         Raises:
             ValueError: the label map is not in the grid of its input, or has values that are not labels.
-            OSError: a file cannot be written.
+            PartlySavedError: some writers failed; the message names each, and the error holds the files of the others.
+            OSError: the folder, or the files of the only writer, cannot be written.
         """
         case = to_case(data[self.keys[0]], data[self.image_key], item_name(data, self.image_key))
         folder = Path(self.output_dir if output_dir is None else output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        return [path for writer in self.writers for path in writer(case, folder)]
+        return save_all([(type(writer).__name__, partial(writer, case, folder)) for writer in self.writers])

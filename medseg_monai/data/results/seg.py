@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medseg_monai.data.dicom import write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.dicom.seg import check_seg_source
 from medseg_monai.data.readers.volume import dicom_files
 from medseg_monai.data.segments import Segment
 
-from .case import SavedCase
+from .case import SavedCase, input_grid
 
 __all__ = ["DicomSegWriter"]
 
@@ -45,6 +47,20 @@ class DicomSegWriter:
         self.segments = tuple(segments)
         self.algorithm_name = algorithm_name
         self.algorithm_version = algorithm_version
+
+    def check(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Refuse DICOM to which no SEG can refer.
+
+        Args:
+            name: stem of the file to write.
+            meta: metadata of the input.
+
+        Raises:
+            ValueError: what the source lacks.
+            OSError: a source file cannot be read.
+        """
+        if files := dicom_files(meta):
+            check_seg_source(files, self.segments, volume=len(input_grid(meta)[0]) == 3)
 
     def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
         """Write the DICOM SEG, if the input was DICOM.

@@ -143,6 +143,20 @@ def test_fractions_are_no_labels(grid: DicomGrid, tmp_path: Path):
         read_label(tmp_path / "label.nii", grid)
 
 
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_mask_of_a_radiograph_that_a_viewer_of_volumes_saved_lies_as_the_image_does(
+    tmp_path: Path, ending: str, axes: int
+):
+    import itk
+
+    grid = DicomGrid.read(write_radiograph(tmp_path / "dx.dcm", asymmetric(9, 13)))
+    mask = np.zeros((9, 13), dtype=np.uint8)
+    mask[2:5, 7:12] = 1
+    itk.imwrite(itk.image_from_array(mask if axes == 2 else mask[None]), str(tmp_path / f"mask.{ending}"))
+    np.testing.assert_array_equal(read_label(tmp_path / f"mask.{ending}", grid), mask)
+
+
 def test_a_white_mask_of_a_radiograph_has_label_one(tmp_path: Path):
     grid = DicomGrid.read(write_radiograph(tmp_path / "dx.dcm", asymmetric(9, 13)))
     mask = np.zeros((9, 13), dtype=np.uint8)

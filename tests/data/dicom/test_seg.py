@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 from skimage.color import lab2rgb
 
 from medseg_monai.data import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, find_organ, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.dicom.seg import check_seg_source
 from tests.data.dicom_files import WrittenSeries, find_segment, tags, write_series
 from tests.data.radiograph_files import asymmetric, write_radiograph
 
@@ -232,6 +237,124 @@ def test_rounding_of_the_orientation_from_file_to_file_is_no_reason_to_refuse(tm
     assert len(file.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == SHAPE[2]
 
 
+def pixel_measures(path: Path) -> Dataset:
+    return dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+
+
+@pytest.mark.parametrize("stated", [{}, {"SpacingBetweenSlices": "-3"}, {"SpacingBetweenSlices": "0.5"}])
+@pytest.mark.parametrize("thickness", ["5", "0", None])
+def test_the_distance_of_slices_is_that_of_their_positions_whatever_the_source_states(
+    tmp_path, labels, stated, thickness
+):
+    series = write_series(tmp_path / "ct", shape=SHAPE, edit=tags(SliceThickness="5", **stated))
+    for file in series.files if thickness != "5" else ():
+        source = dcmread(file)
+        source.SliceThickness = thickness
+        source.save_as(file)
+    measures = pixel_measures(write(tmp_path / "lobes.seg.dcm", labels, series))
+    assert float(measures.SpacingBetweenSlices) == pytest.approx(2.5, abs=1e-6)
+    assert float(measures.SliceThickness) == pytest.approx(2.5, abs=1e-6)
+
+
+def spoil(series: WrittenSeries, keyword: str, value: str | None, *which: int) -> None:
+    """Give slices, all if none is named, a value that pydicom would not let us set."""
+    for file in [series.files[z] for z in which] or series.files:
+        source = dcmread(file)
+        if value is None:
+            delattr(source, keyword)
+        else:
+            tag = tag_for_keyword(keyword)
+            source[tag] = RawDataElement(Tag(tag), dictionary_VR(tag), len(value), value.encode(), 0, False, True)
+        source.save_as(file)
+
+
+# value of the source, and what a SEG has instead
+SPOILT = {
+    "sex_u": ("PatientSex", "U ", ""),
+    "sex_small": ("PatientSex", "m ", "M"),
+    "sex_word": ("PatientSex", "FEMALE", "F"),
+    "birth_zeros": ("PatientBirthDate", "00000000", ""),
+    "birth_year": ("PatientBirthDate", "1970", ""),
+    "birth_word": ("PatientBirthDate", "ANONYMIZED", ""),
+    "birth_dots": ("PatientBirthDate", "1970.02.03", "19700203"),
+    "date_month": ("StudyDate", "20241301", ""),
+    "date_day": ("StudyDate", "20230231", ""),
+    "time_colons": ("StudyTime", "10:11:12", "101112"),
+    "name_backslash": ("PatientName", "DOE\\JOHN", ""),
+    "number_backslash": ("PatientID", "12\\34 ", ""),
+}
+
+
+@pytest.mark.parametrize(("keyword", "value", "expected"), SPOILT.values(), ids=SPOILT)
+def test_a_value_that_dicom_does_not_allow_is_repaired_or_left_empty_with_one_warning(
+    tmp_path, labels, caplog, keyword, value, expected
+):
+    series = write_series(tmp_path / "ct", shape=SHAPE)
+    spoil(series, keyword, value)
+    with caplog.at_level(logging.WARNING, logger="medseg_monai"), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # of pydicom, which may print the value
+        path = write(tmp_path / "lobes.seg.dcm", labels, series)
+    assert str(dcmread(path)[keyword].value or "") == expected
+    (message,) = our_messages(caplog)
+    verb = "corrects" if expected else "leaves empty"
+    assert message == f"{series.files[0]}: has values that DICOM does not allow; the DICOM SEG {verb} {keyword}."
+    np.testing.assert_array_equal(read_by_pydicom(path, series), labels)
+
+
+def our_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("medseg_monai")]
+
+
+def test_optional_values_that_cannot_be_read_are_left_out_and_a_comma_in_the_thickness_makes_no_difference(
+    tmp_path, labels, caplog
+):
+    series = write_series(tmp_path / "ct", shape=SHAPE, edit=tags(PatientWeight="70", SliceThickness="5"))
+    spoil(series, "PatientWeight", "70,5")
+    spoil(series, "SliceThickness", "2,5 ")
+    path = write(tmp_path / "lobes.seg.dcm", labels, series)
+    assert "PatientWeight" not in dcmread(path)
+    assert "leaves empty PatientWeight" in our_messages(caplog)[0]
+    assert float(pixel_measures(path).SliceThickness) == pytest.approx(2.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [None, "1.2.3"])
+def test_slices_without_one_frame_of_reference_get_one_that_only_the_seg_has(tmp_path, labels, caplog, value):
+    series = write_series(tmp_path / "ct", shape=SHAPE)
+    spoil(series, "FrameOfReferenceUID", value, *((2,) if value else ()))
+    path = write(tmp_path / "lobes.seg.dcm", labels, series)
+    own = dcmread(path).FrameOfReferenceUID
+    assert own not in {dcmread(file).get("FrameOfReferenceUID") for file in series.files}
+    assert our_messages(caplog)[0].endswith("the DICOM SEG corrects FrameOfReferenceUID.")
+    np.testing.assert_array_equal(read_by_pydicom(path, series), labels)
+
+
+def test_nothing_is_said_of_a_source_that_is_as_dicom_wants_it(tmp_path, labels, caplog):
+    write(tmp_path / "lobes.seg.dcm", labels, write_series(tmp_path / "ct", shape=SHAPE, edit=tags(PatientAge="063Y")))
+    assert our_messages(caplog) == []
+
+
+def test_every_seg_has_the_name_of_its_creator_though_empty(tmp_path, labels):
+    series = write_series(tmp_path / "ct", shape=SHAPE)
+    source = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47))
+    paths = [write(tmp_path / "lobes.seg.dcm", labels, series)]
+    paths.append(write_lungs(tmp_path / "x.seg.dcm", np.ones((31, 47), np.uint8), source))
+    assert [dcmread(path)["ContentCreatorName"].value for path in paths] == ["", ""]
+
+
+def test_a_source_is_checked_without_a_label_map_as_it_is_for_writing(tmp_path):
+    good = write_series(tmp_path / "good", shape=SHAPE)
+    spoil(good, "PatientSex", "U ")
+    check_seg_source(good.files, LUNG_LOBES, volume=True)
+    mixed = write_series(tmp_path / "mixed", shape=SHAPE, edit=tags(4, StudyInstanceUID="1.2.3"))
+    with pytest.raises(ValueError, match="mixed: several values of StudyInstanceUID"):
+        check_seg_source(mixed.files, LUNG_LOBES, volume=True)
+    radiograph = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47))
+    check_seg_source([radiograph], LUNGS, volume=False)
+    odd = write_radiograph(tmp_path / "z.dcm", asymmetric(31, 47), SOPClassUID="1.2.3.4")
+    with pytest.raises(ValueError, match=r"z\.dcm: no DICOM SEG can refer to this source"):
+        check_seg_source([odd], LUNGS, volume=False)
+
+
 def test_types_and_memory_layouts_of_the_labels_make_no_difference(tmp_path, labels):
     series = write_series(tmp_path / "ct", shape=SHAPE)
     for number, variant in enumerate((labels.astype(np.int64), np.asfortranarray(labels), labels.astype(np.uint16))):
@@ -253,14 +376,19 @@ def test_labels_that_do_not_fit_the_source_are_refused_and_nothing_is_written(tm
 
 def test_a_source_that_no_seg_can_refer_to_is_refused_with_its_file(tmp_path, labels):
     target = tmp_path / "lobes.seg.dcm"
-    lost = write_series(tmp_path / "lost", shape=SHAPE, edit=tags(3, FrameOfReferenceUID=None))
-    with pytest.raises(ValueError, match=f"{lost.files[3].name}: no FrameOfReferenceUID"):
+    lost = write_series(tmp_path / "lost", shape=SHAPE, edit=tags(3, SOPInstanceUID=None))
+    with pytest.raises(ValueError, match=f"{lost.files[3].name}: no usable SOPInstanceUID"):
         write(target, labels, lost)
+    same = write_series(tmp_path / "same", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    with pytest.raises(
+        ValueError, match=f"SOPInstanceUID of {same.files[1].name} and {same.files[4].name} is the same"
+    ):
+        write(target, labels, same)
     turned = write_series(tmp_path / "turned", shape=SHAPE, edit=tags(2, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]))
-    with pytest.raises(ValueError, match=r"turned: source slices of several orientations"):
+    with pytest.raises(ValueError, match="turned: several orientations"):
         write(target, labels, turned)
     mixed = write_series(tmp_path / "mixed", shape=SHAPE, edit=tags(4, SeriesInstanceUID="1.2.3"))
-    with pytest.raises(ValueError, match=r"mixed.*no DICOM SEG can refer to this series.*same series"):
+    with pytest.raises(ValueError, match="mixed: several values of SeriesInstanceUID in one series"):
         write(target, labels, mixed)
     with pytest.raises(FileNotFoundError):
         write(target, labels, mixed, source_files=[tmp_path / "gone.dcm"])
@@ -367,10 +495,10 @@ def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_writt
     with pytest.raises(ValueError, match="labels 0 to 2, but segments for 1 to 1"):
         write_lungs(target, lungs * 2, source)
     lost = write_radiograph(tmp_path / "y.dcm", asymmetric(331, 417), SeriesInstanceUID=None)
-    with pytest.raises(ValueError, match=r"y\.dcm: no SeriesInstanceUID, which a DICOM SEG must repeat"):
+    with pytest.raises(ValueError, match=r"y\.dcm: no usable SeriesInstanceUID, which a DICOM SEG must repeat"):
         write_lungs(target, lungs, lost)
     odd = write_radiograph(tmp_path / "z.dcm", asymmetric(331, 417), SOPClassUID="1.2.3.4")
-    with pytest.raises(ValueError, match=r"z\.dcm: no DICOM SEG can refer to this radiograph"):
+    with pytest.raises(ValueError, match=r"z\.dcm: no DICOM SEG can refer to this source"):
         write_lungs(target, lungs, odd)
     with pytest.raises(FileNotFoundError):
         write_lungs(target, lungs, tmp_path / "gone.dcm")

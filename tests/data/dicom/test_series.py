@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from monai.data import ITKReader, PydicomReader
+from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEGLosslessSV1,
     RLELossless,
     SegmentationStorage,
@@ -106,6 +108,49 @@ def test_files_are_found_by_series_in_any_subfolder_and_under_any_name(tmp_path)
         assert series.files == tuple(sorted(written.files))
         np.testing.assert_array_equal(read_series(series)[0], written.volume)
     assert found[0].folder == tmp_path
+
+
+def without_preamble(path: Path, *, meta: bool = True) -> None:
+    """Cut the first 132 bytes of a file, and the file meta information unless ``meta``."""
+    content = path.read_bytes()
+    first = b"\x08\x00\x08\x00" if b"\x08\x00\x08\x00" in content else b"\x08\x00\x16\x00"
+    path.write_bytes(content[132 if meta else content.index(first) :])
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+def test_slices_without_preamble_are_read_as_part_of_their_series(tmp_path, suffix, implicit, meta):
+    written = write_series(tmp_path, name=lambda z: f"IM{z}{suffix}")
+    for path in written.files[-2:]:
+        dataset = dcmread(path)
+        if implicit:
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            head = {"file_meta": dataset.file_meta, "preamble": bytes(128), "is_implicit_VR": True}
+            FileDataset(str(path), dataset, **head).save_as(path)
+        without_preamble(path, meta=meta)
+    (series,) = find_series(tmp_path)
+    assert len(series.slices) == 6
+    np.testing.assert_array_equal(read_series(series)[0], written.volume)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\x00",
+        b"\x08\x00\xff\xffCS\x02\x00AB",  # no element that DICOM knows
+        b"\x08\x00\x05\x00\x0b\x00\x00\x00ISO_IR 100",  # an odd length
+        b"\x08\x00\x05\x00\x00\x01\x00\x00ISO_IR 100",  # a length beyond the end
+        b"\x10\x00\x10\x00PN\x02\x00AB",  # no group that a file begins with
+        b"text that anybody wrote down beside the scan",
+    ],
+)
+def test_a_file_that_does_not_begin_as_dicom_does_is_no_slice(tmp_path, content):
+    write_series(tmp_path, name=lambda z: f"IM{z}")
+    (tmp_path / "notes").write_bytes(content)
+    (series,) = find_series(tmp_path)
+    assert len(series.files) == 6
+    assert series.damaged == ()
 
 
 def test_what_is_not_dicom_hidden_or_an_index_is_left_out(tmp_path):
@@ -283,6 +328,37 @@ def test_another_modality_is_read_when_it_is_asked_for_and_needs_no_rescale_tags
     np.testing.assert_array_equal(volume[..., 0::2], written.volume[..., 0::2] + 1024)
     np.testing.assert_array_equal(volume[..., 1::2], (written.volume[..., 1::2] + 1000) / 2)
     np.testing.assert_allclose(affine, written.affine, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("which", "text"),
+    [((2,), "0010.dcm: with rescale tags, unlike"), ((0, 1, 2, 3, 4), "0008.dcm: without rescale tags, unlike")],
+)
+def test_rescale_tags_in_some_slices_only_are_refused_in_every_modality(tmp_path, which, text):
+    def edit(z: int, dataset: FileDataset) -> None:
+        if z not in which:
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    write_series(tmp_path, modality="MR", edit=edit)
+    (fault,) = find_faults(find_series(tmp_path)[0], modality="MR")
+    assert fault == f"{text} the other slices; export the series again"
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_values_that_nothing_can_follow_from_are_refused_in_every_modality(tmp_path, modality):
+    write_series(tmp_path / "flat", modality=modality, edit=tags(3, RescaleSlope=0))
+    write_series(tmp_path / "shifted", modality=modality, edit=tags(BitsStored=12, HighBit=15))
+    faults = {name: find_faults(find_series(tmp_path / name)[0], modality=modality) for name in ("flat", "shifted")}
+    assert faults["flat"] == ["0015.dcm: RescaleSlope 0, so all values are equal; export the series again"]
+    (shifted,) = faults["shifted"]
+    assert "and 5 others: HighBit contradicts BitsStored, so the values are uncertain" in shifted
+
+
+def test_slices_that_share_an_instance_number_of_the_world_are_read_by_their_positions_with_a_warning(tmp_path, caplog):
+    written = write_series(tmp_path, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    with caplog.at_level(logging.WARNING, logger="medseg_monai"):
+        np.testing.assert_array_equal(read_series(find_series(tmp_path)[0])[0], written.volume)
+    assert "0003.dcm and 0005.dcm have one SOPInstanceUID; the series may be incomplete." in caplog.text
 
 
 def test_a_localiser_among_regular_slices_is_left_out_with_a_warning(tmp_path, caplog):

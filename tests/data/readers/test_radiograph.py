@@ -217,6 +217,8 @@ def test_a_uniform_image_is_black(tmp_path):
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, r"colour \(RGB\), expected MONOCHROME1"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, r"colour \(PALETTE COLOR\)"),
         ({"PhotometricInterpretation": None}, r"colour \(unknown\)"),
+        ({"HighBit": 15}, "HighBit contradicts BitsStored, so the values are uncertain"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope 0, so all values are equal"),
         ({"BitsStored": 6}, "6 bits per pixel, expected 8 to 16"),
         ({"PixelData": None}, "no pixel data; copy the whole file again"),
         ({"PixelData": b"\0\0"}, r"cannot be decoded \(Explicit VR Little Endian\)"),
@@ -257,6 +259,16 @@ def test_a_truncated_or_misnamed_file_is_refused(tmp_path):
         read(tmp_path / "y.dcm")
     with pytest.raises(FileNotFoundError, match=r"gone\.dcm"):
         read(tmp_path / "gone.dcm")
+
+
+@pytest.mark.parametrize("cut", [128 + 4, "meta"])
+def test_a_file_without_preamble_is_read_as_the_whole_one_is(tmp_path, cut):
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47), syntax=ImplicitVRLittleEndian)
+    expected = read(path)
+    content = path.read_bytes()
+    start = content.index(b"\x08\x00\x16\x00") if cut == "meta" else cut
+    (tmp_path / "IM0001").write_bytes(content[start:])
+    np.testing.assert_array_equal(read(tmp_path / "IM0001"), expected)
 
 
 def test_monai_tries_no_other_reader_on_what_is_refused(tmp_path):

@@ -232,6 +232,111 @@ def test_a_qform_alone_is_an_orientation(tmp_path, scan, affine, caplog):
     assert our_messages(caplog) == []
 
 
+FACTORS = {"mm": 1.0, "micron": 1000.0, "meter": 0.001, "unknown": 1.0}
+
+
+@pytest.mark.parametrize("unit", FACTORS)
+@pytest.mark.parametrize("form", ["sform", "qform", "neither"])
+def test_units_of_a_nifti_header_are_converted_to_mm(tmp_path, scan, affine, unit, form, caplog):
+    image = nib.Nifti1Image(scan, None)
+    image.header.set_xyzt_units(unit, "sec")
+    in_unit = affine.copy()
+    in_unit[:3] *= FACTORS[unit]
+    if form != "neither":
+        getattr(image, f"set_{form}")(in_unit, 1)
+    image.header.set_zooms(np.multiply(SPACING, FACTORS[unit]))
+    nib.save(image, tmp_path / "a.nii")
+    with caplog.at_level(logging.INFO, logger="medseg_monai"):
+        volume = load(tmp_path / "a.nii")
+    for key in ("affine", "original_affine"):
+        spacing = np.linalg.norm(np.asarray(volume.meta[key])[:3, :3], axis=0)
+        np.testing.assert_allclose(spacing, SPACING, rtol=1e-5)
+    if form != "neither":
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-3)
+    said = [message for message in our_messages(caplog) if "neither" not in message]
+    expected = {
+        "mm": [],
+        "unknown": [": no unit of length (xyzt_units), so its voxel size and place are taken as mm."],
+    }.get(unit, [f": voxel size and place in {unit}, converted to mm."])
+    assert said == [f"{tmp_path / 'a.nii'}{text}" for text in expected]
+
+
+@pytest.mark.parametrize(("qcode", "scode", "follows"), [(1, 2, "s"), (1, 0, "q"), (0, 1, "s"), (2, 1, "s")])
+def test_where_the_forms_disagree_the_sform_counts_and_one_warning_names_the_file(
+    tmp_path, scan, affine, qcode, scode, follows, caplog
+):
+    moved = affine.copy()
+    moved[2, 3] += 25
+    image = nib.Nifti1Image(scan, None)
+    image.set_qform(moved, qcode)
+    image.set_sform(affine, scode)
+    nib.save(image, tmp_path / "a.nii")
+    with caplog.at_level(logging.WARNING, logger="medseg_monai"):
+        volume = load(tmp_path / "a.nii")
+    np.testing.assert_allclose(volume.affine, affine if follows == "s" else moved, atol=1e-3)
+    warned = [message for message in our_messages(caplog) if "qform and sform" in message]
+    both = f"{tmp_path / 'a.nii'}: qform and sform place the volume up to 25 apart; it is read by the sform, "
+    assert warned == ([f"{both}which other programs may not follow."] if qcode and scode else [])
+
+
+def test_forms_that_differ_by_rounding_alone_are_no_reason_to_warn(tmp_path, scan, affine, caplog):
+    image = nib.Nifti1Image(scan, affine)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "a.nii")
+    with caplog.at_level(logging.WARNING, logger="medseg_monai"):
+        load(tmp_path / "a.nii")
+    assert our_messages(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [("left-anterior-superior", (-1, 1, 1)), ("right-anterior-superior", (1, 1, 1)), ("LPS", (-1, -1, 1))],
+)
+def test_every_space_in_the_patient_that_nrrd_knows_is_placed_right(tmp_path, scan, space, signs):
+    """ITK before 5.4.7 turns left-anterior-superior by 180 degrees."""
+    path = save_nrrd(tmp_path / "a.nrrd", scan)
+    path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", space.encode()))
+    expected = np.diag((*np.multiply(signs, SPACING), 1.0))
+    expected[:3, 3] = np.multiply(signs, (1, 2, 3))
+    np.testing.assert_allclose(load(path).affine, expected, atol=1e-6)
+
+
+def without(path: Path, *lines: bytes) -> Path:
+    """Remove the lines of a header that begin so."""
+    kept = [line for line in path.read_bytes().split(b"\n") if not line.startswith(lines)]
+    path.write_bytes(b"\n".join(kept))
+    return path
+
+
+def test_a_nrrd_or_metaimage_without_voxel_size_is_refused(tmp_path, scan, affine):
+    nrrd = without(save_nrrd(tmp_path / "a.nrrd", scan), b"space", b"kinds")
+    mha = without(save_itk(tmp_path / "a.mha", scan, affine), b"ElementSpacing", b"TransformMatrix", b"Offset")
+    for path in (nrrd, mha):
+        with pytest.raises(ValueError, match="the header states no voxel size") as error:
+            load(path)
+        assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_nrrd_or_metaimage_without_directions_is_read_by_convention_with_a_warning(tmp_path, scan, affine, caplog):
+    nrrd = without(save_nrrd(tmp_path / "a.nrrd", scan), b"space", b"kinds")
+    nrrd.write_bytes(nrrd.read_bytes().replace(b"endian", b"spacings: 0.7 0.9 2.5\nendian", 1))
+    mha = without(save_itk(tmp_path / "a.mha", scan, np.diag((-0.7, -0.9, 2.5, 1.0))), b"TransformMatrix")
+    with caplog.at_level(logging.WARNING, logger="medseg_monai"):
+        for path in (nrrd, mha):
+            np.testing.assert_allclose(np.diag(load(path).affine)[:3], (-0.7, -0.9, 2.5), atol=1e-6)
+    said = "the header states no directions, so left and right follow convention; check them."
+    assert our_messages(caplog) == [f"{nrrd}: {said}", f"{mha}: {said}"]
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "mha"])
+def test_a_single_slice_is_read_only_when_it_is_asked_for(tmp_path, scan, affine, suffix):
+    save = save_itk if suffix == "mha" else save_nifti
+    path = save(tmp_path / f"a.{suffix}", scan[..., :1], affine)
+    with pytest.raises(ValueError, match="7 x 5 x 1 voxels are not a volume"):
+        load(path)
+    np.testing.assert_array_equal(load(path, one_slice=True).numpy()[0], scan[..., :1])
+
+
 def sform_nifti(change: Callable[[np.ndarray], None]) -> Callable[[Path, np.ndarray], Path]:
     def save(folder: Path, scan: np.ndarray) -> Path:
         sform = np.diag((*SPACING, 1.0))

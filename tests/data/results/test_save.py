@@ -40,7 +40,9 @@ from medseg_monai.data import (
     VolumeReader,
 )
 from medseg_monai.data.results import masks as masks_module
-from tests.data.dicom_files import OBLIQUE, write_series
+from medseg_monai.data.results.case import SavedCase
+from medseg_monai.data.results.save import PartlySavedError
+from tests.data.dicom_files import OBLIQUE, tags, write_series
 from tests.data.radiograph_files import asymmetric, write_radiograph
 
 NAMES = [lobe.name for lobe in LUNG_LOBES]
@@ -121,7 +123,7 @@ def test_a_nifti_scan_gets_a_label_map_in_its_grid_and_a_lobe_table_but_no_dicom
     assert image.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
     np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
-    assert image.header.get_xyzt_units()[0] == "mm"
+    assert image.header.get_xyzt_units() == nib.load(scan).header.get_xyzt_units()
     rows = json.loads((out / "scan.v2_lobes.json").read_text())["lobes"]
     for number, row in enumerate(rows, start=1):
         values = hu[labels == number].astype(np.float64)
@@ -164,6 +166,52 @@ def test_a_series_chosen_by_its_uid_is_read_again_for_the_table(tmp_path, labels
     expected = first.volume[labels > 0].mean(dtype=np.float64)
     assert table["all_lobes"]["mean_hu"] == pytest.approx(expected, abs=1e-9)
     assert len(names(tmp_path / "out")) == 4
+
+
+PLACE = ("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d")
+PLACE += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1000), ("meter", 0.001), ("unknown", 1)])
+@pytest.mark.parametrize(("qcode", "scode"), [(1, 2), (2, 0), (0, 4), (0, 0), (1, 1)])
+def test_a_mask_has_both_forms_codes_and_units_of_its_scan_and_the_table_is_in_ml(
+    tmp_path, hu, labels, qcode, scode, unit, factor
+):
+    place = AFFINE.copy()
+    place[:3] *= factor
+    moved = place.copy()
+    moved[2, 3] += 25 * factor
+    image = nib.Nifti1Image(hu, None)
+    image.set_qform(moved, qcode)
+    image.set_sform(place, scode)
+    image.header.set_zooms(np.multiply((0.7, 0.9, 2.5), factor))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "scan.nii")
+    lobe_results(tmp_path / "out").save(predicted(tmp_path / "scan.nii", labels))
+    scan, mask = (nib.load(path).header for path in (tmp_path / "scan.nii", tmp_path / "out" / "scan.nii.gz"))
+    for entry in PLACE:
+        np.testing.assert_array_equal(mask[entry], scan[entry], err_msg=entry)
+    np.testing.assert_array_equal(mask["pixdim"][:4], scan["pixdim"][:4])
+    for form in ("qform", "sform"):
+        np.testing.assert_array_equal(getattr(mask, f"get_{form}")(), getattr(scan, f"get_{form}")())
+    assert mask.get_data_dtype() == np.uint8
+    table = json.loads((tmp_path / "out" / "scan_lobes.json").read_text())
+    expected = (labels > 0).sum() * 0.7 * 0.9 * 2.5 / 1000
+    assert table["all_lobes"]["volume_ml"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("prefer", ["scan", "mask"])
+def test_itk_places_a_mask_on_its_scan_where_the_forms_disagree(tmp_path, hu, labels, prefer):
+    moved = AFFINE.copy()
+    moved[2, 3] += 25
+    image = nib.Nifti1Image(hu, AFFINE)
+    image.set_qform(moved, 1 if prefer == "scan" else 2)
+    image.set_sform(AFFINE, 2)
+    nib.save(image, tmp_path / "scan.nii")
+    label_map(tmp_path / "out").save(predicted(tmp_path / "scan.nii", labels))
+    scan, mask = (itk.imread(str(path)) for path in (tmp_path / "scan.nii", tmp_path / "out" / "scan.nii.gz"))
+    np.testing.assert_allclose(mask.GetOrigin(), scan.GetOrigin())
+    np.testing.assert_allclose(itk.array_from_matrix(mask.GetDirection()), itk.array_from_matrix(scan.GetDirection()))
 
 
 def test_a_metaimage_gives_the_same_label_map_and_table_as_the_nifti_scan(tmp_path, scan, labels, hu):
@@ -240,6 +288,65 @@ def test_an_infection_mask_that_is_missing_doubled_or_elsewhere_is_refused(tmp_p
     with pytest.raises(ValueError, match=r"several infection masks for 'scan\.v2': scan\.v2\.nii, scan\.v2\.nii\.gz"):
         saver.save(item)
     assert names(tmp_path / "out") == []
+
+
+def test_a_writer_that_fails_does_not_keep_the_others_from_writing(tmp_path, labels):
+    write_series(tmp_path / "ct", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    item = predicted(tmp_path / "ct", labels)
+    with pytest.raises(PartlySavedError, match=r"^DicomSegWriter: .*SOPInstanceUID of .* is the same.*") as error:
+        lobe_results(tmp_path / "out").save(item)
+    assert {path.name for path in error.value.files} == set(names(tmp_path / "out"))
+    assert names(tmp_path / "out") == ["ct.nii.gz", "ct_lobes.csv", "ct_lobes.json"]
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "out" / "ct.nii.gz").dataobj), labels)
+
+
+def test_every_writer_that_fails_is_named_also_if_a_fault_of_the_program_stopped_it(tmp_path, scan, labels):
+    class Broken(NIfTIWriter):
+        def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+            raise TypeError("a fault of ours")
+
+    class Full(NIfTIWriter):
+        def __call__(self, case: SavedCase, folder: Path) -> list[Path]:
+            raise OSError("no space left")
+
+    saver = SaveResultsd("pred", tmp_path / "out", [Broken(), NIfTIWriter(), Full()])
+    with pytest.raises(PartlySavedError) as error:
+        saver.save(predicted(scan, labels))
+    assert str(error.value) == "Broken: a fault of ours; Full: no space left"
+    assert names(tmp_path / "out") == ["scan.v2.nii.gz"]
+
+
+def test_what_a_result_needs_is_told_of_the_input_alone(tmp_path, scan, labels):
+    write_series(tmp_path / "ct", shape=SHAPE, edit=tags(1, 4, SOPInstanceUID="1.2.3"))
+    assert lobe_results(tmp_path).check(preprocessing()({"image": str(scan)})) == ["", "", ""]
+    nothing, of_seg, of_table = lobe_results(tmp_path).check(preprocessing()({"image": str(tmp_path / "ct")}))
+    assert (nothing, of_table) == ("", "")
+    assert of_seg.startswith(f"DicomSegWriter: {tmp_path / 'ct'}: SOPInstanceUID of ")
+    radiograph = write_radiograph(tmp_path / "x.dcm", asymmetric(9, 13), SeriesInstanceUID=None)
+    image = LoadImaged("image", reader=RadiographReader(), ensure_channel_first=True)({"image": radiograph})
+    seg = DicomSegWriter(LUNGS, algorithm_name="a", algorithm_version="1")
+    (of_radiograph,) = SaveResultsd("pred", tmp_path, [seg]).check(image)
+    assert of_radiograph.startswith(f"DicomSegWriter: {radiograph}: no usable SeriesInstanceUID")
+
+
+@pytest.mark.parametrize(
+    ("value", "shift", "text"),
+    [
+        (0, 0.7, "not in the grid of the scan"),
+        (2, 0.0, "must have the values 0 and 1"),
+        (None, 0.0, "no infection"),
+    ],
+)
+def test_an_infection_mask_is_looked_at_before_there_is_a_label_map(tmp_path, scan, value, shift, text):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    if value is not None:
+        place = AFFINE.copy()
+        place[0, 3] += shift
+        nib.save(nib.Nifti1Image(np.full(SHAPE, value, np.uint8), place), masks / "scan.v2.nii.gz")
+    (fault,) = lobe_table_of(tmp_path, masks).check(preprocessing()({"image": str(scan)}))
+    assert fault.startswith("LobeTableWriter: ")
+    assert text in fault
 
 
 def test_a_label_map_that_is_not_back_in_the_grid_of_its_input_is_refused(tmp_path, scan, labels):

@@ -22,6 +22,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from medseg_monai.bundle import Prediction, Predictor
 from medseg_monai.data import RasterMaskWriter
+from medseg_monai.data.results.save import PartlySavedError
 from medseg_monai.errors import explain, is_users_mistake
 
 from .served import ServedBundle, check_options
@@ -142,7 +143,7 @@ class BundleInferTask(InferTask):
             try:
                 predictor = self.predictor(request)
                 prediction = predictor({"image": image})
-                written = predictor.save(prediction, folder)
+                written = self._save(predictor, prediction, folder, request)
                 result = _keep(self._mask_file(prediction, written, Path(folder), request))
                 params = {**self._describe(predictor, prediction), **_tables(written)}
                 if request.get("output") == "json" and result.endswith(".png"):
@@ -155,6 +156,20 @@ class BundleInferTask(InferTask):
                 _LOGGER.exception(line)
                 raise HTTPException(500, line) from error
         return result, params
+
+    def _save(
+        self, predictor: Predictor, prediction: Prediction, folder: str, request: Mapping[str, Any]
+    ) -> Sequence[Path]:
+        """Write the results; one that cannot be written matters only to a client that asked for it."""
+        wants_seg = request.get("result_extension") == SEG_EXTENSION
+        wanted = (SEG_EXTENSION,) if wants_seg else (".nii.gz", ".png")
+        try:
+            return predictor.save(prediction, folder)
+        except PartlySavedError as error:
+            if not any(path.name.endswith(wanted) for path in error.files):
+                raise
+            _LOGGER.warning("%s: %s", self.bundle.name, error)
+            return error.files
 
     def _mask_file(
         self, prediction: Prediction, written: Sequence[Path], folder: Path, request: Mapping[str, Any]

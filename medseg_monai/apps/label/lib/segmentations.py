@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
-import itk
 import numpy as np
 import numpy.typing as npt
 from monai.data.utils import is_supported_format
@@ -20,6 +19,7 @@ from pydicom.sr.coding import Code
 import medseg_monai
 from medseg_monai.data import RasterMaskWriter, RasterReader, VolumeReader
 from medseg_monai.data.dicom import check_geometry, find_series, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data.dicom.files import read_dicom
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.data.segments import Segment
@@ -69,7 +69,7 @@ class DicomGrid:
             series = find_series(path)[0]
             geometry = check_geometry(series, modality=series.modality)
             return cls(geometry.files, geometry.shape, geometry.affine)
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
         return cls((path,), (int(header.Rows), int(header.Columns)), None)
 
     @property
@@ -78,12 +78,13 @@ class DicomGrid:
         return ".png" if self.affine is None else ".nii.gz"
 
 
-def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.integer]:
+def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """The values of a 2D mask ``[H, W]``; viewers of volumes save such a mask as a volume of one slice."""
     if is_supported_format(path, RASTER_SUFFIXES):
         reader = RasterReader(channels=1)
         return np.asarray(reader.get_data(reader.read(path))[0][0])
-    return np.asarray(itk.array_from_image(itk.imread(str(path)))).squeeze()
+    volumes = VolumeReader(one_slice=True)
+    return volumes.get_data(volumes.read(path))[0].squeeze().T
 
 
 def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
@@ -257,7 +258,7 @@ def read_seg(path: str | os.PathLike[str], grid: DicomGrid) -> tuple[Labels, dic
     Raises:
         ValueError: not a DICOM SEG of this image, overlapping segments, or fractional values.
     """
-    uids = [str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for file in grid.files]
+    uids = [str(read_dicom(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for file in grid.files]
     try:
         seg = hd.seg.segread(path)
         if not {sop for _, _, sop in seg.get_source_image_uids()}.intersection(uids):

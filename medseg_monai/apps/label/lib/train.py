@@ -19,6 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from medseg_monai.bundle import evaluate, flat_keys, merged_config, train
 from medseg_monai.data import Datalist, Item, RasterMaskWriter, VolumeReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
+from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.errors import explain
@@ -189,7 +190,7 @@ class BundleTrainTask(TrainTask):
         if np.array_equal(values, given):
             return label
         target = path.with_name(f"{path.name}.nii.gz")
-        write_label_nifti(target, values, meta["affine"])
+        write_label_nifti(target, values, meta["affine"], forms=NiftiForms.of_meta(meta))
         return target
 
     def _by_name(self, mask: npt.NDArray[Any], info: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
