@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
-import logging
 import os
 import sys
 import textwrap
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg_monai import __version__
 from medseg_monai.errors import explain, is_users_mistake
+from medseg_monai.streams import set_up_logging
 
 if TYPE_CHECKING:
     from medseg_monai.report import CaseReport
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-
-#: logger of what MONAI tells of each epoch
-_PROGRESS = "monai.handlers.StatsHandler"
 
 
 def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
@@ -328,40 +324,6 @@ def _demo(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-class _StandardError(logging.Handler):
-    """Write the log to what is standard error at the time."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        sys.stderr.write(self.format(record) + "\n")
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a record says more than the error that ends the command."""
-    return not (_is_error(record) and record.name.startswith(("ignite.engine.", _PROGRESS)))
-
-
-def _set_up_logging(debug: bool) -> None:
-    shown = _StandardError()
-    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    if not debug:
-        shown.addFilter(_is_news)
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[shown])
-    logging.getLogger("medseg_monai").setLevel(logging.DEBUG if debug else logging.INFO)
-    # MONAI gives a logger that exists a level, but no handler of its own, with a format of its own and tracebacks
-    progress = logging.getLogger(_PROGRESS)
-    if not progress.handlers:
-        progress.addHandler(shown)
-    # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
-    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
-        logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
-    warnings.filterwarnings("ignore", module=r"monai\.")
-
-
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="answer in JSON on standard output")
@@ -486,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     args = _parser().parse_args(argv)
-    _set_up_logging(args.debug)
+    set_up_logging(debug=args.debug)
     args.answers = sys.stdout
     # standard output is for the answer: whatever else is written, by us or by a library, goes to standard error
     with redirect_stdout(sys.stderr):
