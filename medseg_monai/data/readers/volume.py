@@ -29,7 +29,8 @@ __all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dico
 _LOGGER = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = ("nii", "nii.gz")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", "nrrd", "nhdr")
+NRRD_SUFFIXES = ("nrrd", "nhdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", *NRRD_SUFFIXES)
 """File name endings of volumes, without the dot; a DICOM series is a folder."""
 
 DICOM_FILES = "dicom_files"
@@ -252,9 +253,9 @@ def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
 def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
     import itk  # takes seconds
 
-    reader = ITKReader(pixel_type=itk.F)  # without it, 8-bit signed and 64-bit integers cannot be read
+    # itk.imread chooses by the name, and does not know MHA in capitals
+    header = (itk.NrrdImageIO if is_supported_format(path, NRRD_SUFFIXES) else itk.MetaImageIO).New()
     with _reading(path):
-        header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         header.SetFileName(str(path))
         header.ReadImageInformation()
     rank = header.GetNumberOfDimensions()
@@ -267,7 +268,10 @@ def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
     _refuse_bad_affine(path, axes)
     check_stated_geometry(path)
     with _reading(path):
-        data, meta = reader.get_data(reader.read(path))
+        # in float, since 8-bit signed and 64-bit integers cannot be read as such
+        source = itk.ImageFileReader[itk.Image[itk.F, rank]].New(FileName=str(path), ImageIO=header)
+        source.Update()
+        data, meta = ITKReader().get_data(source.GetOutput())
     return _three_axes(data, meta)
 
 

@@ -482,3 +482,19 @@ def test_the_reader_knows_its_suffixes_folders_and_series(tmp_path):
 def test_the_reader_can_be_sent_to_a_worker(tmp_path):
     reader = pickle.loads(pickle.dumps(VolumeReader(modality="MR", series="1.2.3")))
     assert (reader.modality, reader.series) == ("MR", "1.2.3")
+
+
+@pytest.mark.parametrize("ending", ["MHA", "Mha", "NRRD", "Nrrd"])
+def test_an_ending_in_capitals_is_read_like_one_in_small_letters(ending, tmp_path):
+    voxels = np.random.default_rng(0).integers(-9, 9, (4, 5, 6)).astype(np.int16)
+    image = itk.image_from_array(voxels)
+    image.SetSpacing((1.5, 2.0, 4.0))
+    image.SetOrigin((3.0, -7.0, 11.0))
+    small, capital = tmp_path / f"small.{ending.lower()}", tmp_path / f"scan.{ending}"
+    itk.imwrite(image, str(small))
+    capital.write_bytes(small.read_bytes())
+    expected, meta = VolumeReader().get_data((small,))
+    values, found = VolumeReader().get_data((capital,))
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(values, voxels.transpose())
+    np.testing.assert_array_equal(found["affine"], meta["affine"])
