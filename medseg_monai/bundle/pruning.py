@@ -176,10 +176,10 @@ def prune(
     target = deployed if output is None else Path(output)
     items = _labelled_items(datalist, section)
     full = Path(given) if given is not None else _full_model(deployed)
-    kept = _where_to_keep(target)
     _check_writable(target)
     named = [datalist, *(path for item in items for path in item_paths(item))]
     refuse_given([target, settings_file(target)], named, "name another file with -o")
+    kept = _where_to_keep(target)
     predictor = Predictor(bundle, checkpoint=full, overrides=values)
     if level is not None and not 1 <= level <= _depth(predictor.network_def):
         raise ValueError(f"level {level}: {full} has the levels 1 to {_depth(predictor.network_def)}.")
