@@ -121,12 +121,19 @@ def test_a_validation_and_an_evaluation_know_where_image_and_label_are(
     np.testing.assert_allclose(centroid(sample["image"]), expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("restore", ["labels", "probabilities"])
-def test_a_mask_that_is_restored_lies_where_its_structure_is(restore: str, shown: Shown):
-    known = flat_keys(merged_config(shown.bundle, ["inference"]))
-    if restore == "probabilities" and "restore" not in known:
-        pytest.skip("this bundle restores a mask in one way only")
-    options = {"restore": restore} if "restore" in known else {}
+def ways_to_restore(name: str) -> list[dict[str, Any]]:
+    """Keys for each way in which a bundle takes a mask back to the grid of its image."""
+    known = flat_keys(merged_config(name, ["inference"]))
+    return [{"restore": "labels"}, {"restore": "probabilities"}] if "restore" in known else [{}]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "options"), [(*pair, options) for pair in SCENES for options in ways_to_restore(pair[0])], ids=str
+)
+def test_a_mask_that_is_restored_lies_where_its_structure_is(
+    name: str, form: str, options: dict[str, Any], tmp_path: Path
+):
+    shown = show(name, form, tmp_path, BLOB)
     predictor = Predictor(shown.bundle, checkpoint=shown.model, overrides={**shown.keys, **options})
     item = {"image": str(shown.scene.image)}
     image = apply_transform(predictor.preprocessing.transforms[0], item)["image"]

@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "threshold": 0.2,
     "keep_largest": 1,
     "restore": "probabilities",
+    "reassign_fragments": False,
     "views": "flips",
     "lung_only": False,
     "window": 132,

@@ -181,7 +181,7 @@ def check_seg_source(
 ) -> None:
     """Refuse a source that no SEG can refer to, before there is a label map.
 
-    All headers are read as for writing, and a SEG of at most two empty frames is made of them and thrown away: whatever
+    All headers are read as for writing, and a SEG of at most two frames is made of them and discarded: whatever
     highdicom has against the source shows here.
 
     Args:
@@ -200,8 +200,8 @@ def check_seg_source(
     else:
         headers = [without_place(read_radiograph_source(files[0]).headers[0])]
     shape = (len(headers), int(headers[0].Rows), int(headers[0].Columns))
-    empty = np.zeros(shape if volume else shape[1:], dtype=np.uint8)
-    _segmentation(files[0], headers, empty, segments[:1], "check", "0")
+    full = np.ones(shape if volume else shape[1:], dtype=np.uint8)
+    _segmentation(files[0], headers, full, segments[:1], "check", "0")
 
 
 def _tell_repairs(file: Path, sources: SegSources) -> None:

@@ -38,6 +38,10 @@ _ENTRIES = {
 _SPACE = 0b111  # the bits of xyzt_units that hold the unit of space
 _MM = {1: ("meter", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}
 
+# most programs write no unit: a line for every file, each time that it is read, would hide the lines that matter
+_NO_UNIT = "no unit of length (xyzt_units)"
+_TOLD: set[str] = set()
+
 _SAME_PLACE = 0.1  # as a share of the smallest spacing: rounding to 32 bits stays far below, a moved scan above
 
 
@@ -117,7 +121,9 @@ def place_in_mm(path: Path, image: Any) -> npt.NDArray[np.float64]:
 def _factor(path: Path, unit: int) -> float:
     """Millimetres in a unit of space."""
     if unit not in _MM:
-        _LOGGER.info("%s: no unit of length (xyzt_units), so its voxel size and place are taken as mm.", path)
+        if _NO_UNIT not in _TOLD:
+            _TOLD.add(_NO_UNIT)
+            _LOGGER.info("%s: %s, so its voxel size and place are taken as mm, as in all such files.", path, _NO_UNIT)
         return 1.0
     name, factor = _MM[unit]
     if factor != 1.0:

@@ -17,6 +17,7 @@ from monai.data import ITKReader, MetaTensor, NibabelReader, decollate_batch, li
 from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd
 
 from medseg_monai.data import VolumeReader
+from medseg_monai.data.readers import nifti
 from medseg_monai.data.readers.volume import dicom_files
 from medseg_monai.errors import explain
 from tests.data.dicom_files import OBLIQUE, SPACING, tags, write_series
@@ -237,7 +238,8 @@ FACTORS = {"mm": 1.0, "micron": 1000.0, "meter": 0.001, "unknown": 1.0}
 
 @pytest.mark.parametrize("unit", FACTORS)
 @pytest.mark.parametrize("form", ["sform", "qform", "neither"])
-def test_units_of_a_nifti_header_are_converted_to_mm(tmp_path, scan, affine, unit, form, caplog):
+def test_units_of_a_nifti_header_are_converted_to_mm(tmp_path, scan, affine, unit, form, caplog, monkeypatch):
+    monkeypatch.setattr(nifti, "_TOLD", set())
     image = nib.Nifti1Image(scan, None)
     image.header.set_xyzt_units(unit, "sec")
     in_unit = affine.copy()
@@ -248,17 +250,17 @@ def test_units_of_a_nifti_header_are_converted_to_mm(tmp_path, scan, affine, uni
     nib.save(image, tmp_path / "a.nii")
     with caplog.at_level(logging.INFO, logger="medseg_monai"):
         volume = load(tmp_path / "a.nii")
+        load(save_nifti(tmp_path / "b.nii", scan, affine))  # also without a unit, which is told once
     for key in ("affine", "original_affine"):
         spacing = np.linalg.norm(np.asarray(volume.meta[key])[:3, :3], axis=0)
         np.testing.assert_allclose(spacing, SPACING, rtol=1e-5)
     if form != "neither":
         np.testing.assert_allclose(volume.affine, affine, atol=1e-3)
     said = [message for message in our_messages(caplog) if "neither" not in message]
-    expected = {
-        "mm": [],
-        "unknown": [": no unit of length (xyzt_units), so its voxel size and place are taken as mm."],
-    }.get(unit, [f": voxel size and place in {unit}, converted to mm."])
-    assert said == [f"{tmp_path / 'a.nii'}{text}" for text in expected]
+    first = "a.nii" if unit == "unknown" else "b.nii"
+    none = "no unit of length (xyzt_units), so its voxel size and place are taken as mm, as in all such files."
+    converted = [f"{tmp_path / 'a.nii'}: voxel size and place in {unit}, converted to mm."]
+    assert said == [*(converted if unit in ("micron", "meter") else []), f"{tmp_path / first}: {none}"]
 
 
 @pytest.mark.parametrize(("qcode", "scode", "follows"), [(1, 2, "s"), (1, 0, "q"), (0, 1, "s"), (2, 1, "s")])

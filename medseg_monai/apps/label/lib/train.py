@@ -126,8 +126,8 @@ class BundleTrainTask(TrainTask):
             self.bundle.root,
             overrides={**shared, "checkpoint": checkpoint, "section": "validation", "output_dir": str(folder)},
         )
-        dice = [values for metric, values in summary["per_case"].items() if metric.split("_")[0] == "dice"]
-        return float(np.nanmean([values.get("mean", float("nan")) for values in dice]))
+        mean = summary["per_case"]["dice"]["mean"]
+        return float("nan") if mean is None else float(mean)  # no case has the structure, or a prediction of it
 
     def _datalist(self, datastore: Datastore, folder: Path, val_split: float) -> Datalist:
         items = sorted(self._labelled(datastore, folder), key=lambda item: patient_rank(item["patient"], 0))
