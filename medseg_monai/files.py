@@ -19,6 +19,7 @@ __all__ = [
     "REPORT_FILES",
     "atomic_path",
     "file_sha256",
+    "has_ending",
     "one_line",
     "refuse_given",
     "same_place",
@@ -208,6 +209,22 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
         writer = csv.DictWriter(stream, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def has_ending(path: str | os.PathLike[str], endings: Iterable[str]) -> bool:
+    """Whether a file's name ends in one of several endings, in upper or lower case.
+
+    MONAI's ``is_supported_format`` finds them anywhere in a name, so that ``scan.nii.gz.md5`` is a scan to it.
+
+    Args:
+        path: the file.
+        endings: endings without the dot in front.
+
+    Example:
+        >>> [has_ending(name, ["nii", "nii.gz"]) for name in ("scan.NII.GZ", "scan.nii.gz.md5", "nii")]
+        [True, False, False]
+    """
+    return Path(path).name.lower().endswith(tuple(f".{ending.lower()}" for ending in endings))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -16,6 +16,7 @@ from .loader import (
     read_metadata,
     refuse_replaced,
 )
+from .monai_calls import loaded_by_monai
 from .predict_cases import predict_cases
 from .predictor import Prediction, Predictor
 from .pruning import LevelResult, PruningResult, choose_level, prune
@@ -42,6 +43,7 @@ __all__ = [
     "list_bundles",
     "load_initial_weights",
     "load_network",
+    "loaded_by_monai",
     "merged_config",
     "predict_cases",
     "prune",

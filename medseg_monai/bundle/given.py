@@ -42,13 +42,23 @@ def _inputs(cases: Sequence[Item]) -> Iterator[Path]:
 
 
 def _folders_of(path: Path) -> Iterator[Path]:
-    yield path.parent
+    yield from (link.parent for link in _chain(path))
     yield path.resolve().parent
     if path.is_dir():
         yield path
         yield from _folders_of_series(path)
     elif not path.exists():  # a series that its folder's files have by their UID
         yield from _folders_of_series(path.parent, [path.name])
+
+
+def _chain(path: Path) -> Iterator[Path]:
+    """A path, and each link on the way to what it stands for."""
+    seen: set[Path] = set()
+    while path not in seen:
+        yield path
+        seen.add(path)
+        if path.is_symlink():
+            path = path.parent / os.readlink(path)
 
 
 def _folders_of_series(folder: Path, wanted: Sequence[str] = ()) -> Iterator[Path]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import _get_fake_spatial_shape
-from monai.utils import ensure_tuple
+
+from .monai_calls import config_files_in_use
 
 __all__ = [
     "BundleError",
@@ -111,10 +111,16 @@ def bundle_root(name: str) -> str:
         >>> Path(bundle_root("lung_cxr_rescrnet")).name
         'lung_cxr_rescrnet'
     """
-    candidates = [Path(file).absolute().parents[1] for file in _config_files_in_use()]
-    for root in [*candidates, Path.cwd()]:
-        if _is_bundle(root, name):
-            return str(root)
+    files = config_files_in_use()
+    roots = [root for file in files for root in file.parents if (root / "configs" / "metadata.json").is_file()]
+    named = [root for root in [*roots, Path.cwd()] if _is_bundle(root, name)]
+    if named or roots:
+        return str((named or roots)[0])
+    if files:
+        raise BundleError(
+            f"{files[0].parent}: no folder of a bundle (configs/metadata.json) above this config file; name it: "
+            "--bundle_root FOLDER."
+        )
     try:
         return str(find_bundle(name))
     except BundleError as error:
@@ -124,19 +130,6 @@ def bundle_root(name: str) -> str:
 def _is_bundle(root: Path, name: str) -> bool:
     metadata = root / "configs" / "metadata.json"
     return metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name
-
-
-def _config_files_in_use() -> Iterator[str]:
-    """Config files of the active calls to MONAI, from the innermost outwards."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).startswith("monai.bundle."):
-            workflow = frame.f_locals.get("self")
-            if isinstance(workflow, ConfigWorkflow):
-                yield str(workflow.config_root_path / "train.json")
-            files = frame.f_locals.get("config_file_")  # in the commands that do not need a workflow
-            yield from (str(file) for file in ensure_tuple(files or ()))
-        frame = frame.f_back
 
 
 def read_metadata(bundle: str | os.PathLike[str]) -> dict[str, Any]:
@@ -311,7 +304,7 @@ def build_workflow(
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,  # keep the caller's logging
         workflow_type=workflow_type,
-        tracking=as_it_is(dict(tracking)) if tracking else None,
+        tracking={**tracking, "configs": as_it_is(dict(tracking["configs"]))} if tracking else None,
         **checked,
     )
 

@@ -73,7 +73,7 @@ def fetch_weights(address: str) -> Path:
                 f"{address}: holds no {MODEL_NAME} of 'medseg train'; register a model of this project: "
                 "medseg train --register NAME."
             )
-        kept = _cache() / f"{sha256}.pt"
+        kept = _cache(_download_settings(address, folder)) / f"{sha256}.pt"
         if _is_kept(kept, sha256):
             return kept
         fetched = Path(_download(address, f"extra_files/{MODEL_NAME}", folder))
@@ -82,7 +82,7 @@ def fetch_weights(address: str) -> Path:
                 f"{address}: its {MODEL_NAME} is not the one that was registered (SHA-256 differs); try again, or "
                 "register the model again."
             )
-        _download_settings(address, folder)
+        settings_file(kept).unlink(missing_ok=True)  # damaged, or the model would be in use by now
         copy_model(fetched, kept)
     return kept
 
@@ -92,21 +92,24 @@ def _is_kept(kept: Path, sha256: str) -> bool:
     if not kept.is_file() or file_sha256(kept) != sha256:
         return False
     try:
-        return settings_file(kept).is_file() or bool(ModelFile(kept).settings)
+        return bool(ModelFile(kept).settings) or settings_file(kept).is_file()
     except ValueError:
         return False
 
 
-def _download_settings(address: str, folder: str) -> None:
-    """Fetch the settings beside the weights; models registered by earlier versions have them inside."""
+def _download_settings(address: str, folder: str) -> str:
+    """Fetch the settings beside the weights, and return a name for them; earlier versions have them inside."""
     try:
-        _download(address, f"extra_files/{settings_file(MODEL_NAME).name}", folder)
+        fetched = _download(address, f"extra_files/{settings_file(MODEL_NAME).name}", folder)
     except ValueError:
-        return
+        return "inside"
+    return file_sha256(fetched)[:16]
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg-monai" / "models"
+def _cache(settings: str) -> Path:
+    """The folder of weights with certain settings: two versions may share the weights and differ in these."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "medseg-monai" / "models" / settings
 
 
 def _download(address: str, file: str, folder: str) -> str:

@@ -42,6 +42,9 @@ _LOGGER = logging.getLogger(__name__)
 
 __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
 
+#: the overlay by which earlier versions started from weights
+_EARLIER_OVERLAY = "fine_tune.json"
+
 #: facts about a training that are needed to resume it
 RUN_NAME = "run.json"
 
@@ -140,22 +143,25 @@ def train(
     values = dict(overrides or {})
     output_dir = Path(values.get("output_dir") or merged_config(root, configs)["output_dir"])
     run: dict[str, Any] = {}
+    start = _start(checkpoint, values)
     if resume:
-        if checkpoint is not None:
-            raise BundleError(f"{checkpoint}: a resumed training uses its own weights; leave --checkpoint out.")
+        if start:
+            raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
         run = _read_run(output_dir)
         if not allow_expressions:
             check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
-        configs = run["configs"]
+            _check_configs(root, run["configs"], configs)
+        # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
+        configs = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
         values = {**run["overrides"], **_what_resuming_takes(root, configs, run["overrides"], values)}
     elif (output_dir / CHECKPOINT_NAME).exists():
         raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
-    elif checkpoint is not None:
+    elif start:
         _check_starts_from_weights(root, configs)
-        values["initial_weights"] = _existing_weights(checkpoint)
+        values["initial_weights"] = _existing_weights(start)
     if not resume:
         written = [output_dir / name for name in _WRITTEN]
-        refuse_given(written, [checkpoint, values.get("datalist")], "give another --output-dir")
+        refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
@@ -171,6 +177,25 @@ def train(
     workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
     with _without_tracking_variable():
         return _run_training(workflow, run, output_dir)
+
+
+def _start(checkpoint: str | os.PathLike[str] | None, values: Mapping[str, Any]) -> str:
+    """The weights to start from, however they were named; empty if there are none."""
+    named = values.get("initial_weights")
+    if checkpoint is not None and named and Path(checkpoint).absolute() != Path(str(named)).absolute():
+        raise BundleError(f"{checkpoint} and initial_weights={named}: two starts for one training; name one of them.")
+    return str(checkpoint or named or "")
+
+
+def _check_configs(root: Path, recorded: Sequence[str], named: Sequence[str]) -> None:
+    """Refuse config files of a run's record that the user did not name: what they say is run."""
+    for name in recorded:
+        is_own = (root / "configs" / f"{name}.json").is_file() and Path(name).name == name
+        if not is_own and name not in named and Path(name).name != _EARLIER_OVERLAY:
+            raise BundleError(
+                f"{RUN_NAME}: config {name} is run as code; name it again (--config {name}), or --allow-expressions if "
+                "you trust it."
+            )
 
 
 def _check_starts_from_weights(root: Path, configs: Sequence[str]) -> None:
@@ -309,7 +334,11 @@ def _read_run(output_dir: Path) -> dict[str, Any]:
     path = output_dir / RUN_NAME
     if not path.is_file() or not (output_dir / CHECKPOINT_NAME).is_file():
         raise BundleError(f"{output_dir}: no training to resume here ({RUN_NAME} and {CHECKPOINT_NAME} are needed).")
-    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = run["overrides"], run["configs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: damaged; start a new training from {MODEL_NAME} (--checkpoint).") from error
     return run
 
 

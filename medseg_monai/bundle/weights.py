@@ -11,9 +11,12 @@ from medseg_monai.networks.fast import make_fast
 from medseg_monai.networks.weights import ModelFile
 from medseg_monai.networks.weights.state_dict import check_fits
 
-from .loader import BundleError
+from .loader import BundleError, merged_config
 
 __all__ = ["load_initial_weights", "load_network"]
+
+#: recorded of a model, but not a setting that it is predicted with
+_BESIDE = {"pruning"}
 
 
 def load_network(
@@ -54,17 +57,19 @@ def load_network(
             f"{model.path}: no weights here; train the bundle, or give a file: checkpoint=FILE or medseg's "
             "--checkpoint FILE."
         )
+    _refuse_foreign_settings(model)
     _load(network_def, model)
     network = network_def.to(device).eval()
     return make_fast(network) if fast else network
 
 
-def load_initial_weights(network_def: nn.Module, model: ModelFile) -> nn.Module:
+def load_initial_weights(network_def: nn.Module, model: ModelFile, *, required: bool = False) -> nn.Module:
     """Load the weights that a training starts from, if there are any.
 
     Args:
         network_def: network as its bundle defines it; changed in place.
         model: the weights; a model file without a path leaves the network unchanged.
+        required: refuse a model file without a path.
 
     Returns:
         the network, in the mode that it had.
@@ -84,12 +89,29 @@ def load_initial_weights(network_def: nn.Module, model: ModelFile) -> nn.Module:
         >>> torch.equal(network.weight, trained.weight)
         True
     """
+    if model.path is None and required:
+        raise BundleError("initial_weights: this recipe starts from weights; name them with --checkpoint FILE.")
     if model.path is None:
         return network_def
     if not model.exists:
         raise BundleError(f"{model.path}: no weights to start from; name the model.pt of a training.")
     _load(network_def, model)
     return network_def
+
+
+def _refuse_foreign_settings(model: ModelFile) -> None:
+    """Refuse weights that name no bundle, as earlier versions wrote them, and have settings that are another's."""
+    if not model.bundle or "bundle" in model.settings:
+        return
+    try:
+        known = merged_config(model.bundle, ["train"])["settings"]
+    except BundleError:  # a copy somewhere
+        return
+    if others := sorted(set(model.settings) - set(known) - _BESIDE):
+        raise BundleError(
+            f"{model.path}: has settings that {model.bundle} does not have ({', '.join(others)}), so it is of another "
+            "bundle; give this bundle's weights, or take them as they are with weights_of=null."
+        )
 
 
 def _load(network: nn.Module, model: ModelFile) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from monai.data.utils import is_supported_format
 from monai.utils import ensure_tuple
 
 from medseg_monai.errors import shorten
-from medseg_monai.files import REPORT_FILES
+from medseg_monai.files import REPORT_FILES, has_ending
 
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
@@ -238,7 +237,7 @@ def _other_modality(file: Path) -> str:
 
 
 def _volume(path: Path) -> Path:
-    if not is_supported_format(_existing(path), VOLUME_SUFFIXES):
+    if not has_ending(_existing(path), VOLUME_SUFFIXES):
         suffixes = ", ".join(VOLUME_SUFFIXES)
         raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
     return path
@@ -251,8 +250,13 @@ def _volumes_in(folder: Path, modality: str) -> list[Path]:
         several = list_series(series, modality=modality)
         raise ValueError(f"{folder}: {len(series)} DICOM series, choose with --series: {several}.")
     volumes = _volumes_directly_in(folder)
-    if not volumes and not series:
+    if not volumes:
         volumes = _in_case_folders(folder, _volumes_directly_in, "volume")
+        if volumes and series:
+            raise ValueError(
+                f"{folder}: a DICOM series below, and {volumes[0].relative_to(folder)} in folders of its own; name the "
+                "folders or files to predict."
+            )
     if not volumes and not series:
         suffixes = ", ".join(VOLUME_SUFFIXES)
         raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}) and no DICOM series below it.")
@@ -263,7 +267,7 @@ def _volumes_in(folder: Path, modality: str) -> list[Path]:
 
 
 def _volumes_directly_in(folder: Path) -> list[Path]:
-    return [p for p in _files_in(folder) if is_supported_format(p, VOLUME_SUFFIXES)]
+    return [p for p in _files_in(folder) if has_ending(p, VOLUME_SUFFIXES)]
 
 
 def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Path]:

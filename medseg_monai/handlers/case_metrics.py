@@ -157,7 +157,7 @@ class CaseMetrics(CaseTable):
         ...     CaseMetrics(folder, metrics=["iou", "recall"]).attach(evaluator)
         ...     _ = evaluator.run([[case]])
         ...     Path(folder, "cases.csv").read_text().splitlines()
-        ['case,iou,recall', 'eye.png,0.5,1.0']
+        ['case,iou,recall', 'eye,0.5,1.0']
     """
 
     def __init__(

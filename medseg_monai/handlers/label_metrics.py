@@ -77,7 +77,7 @@ class LabelMetrics(CaseTable):
         ...     LabelMetrics(folder, names=["left", "right"], metrics=["dice"]).attach(evaluator)
         ...     _ = evaluator.run([[case]])
         ...     Path(folder, "cases.csv").read_text().splitlines()
-        ['case,dice,dice_left,dice_right', 'ct.nii.gz,0.5,1.0,0.0']
+        ['case,dice,dice_left,dice_right', 'ct,0.5,1.0,0.0']
 
     Source: Xie et al., "CTSU-Net", IEEE TMI 2020, Section IV-E: IoU and HD95 of each lobe "at the original resolution";
     "the overall performance … by computing the average of the per-lobe metrics". Li et al., "ANU-Net", Computers &

@@ -15,6 +15,7 @@ from monai.engines import Evaluator
 from torch import nn
 
 from medseg_monai.networks.weights import write_model
+from medseg_monai.networks.weights.model_file import check_settings_file, restore_settings
 from medseg_monai.networks.weights.state_dict import check_fits, read_tensors, save_atomically
 
 from .early_stop import EarlyStop
@@ -127,6 +128,7 @@ class TrainingState:
         if not self.resume:
             if path.exists():
                 raise FileExistsError(f"{path}: a training was run here; resume it, or choose another output_dir.")
+            check_settings_file(self.output_dir / MODEL_NAME)
             return
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no checkpoint to resume from.")
@@ -143,6 +145,8 @@ class TrainingState:
         engine.state.iteration = state["iteration"]
         self.best_metric = state["best_metric"]
         self.best_epoch = state["best_epoch"]
+        if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
+            restore_settings(self.output_dir / MODEL_NAME, state["settings"])
         logger.info("Resumed %s after epoch %d.", path, state["epoch"])
 
     def save(self, engine: Engine) -> None:

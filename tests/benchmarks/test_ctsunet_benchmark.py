@@ -75,10 +75,11 @@ def test_a_scan_is_read_in_the_size_and_window_that_the_weights_were_trained_wit
     ctsunet_benchmark, checkpoint, tmp_path
 ):
     values = np.full((128, 128, 64), -750, np.int16)
+    values[0] = 40  # one value is not a CT
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 2.0, 1.0])), tmp_path / "scan.nii")
     scan = ctsunet_benchmark.read_scan(tmp_path / "scan.nii", checkpoint, None, None)
     assert scan.shape == (1, 1, 64, 64, 64)
-    assert scan.unique().tolist() == pytest.approx([0.5])
+    assert float(scan.median()) == pytest.approx(0.5)
 
 
 def test_lobes_are_compared_one_by_one(ctsunet_benchmark):

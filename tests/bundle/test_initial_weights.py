@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 
 from medseg_monai.bundle import BundleError, build_workflow, find_bundle, train
 from medseg_monai.networks import NETWORKS
-from medseg_monai.networks.weights import ModelFile, copy_model, write_model
+from medseg_monai.networks.weights import ModelFile, copy_model, settings_file, write_model
 from medseg_monai.phantoms import phantom_writer
 from tests.bundles.tiny import phantom_size, tiny_training
 
@@ -136,6 +136,83 @@ def test_a_setting_that_is_code_is_never_run(key, start, tmp_path: Path, monkeyp
 
 def chain(error: BaseException | None) -> list[str]:
     return [] if error is None else [str(error), *chain(error.__cause__ or error.__context__)]
+
+
+def test_two_starts_for_one_training_are_refused(start, tmp_path: Path):
+    bundle, overrides, path = start
+    with pytest.raises(BundleError, match="two starts for one training"):
+        train(bundle, overrides={**overrides, "initial_weights": str(tmp_path / "other.pt")}, checkpoint=path)
+
+
+def test_weights_to_start_from_are_never_written_over_however_they_were_named(start, tmp_path: Path):
+    bundle, overrides, path = start
+    (tmp_path / "run").mkdir()
+    copy_model(path, tmp_path / "run" / "model.pt")
+    before = (tmp_path / "run" / "model.pt").read_bytes()
+    for named in ({"checkpoint": tmp_path / "run" / "model.pt"}, {}):
+        values = {} if named else {"initial_weights": str(tmp_path / "run" / "model.pt")}
+        with pytest.raises(ValueError, match="given as an input and would be written over"):
+            train(bundle, overrides={**overrides, **values}, track=False, **named)
+    assert (tmp_path / "run" / "model.pt").read_bytes() == before
+
+
+def test_a_training_from_another_bundles_weights_goes_on_with_its_own(start):
+    bundle, overrides, path = start
+    model = ModelFile(path)
+    write_model(path, model.state_dict(), {**model.settings, "bundle": "lung_cxr_defunet"})
+    values = {**overrides, "weights_of": "lung_cxr_defunet"}
+    train(bundle, overrides=values, checkpoint=path, track=False)
+    resumed = {"output_dir": overrides["output_dir"], "max_epochs": 2}
+    assert train(bundle, overrides=resumed, resume=True, track=False).epochs == 2
+
+
+def test_settings_that_were_lost_come_back_when_the_training_goes_on(start, tmp_path: Path):
+    bundle, overrides, path = start
+    model = train(bundle, overrides=overrides, checkpoint=path, track=False).model
+    settings = ModelFile(model).settings
+    for content in (None, '{"format": "medseg'):
+        settings_file(model).unlink()
+        if content:
+            settings_file(model).write_text(content)
+        train(bundle, overrides={**overrides, "max_epochs": 1}, resume=True, track=False)
+        assert ModelFile(model).settings == settings
+
+
+def test_another_programs_file_where_settings_would_go_is_told_before_the_first_epoch(start, tmp_path: Path):
+    bundle, overrides, _ = start
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.json").write_text('{"x": 1}')
+    with pytest.raises(RuntimeError) as caught:
+        train(bundle, overrides={**overrides, **tiny_training(bundle)}, track=False)
+    assert any("another program's file" in message for message in chain(caught.value))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_the_recipe_of_retraining_asks_for_weights(tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        parsed(["train", "retrain"]).get_parsed_content("network")
+    assert any("this recipe starts from weights" in message for message in chain(caught.value))
+
+
+def test_configs_of_a_runs_record_are_run_only_if_they_are_named_again(start, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle, overrides, path = start
+    train(bundle, overrides=overrides, checkpoint=path, track=False)
+    (tmp_path / "evil.json").write_text(json.dumps({"initialize": [CODE]}))
+    record = tmp_path / "run" / "run.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "configs": ["train", str(tmp_path / "evil.json")]}))
+    with pytest.raises(BundleError, match=r"evil\.json is run as code; name it again"):
+        train(bundle, overrides={"output_dir": overrides["output_dir"]}, resume=True, track=False)
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_record_of_a_run_is_named(content, tmp_path: Path):
+    (tmp_path / "run.json").write_text(content)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"run\.json: damaged"):
+        train("lung_cxr_rescrnet", overrides={"output_dir": str(tmp_path)}, resume=True, track=False)
 
 
 @pytest.mark.parametrize("key", ["retrain_from"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from medseg_monai.bundle import (
     BundleError,
@@ -90,6 +91,29 @@ def test_an_unknown_bundle_is_refused_with_the_nearest_and_all_names(shelf):
 def test_a_name_like_none_gets_no_guess(shelf):
     with pytest.raises(BundleError, match=r"^xyz: no such bundle\. There are: toy_eye_net"):
         find_bundle("xyz")
+
+
+def test_a_config_belongs_to_the_folder_above_it_whatever_the_name_there(tmp_path, monkeypatch):
+    copy = tmp_path / "my_lungs"
+    shutil.copytree(find_bundle("lung_cxr_rescrnet"), copy)
+    metadata = copy / "configs" / "metadata.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "name": "my_lungs"}))
+    shutil.copy(copy / "configs" / "inference.json", copy / "mine.json")
+    monkeypatch.chdir(tmp_path)
+    for config in (copy / "configs" / "inference.json", copy / "mine.json"):
+        workflow = ConfigWorkflow(str(config), meta_file=str(metadata), workflow_type="infer", logging_file=False)
+        workflow.initialize()
+        assert workflow.get("bundle_root") == str(copy)
+
+
+def test_a_config_above_which_no_bundle_lies_takes_nobody_elses_weights(tmp_path, monkeypatch):
+    shutil.copytree(find_bundle("lung_cxr_rescrnet") / "configs", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    workflow = ConfigWorkflow(str(tmp_path / "elsewhere" / "inference.json"), workflow_type="infer", logging_file=False)
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow.get("bundle_root")
+    assert "no folder of a bundle" in str(caught.value.__cause__)
 
 
 def test_a_config_belongs_to_the_copy_in_the_current_folder_only_if_that_is_the_same_bundle(

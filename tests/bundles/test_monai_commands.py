@@ -58,6 +58,15 @@ def test_load_gives_the_network_with_the_weights_of_the_copy(hub_copy: Path, tra
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
+def test_load_by_default_builds_the_network_that_the_weights_are_for(
+    hub_copy: Path, trained: Trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    network = monai.bundle.load(hub_copy.name, bundle_dir=str(hub_copy.parent), device="cpu")
+    expected = torch.load(trained.model, weights_only=True)
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+
+
 def test_load_as_monai_does_by_default_gives_the_weights_of_the_papers_network(hub_copy: Path, tmp_path, monkeypatch):
     """By default ``load`` takes the network of ``train.json``, which is the paper's."""
     monkeypatch.chdir(tmp_path)

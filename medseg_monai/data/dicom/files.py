@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data.utils import is_supported_format
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medseg_monai.files import has_ending
 
 from .versions import is_implicit, missing_decoder
 
@@ -170,7 +171,7 @@ def is_dicom_file(path: str | os.PathLike[str]) -> bool:
         [True, False]
     """
     file = Path(path)
-    return is_supported_format(file, [DICOM_SUFFIX]) or (file.is_file() and has_dicom_content(file))
+    return has_ending(file, [DICOM_SUFFIX]) or (file.is_file() and has_dicom_content(file))
 
 
 def has_dicom_content(path: str | os.PathLike[str]) -> bool:

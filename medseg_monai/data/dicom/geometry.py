@@ -256,6 +256,8 @@ def _value_faults(series: DicomSeries, scan: Sequence[DicomSlice], modality: str
         faults.append(f"{_names(series, flat)}: RescaleSlope 0, so all values are equal; export the series again")
     if modality != "CT":
         return faults + _partly_scaled(series, scan)
+    if turned := [s for s in scan if s.slope is not None and s.slope < 0]:
+        faults.append(f"{_names(series, turned)}: negative RescaleSlope, so air is dense; export the series again")
     unscaled = [s for s in scan if s.slope is None or s.intercept is None]
     if unscaled:
         files = _names(series, unscaled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from monai.data.utils import is_supported_format
+from medseg_monai.files import has_ending
 
 __all__ = ["check_stated_geometry"]
 
@@ -35,7 +35,7 @@ def check_stated_geometry(path: Path) -> None:
         ValueError: no voxel size.
     """
     fields = _fields(path)
-    if is_supported_format(path, ("nrrd", "nhdr")):
+    if has_ending(path, ("nrrd", "nhdr")):
         has_size = "space directions" in fields or "spacings" in fields
         has_directions = "space directions" in fields and fields.get("space", "").lower() in _SPACES
     else:
@@ -52,7 +52,7 @@ def _fields(path: Path) -> dict[str, str]:
     with path.open("rb") as stream:
         lines = stream.read(_LONGEST_HEADER).split(b"\n")
     fields: dict[str, str] = {}
-    sign = ":" if is_supported_format(path, ("nrrd", "nhdr")) else "="
+    sign = ":" if has_ending(path, ("nrrd", "nhdr")) else "="
     for line in lines:
         text = line.decode("latin-1").strip()
         if not text:  # the end of a NRRD header

@@ -42,6 +42,9 @@ _MM = {1: ("meter", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}
 _NO_UNIT = "no unit of length (xyzt_units)"
 _TOLD: set[str] = set()
 
+# mm; a voxel outside is one whose unit was stated wrongly
+_SMALLEST, _LARGEST = 0.005, 50.0
+
 _SAME_PLACE = 0.1  # as a share of the smallest spacing: rounding to 32 bits stays far below, a moved scan above
 
 
@@ -114,7 +117,12 @@ def place_in_mm(path: Path, image: Any) -> npt.NDArray[np.float64]:
     elif header["qform_code"] > 0 and header["sform_code"] > 0:
         _warn_of_two_places(path, image)
     affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _factor(path, int(header["xyzt_units"]) & _SPACE)
+    factor = _factor(path, int(header["xyzt_units"]) & _SPACE)
+    affine[:3] *= factor
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if factor != 1.0 and not (sizes.min() >= _SMALLEST and sizes.max() <= _LARGEST):
+        size = " x ".join(f"{value:.3g}" for value in sizes)
+        raise ValueError(f"{path}: voxels of {size} mm by its unit (xyzt_units); correct the header.")
     return affine
 
 
@@ -132,7 +140,11 @@ def _factor(path: Path, unit: int) -> float:
 
 
 def _warn_of_two_places(path: Path, image: Any) -> None:
-    qform, sform = image.get_qform(), image.get_sform()
+    try:
+        qform, sform = image.get_qform(), image.get_sform()
+    except ValueError:  # nibabel's, of a quaternion that is none
+        _LOGGER.warning("%s: its qform cannot be read; it is read by the sform.", path)
+        return
     last = np.subtract((*image.shape[:3], 1)[:3], 1)  # the mask of a 2D image may have two axes
     corners = np.array(list(np.ndindex(2, 2, 2))) * last
     difference = qform - sform

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from monai.data import ImageReader
-from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, ensure_tuple
 from pydicom import Dataset
 from pydicom.uid import UID
 
 from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_shifted_bits, is_dicom_file, read_dicom
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
-from medseg_monai.files import one_line
+from medseg_monai.files import has_ending, one_line
 
 from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
@@ -92,7 +91,7 @@ class RadiographReader(ImageReader):
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES`` or belongs to a DICOM file."""
         names = ensure_tuple(filename)
-        return all(is_supported_format(name, RASTER_SUFFIXES) or is_dicom_file(name) for name in names)
+        return all(has_ending(name, RASTER_SUFFIXES) or is_dicom_file(name) for name in names)
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
         """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from monai.data import ImageReader
-from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, ensure_tuple
 from PIL import ExifTags, Image, TiffImagePlugin
+
+from medseg_monai.files import has_ending
 
 __all__ = ["EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
 
@@ -106,7 +107,7 @@ class RasterReader(ImageReader):
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
-        return bool(is_supported_format(filename, RASTER_SUFFIXES))
+        return all(has_ending(name, RASTER_SUFFIXES) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
         """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from monai.data import ImageReader, ITKReader
-from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
 from medseg_monai.errors import shorten
-from medseg_monai.files import one_line
+from medseg_monai.files import has_ending, one_line
 
 from .itk_header import check_stated_geometry
 from .nifti_file import NiftiReader, open_nifti
@@ -100,7 +99,8 @@ class VolumeReader(ImageReader):
 
     Example:
         >>> import tempfile
-        >>>         >>> import numpy as np
+        >>> import nibabel as nib
+        >>> import numpy as np
         >>> from monai.transforms import LoadImage
         >>> from medseg_monai.data import VolumeReader
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ class VolumeReader(ImageReader):
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether every name ends in one of ``VOLUME_SUFFIXES``, or names a folder or a series in a folder."""
         names = [Path(name) for name in ensure_tuple(filename)]
-        return all(is_supported_format(name, VOLUME_SUFFIXES) or name.is_dir() or _is_series(name) for name in names)
+        return all(has_ending(name, VOLUME_SUFFIXES) or name.is_dir() or _is_series(name) for name in names)
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
         """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
@@ -186,11 +186,11 @@ class VolumeReader(ImageReader):
             data, meta = self._read_dicom(path)
         elif not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder.")
-        elif not is_supported_format(path, VOLUME_SUFFIXES):
+        elif not has_ending(path, VOLUME_SUFFIXES):
             suffixes = ", ".join(VOLUME_SUFFIXES)
             raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
         else:
-            read = _read_nifti if is_supported_format(path, NIFTI_SUFFIXES) else _read_itk
+            read = _read_nifti if has_ending(path, NIFTI_SUFFIXES) else _read_itk
             data, meta = read(path, fewest=1 if self.one_slice else 2)
         _refuse_bad_values(path, data)
         return data, meta
@@ -254,7 +254,7 @@ def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
     import itk  # takes seconds
 
     # itk.imread chooses by the name, and does not know MHA in capitals
-    header = (itk.NrrdImageIO if is_supported_format(path, NRRD_SUFFIXES) else itk.MetaImageIO).New()
+    header = (itk.NrrdImageIO if has_ending(path, NRRD_SUFFIXES) else itk.MetaImageIO).New()
     with _reading(path):
         header.SetFileName(str(path))
         header.ReadImageInformation()

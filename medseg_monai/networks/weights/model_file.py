@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -24,7 +23,15 @@ from medseg_monai.files import atomic_path, file_sha256, write_json
 
 from .state_dict import as_state_dict, read_tensors, save_tensors
 
-__all__ = ["ModelFile", "copy_model", "settings_file", "trained_with", "write_model"]
+__all__ = [
+    "ModelFile",
+    "check_settings_file",
+    "copy_model",
+    "restore_settings",
+    "settings_file",
+    "trained_with",
+    "write_model",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +41,9 @@ _WORD = re.compile(r"[A-Za-z0-9][\w+.-]*")
 #: among the settings the name of the bundle that the weights are for
 _BUNDLE = "bundle"
 _FORMAT = "medseg-monai model 1"
+
+# no setting is larger; what is not a number is not smaller
+_LARGEST = 1e9
 
 
 class ModelFile:
@@ -155,16 +165,53 @@ _WRAPPED = ("model", "network", "settings")
 
 
 def settings_file(path: str | os.PathLike[str]) -> Path:
-    """Where the settings of a model file stand: beside it, with the ending ``.json``.
+    """Where the settings of a model file are: beside it, ``model.json`` for ``model.pt``.
+
+    Args:
+        path: the model file. For another ending than ``.pt``, ``.json`` comes after it, so that ``a.pt`` and ``a.pth``
+            have settings of their own.
+
+    Example:
+        >>> [settings_file(path).as_posix() for path in ("runs/drive/model.pt", "best.pth")]
+        ['runs/drive/model.json', 'best.pth.json']
+    """
+    file = Path(path)
+    return file.with_suffix(".json") if file.suffix == ".pt" else file.with_name(f"{file.name}.json")
+
+
+def check_settings_file(path: str | os.PathLike[str]) -> None:
+    """Make sure, before hours of training, that settings can be written beside a model file.
+
+    Args:
+        path: the model file that will be written.
+
+    Raises:
+        ValueError: another program's file stands where the settings would go.
+    """
+    _refuse_foreign(settings_file(path))
+
+
+def restore_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Write the settings of a model file again if they are lost or damaged.
 
     Args:
         path: the model file.
+        settings: its settings.
 
-    Example:
-        >>> settings_file("runs/drive/model.pt").as_posix()
-        'runs/drive/model.json'
+    Raises:
+        OSError: they cannot be written.
     """
-    return Path(path).with_suffix(".json")
+    beside = settings_file(path)
+    if _entry_of(Path(path)) is None and not (beside.is_file() and _is_foreign(beside) and _parses(beside)):
+        write_json(beside, {"format": _FORMAT, "sha256": file_sha256(path), "settings": dict(settings)})
+
+
+def _parses(beside: Path) -> bool:
+    try:
+        json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
@@ -272,7 +319,7 @@ def _is_foreign(beside: Path) -> bool:
 
 def _read_settings(path: Path, sha256: str) -> Mapping[str, Any]:
     """The settings beside a plain state dict."""
-    entries = _entries(settings_file(path))
+    entries = _entries(settings_file(path)) or _entries(settings_file(path.resolve()))  # a link may have another name
     if not entries:
         logger.warning("%s: no settings beside it (%s): the defaults are used.", path, settings_file(path).name)
         return {}
@@ -305,7 +352,7 @@ def _entries(beside: Path) -> list[Mapping[str, Any]]:
         content = json.loads(beside.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{beside}: damaged; fetch it anew with its weights.") from error
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
         return []  # another program's
@@ -328,4 +375,6 @@ def _is_like(value: Any, default: Any) -> bool:
         return isinstance(value, str) and bool(_WORD.fullmatch(value))
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
-    return isinstance(default, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value)
+    if not (isinstance(default, (int, float)) and isinstance(value, (int, float))):
+        return False
+    return abs(value) <= _LARGEST and (isinstance(default, float) or value == int(value))

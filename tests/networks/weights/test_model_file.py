@@ -179,7 +179,9 @@ def test_the_settings_of_a_damaged_file_are_not_guessed(tmp_path):
     [
         ([40, 52], [256, 256]),
         ((40, 52), [256, 256]),
-        (-150.5, -200),
+        (-150.5, -200.0),
+        (-150, -200.0),
+        (300.0, 256),
         (0, 0.5),
         (False, True),
         ("BGR", "RGB"),
@@ -214,6 +216,9 @@ def test_a_value_of_the_kind_of_the_default_is_taken(value, default, tmp_path):
         (True, 1),
         (float("nan"), 0.5),
         (None, 4),
+        (4.5, 4),
+        (10**400, 4),
+        (float("inf"), 0.5),
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_name(value, default, tmp_path):

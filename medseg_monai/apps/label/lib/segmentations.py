@@ -11,7 +11,6 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
-from monai.data.utils import is_supported_format
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from pydicom import dcmread
 from pydicom.sr.coding import Code
@@ -24,7 +23,7 @@ from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.data.segments import Segment
 from medseg_monai.errors import explain
-from medseg_monai.files import atomic_path
+from medseg_monai.files import atomic_path, has_ending
 
 from .served import PALETTE, ServedBundle
 
@@ -80,7 +79,7 @@ class DicomGrid:
 
 def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """The values of a 2D mask ``[H, W]``; viewers of volumes save such a mask as a volume of one slice."""
-    if is_supported_format(path, RASTER_SUFFIXES):
+    if has_ending(path, RASTER_SUFFIXES):
         reader = RasterReader(channels=1)
         return np.asarray(reader.get_data(reader.read(path))[0][0])
     volumes = VolumeReader(one_slice=True)

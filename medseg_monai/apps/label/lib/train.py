@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException
-from monai.data.utils import is_supported_format
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -23,6 +22,7 @@ from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
 from medseg_monai.errors import explain
+from medseg_monai.files import has_ending
 
 from .segmentations import name_values, read_mask
 from .served import ServedBundle
@@ -159,7 +159,7 @@ class BundleTrainTask(TrainTask):
             except HTTPException as error:  # a DICOM SEG that cannot be read must not spoil the others
                 _LOGGER.warning("%s: left out: %s", name, error.detail)
                 continue
-            dimension = 3 if is_supported_format(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
+            dimension = 3 if has_ending(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
             if dimension != self.bundle.dimension:
                 continue
             try:
