@@ -103,7 +103,7 @@ def test_a_config_belongs_to_the_folder_above_it_whatever_the_name_there(tmp_pat
     for config in (copy / "configs" / "inference.json", copy / "mine.json"):
         workflow = ConfigWorkflow(str(config), meta_file=str(metadata), workflow_type="infer", logging_file=False)
         workflow.initialize()
-        assert workflow.get("bundle_root") == str(copy)
+        assert workflow.bundle_root == str(copy)
 
 
 def test_a_config_above_which_no_bundle_lies_takes_nobody_elses_weights(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_config_above_which_no_bundle_lies_takes_nobody_elses_weights(tmp_path
     workflow = ConfigWorkflow(str(tmp_path / "elsewhere" / "inference.json"), workflow_type="infer", logging_file=False)
     workflow.initialize()
     with pytest.raises(RuntimeError) as caught:
-        workflow.get("bundle_root")
+        workflow.bundle_root
     assert "no folder of a bundle" in str(caught.value.__cause__)
 
 
