@@ -45,7 +45,8 @@ class FolderStudies(LocalDatastore):
             image_info: information from the client.
 
         Raises:
-            HTTPException: 422 for a name that is a path or a header without its voxels, 409 for the name of an existing image.
+            HTTPException: 422 for a name that is a path or a header without its voxels, 409 for the name of an existing
+                image.
         """
         if image_id and (not _NAME.fullmatch(image_id) or len(image_id.encode()) > _LONGEST_NAME):
             raise HTTPException(422, f"image {image_id!r}: give a short name, not a path.")

@@ -87,7 +87,7 @@ class SentSessions(Sessions):
                 data_file = str(folder / uuid.uuid4().hex)
                 shutil.unpack_archive(received, data_file)
             added: tuple[str, SessionInfo] = super().add_session(data_file, expiry, False, session_id)
-        except (ValueError, OSError, EOFError, shutil.ReadError) as error:
+        except Exception as error:  # each format of archives raises errors of its own
             shutil.rmtree(folder)
             raise HTTPException(422, f"{received.name}: no archive that can be unpacked; send it as .zip.") from error
         return added
