@@ -89,11 +89,11 @@ class TestFilesOfTheServer:
 
     def test_an_archive_is_unpacked_nowhere_else(self, server: Server, tmp_path: Path):
         (tmp_path / "a.txt").write_text("a")
-        with tarfile.open(tmp_path / "out.tar", "w") as archive:
+        with tarfile.open(tmp_path / "sent.tar", "w") as archive:
             archive.add(tmp_path / "a.txt", "../../../escaped.txt")
         before = kept(server)
-        answer = server.ask("PUT", "/session/?uncompress=true", files=tmp_path / "out.tar")
-        assert (answer.status, answer.detail.partition(":")[0]) == (422, "out.tar")
+        answer = server.ask("PUT", "/session/?uncompress=true", files=tmp_path / "sent.tar")
+        assert (answer.status, answer.detail.partition(":")[0]) == (422, "sent.tar")
         assert not list(server.work_dir.parent.rglob("escaped.txt"))
         assert wait_for(lambda: kept(server), lambda found: found == before) == before
 
