@@ -210,7 +210,7 @@ def test_weights_of_another_network_are_refused(images: Path, tmp_path: Path, ca
 
 
 def test_a_key_changes_the_prediction(model: Path, images: Path, tmp_path: Path):
-    predict(model, images / "rgb.png", tmp_path / "none", "--set", "threshold=1.1")
+    predict(model, images / "rgb.png", tmp_path / "none", "--set", "threshold=1")
     predict(model, images / "rgb.png", tmp_path / "all", "--set", "threshold=0.0")
     assert not np.asarray(Image.open(tmp_path / "none" / "rgb.png")).any()
     assert np.asarray(Image.open(tmp_path / "all" / "rgb.png")).all()

@@ -14,6 +14,8 @@ from monai.bundle.scripts import _get_fake_spatial_shape
 
 from .monai_calls import config_files_in_use
 
+from .ranges import value_fault
+
 __all__ = [
     "BundleError",
     "as_it_is",
@@ -208,7 +210,7 @@ def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Refuse overrides for keys that no config has; MONAI itself accepts any key silently.
+    """Refuse overrides for keys that no config has and values that a key cannot have; MONAI itself accepts them all.
 
     Args:
         bundle: name or path of the bundle.
@@ -216,7 +218,8 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
         overrides: key to value; ``a#b`` or ``a::b`` reach nested entries.
 
     Raises:
-        BundleError: an unknown key (the message names the closest known keys), an unknown bundle or an unknown config.
+        BundleError: an unknown key (the message names the closest known keys), a value of another type or outside its
+            range, an unknown bundle or an unknown config.
 
     Example:
         >>> from medseg_monai.bundle import BundleError, check_overrides
@@ -230,15 +233,23 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
     config = merged_config(bundle, configs)
     flat = flat_keys(config)
     parser = ConfigParser(config)
-    for key in overrides:
+    for key, value in overrides.items():
         nested = key.replace("::", "#")
         if nested in flat or ("#" in nested and nested in parser):
+            _check_value(nested, value, flat.get(nested))
             continue
         if key in REPLACED:
             refuse_replaced(key)
         near = difflib.get_close_matches(key, flat, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(flat))}."
         raise BundleError(f"{key}: {find_bundle(bundle).name} ({', '.join(configs)}) has no such key; {hint}")
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    is_expression = isinstance(value, str) and value.lstrip().startswith(("$", "@", "%"))
+    fault = "" if is_expression else value_fault(key, value, default)
+    if fault:
+        raise BundleError(f"{key}: {fault}; the bundle has {default!r}.")
 
 
 def refuse_replaced(key: str) -> NoReturn:

@@ -112,7 +112,7 @@ def test_of_a_resized_input_everything_lies_where_the_file_has_it(bundle, drawn,
 
 
 def test_where_nothing_is_predicted_the_middle_slice_is_drawn(bundle, drawn, tmp_path):
-    predictor = Predictor(bundle, overrides={**PLAIN, "threshold": 1.1})
+    predictor = Predictor(bundle, overrides={**PLAIN, "threshold": 1.0})
     volume = write_volume(tmp_path / "ct.nii.gz")
     path = attention.save_attention(predictor, predictor({"image": str(volume)}), tmp_path)
     assert path.name == "ct_slice002.png"

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medseg_monai.bundle import BundleError, build_workflow, train
+from medseg_monai.bundle import (
+    BundleError,
+    build_workflow,
+    check_overrides,
+    flat_keys,
+    list_bundles,
+    merged_config,
+    train,
+)
 from medseg_monai.bundle.overrides import check_values, is_code
 from medseg_monai.cli import main
 from medseg_monai.phantoms import phantom_writer
@@ -51,6 +59,34 @@ def test_an_option_is_never_run(arguments, image: Path, tmp_path: Path, monkeypa
 def test_who_trusts_an_expression_can_allow_it(image: Path, tmp_path: Path):
     arguments = ["--set", "threshold=$1 / 4", "--allow-expressions"]
     assert main(["predict", CXR, str(image), "-o", str(tmp_path / "out"), *arguments]) == 0
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *("threshold=NaN", "threshold=-5", "threshold=1.5", "threshold=much", "threshold=null"),
+        *("keep_largest=-1", "keep_largest=0.5", "image_size=[40, NaN]", "image_size=[40, 0]", "amp=1"),
+        "threshold=Infinity",
+    ],
+)
+def test_a_value_that_a_key_cannot_have_is_refused_by_name(pair: str, image: Path, tmp_path: Path, capsys):
+    assert main(["predict", CXR, str(image), "-o", str(tmp_path / "out"), "--set", pair]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert pair.partition("=")[0] in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_learning_rate_that_is_no_number_starts_no_training(tmp_path: Path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", CXR, "--output-dir", str(folder), "--set", "learning_rate=NaN"]) == 2
+    assert "learning_rate: expected a number of at least 0, got nan; the bundle has 0.001." in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", list_bundles())
+def test_no_bundle_has_a_value_that_it_would_refuse(name: str):
+    for config in ("train", "inference"):
+        check_overrides(name, [config], flat_keys(merged_config(name, [config])))
 
 
 @pytest.fixture

@@ -336,7 +336,7 @@ def test_cases_that_tell_nothing_are_refused_by_name(bundle, volumes, tmp_path, 
         nib.Nifti1Image(np.zeros(shape, np.uint8), scan.affine).to_filename(tmp_path / "label.nii.gz")
         item["label"] = str(tmp_path / "label.nii.gz")
     write_datalist({"validation": [item]}, tmp_path / "list.json")
-    threshold = 1.1 if label == "empty" else 0.5
+    threshold = 1.0 if label == "empty" else 0.5
     name = "ct_0.nii.gz" if label is None else "label.nii.gz"
     with pytest.raises(ValueError, match=rf"{name}.*"):
         prune(bundle, tmp_path / "list.json", overrides={**PLAIN, "threshold": threshold})

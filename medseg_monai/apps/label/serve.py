@@ -97,11 +97,10 @@ def _refuse_open_host(host: str) -> None:
 
 
 def _set_environment(folder: Path) -> None:
-    """Set the variables that MONAI Label reads during its import; values set by the user are kept."""
+    """Set the variables that MONAI Label reads during its import; values set by the user are kept, except TMPDIR."""
     temporary = folder / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     defaults = {
-        "TMPDIR": str(temporary),  # MONAI Label writes uploads with permissions for every user of the machine
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
         "MONAI_LABEL_TRACKING_ENABLED": "false",  # for MONAI Label's own trainers; ours have their own tracking
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
@@ -109,6 +108,8 @@ def _set_environment(folder: Path) -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    # MONAI Label writes what clients send with permissions for every user of the machine
+    os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None  # another module may have cached it before
 
 

@@ -19,7 +19,7 @@ from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, li
 from medseg_monai.errors import shorten
 from medseg_monai.files import has_ending, one_line
 
-from .itk_header import check_stated_geometry
+from .itk_header import check_data_files, check_stated_geometry
 from .nifti_file import NiftiReader, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
@@ -147,8 +147,9 @@ class VolumeReader(ImageReader):
         Raises:
             FileNotFoundError: if there is no such file, folder or series.
             ValueError: for several files, another suffix, a file that is truncated or damaged or not one 3D volume,
-                several values per voxel, values that are not finite, a singular, sheared or contradictory affine, and
-                for a folder with several DICOM series or with one that is not a regular grid.
+                a header that names a file elsewhere, several values per voxel, values that are not finite, a singular,
+                sheared or contradictory affine, and for a folder with several DICOM series or with one that is not a
+                regular grid.
         """
         if len(img) != 1:
             names = ", ".join(str(name) for name in img)
@@ -251,6 +252,7 @@ def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
 
 
 def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
+    check_data_files(path)
     import itk  # takes seconds
 
     # itk.imread chooses by the name, and does not know MHA in capitals

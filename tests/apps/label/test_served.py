@@ -121,9 +121,16 @@ def test_options_come_in_the_type_that_the_bundle_has_for_them():
         (LOBES, {"restore": "@checkpoint"}),
         (LOBES, {"restore": "%train.json"}),
         (LOBES, {"restore": ["labels"]}),
+        (CXR, {"threshold": float("nan")}),
+        (CXR, {"threshold": -5}),
+        (CXR, {"threshold": 1.01}),
+        (CXR, {"threshold": "inf"}),
+        (CXR, {"keep_largest": -1}),
+        (CXR, {"keep_largest": float("inf")}),
+        (CXR, {"keep_largest": 10**400}),
     ],
 )
-def test_a_value_of_another_type_or_one_that_monai_would_run_is_refused(bundle: str, option: dict[str, object]):
+def test_a_value_of_another_type_or_range_or_that_monai_would_run_is_refused(bundle: str, option: dict[str, object]):
     with pytest.raises(ValueError, match=next(iter(option))):
         check_options(ServedBundle.read(bundle), option)
 

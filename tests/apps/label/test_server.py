@@ -44,6 +44,12 @@ def wait_for(look: Callable[[], Any], is_there: Callable[[Any], bool]) -> Any:
     return seen
 
 
+def kept(server: Server) -> set[Path]:
+    """What lies in the folders in which a server keeps files for the time of a request."""
+    folders = [server.work_dir.with_suffix(".tmp"), *(server.work_dir / name for name in ("tmp", "uploads"))]
+    return {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+
 def read_png(content: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(content)))
 
@@ -244,16 +250,13 @@ class TestWhatGoesWrong:
 
 
 def test_neither_a_mask_nor_an_uploaded_image_stays_behind(server: Server, tmp_path: Path):
-    def kept() -> set[Path]:
-        return set(server.work_dir.with_suffix(".tmp").iterdir())
-
-    before = wait_for(kept, lambda found: not any(file.name.startswith("medseg_label_") for file in found))
+    before = wait_for(lambda: kept(server), lambda found: not any(one.name.startswith("medseg_") for one in found))
     broken = tmp_path / "broken.png"
     broken.write_bytes((server.studies / "phantom_0001.png").read_bytes()[:3000])
     assert server.infer(CXR, "phantom_0001").status == 200
     assert server.ask("POST", f"/infer/{CXR}", file=server.studies / "phantom_0001.png").status == 200
     assert server.ask("POST", f"/infer/{CXR}", file=broken).status == 422
-    assert wait_for(kept, lambda found: found == before) == before
+    assert wait_for(lambda: kept(server), lambda found: found == before) == before
 
 
 def test_a_page_from_elsewhere_gets_no_leave_to_ask(server: Server):

@@ -97,6 +97,18 @@ def test_an_unknown_bundle_is_refused_before_anything_starts(trained: Server):
     assert (answer.status, answer.detail) == (404, f"lung_cxr_resnet: no such model; there are {CXR}.")
 
 
+def test_of_trainings_that_are_asked_for_at_once_one_is_started(trained: Server):
+    answers = [trained.ask_json("POST", f"/train/{CXR}", {"max_epochs": 1}) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 429, 429]
+    assert answers[1].detail == "train: one is running already; wait for its end, or stop it."
+    assert trained.finished("/train/")["status"] == "DONE"
+
+
+def test_a_training_that_cannot_be_started_has_ended_in_an_error(trained: Server):
+    task = train(trained, max_epochs=1, client_id="a" * 2**18)  # more than a command line can hold
+    assert task["status"] == "ERROR"
+
+
 def test_a_training_without_labels_ends_with_a_line_that_says_so(trained: Server):
     for number in (1, 2):
         assert trained.ask("DELETE", f"/datastore/label?id=phantom_000{number}&tag=final").status == 200

@@ -438,6 +438,51 @@ def test_a_file_that_is_cut_off_is_named_in_one_line(tmp_path, scan, affine, suf
     assert str(error.value) == f"{path}: truncated, damaged or incomplete; copy it again."
 
 
+META = "NDims = 3\nDimSize = 7 5 6\nElementSpacing = 0.7 0.9 2.5\nElementType = MET_SHORT\n{}\n"
+DETACHED = NRRD.rstrip("\n").format(type="short", directions=STRAIGHT) + "\n{}\n"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, scan) -> Path:
+    """Voxels in a folder that is not the one of the header."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "a.raw").write_bytes(scan.T.tobytes())
+    (tmp_path / "given").mkdir()
+    return tmp_path / "secret" / "a.raw"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("mhd", META.format("ElementDataFile = {}")),
+        ("mha", META.format("ElementDataFile = {}")),
+        ("mhd", META.format("ElementDataFile : {}")),
+        ("mhd", META.format("Comment = \rElementDataFile = LOCAL\nElementDataFile = {}")),
+        ("mhd", META.format("elementdatafile = LOCAL\nElementDataFile = {}")),
+        ("mhd", META.format("ElementDataFile = LIST 3\n{}")),
+        ("nhdr", DETACHED.format("data file: {}")),
+        ("nrrd", DETACHED.format("datafile: {}")),
+        ("nhdr", DETACHED.format("DATA FILE: {}")),
+        ("nhdr", DETACHED.format("data file:=a.raw\ndata file: {}")),
+        ("nhdr", DETACHED.format("content: a\rdata file: {}")),
+        ("nhdr", DETACHED.format("data file: LIST 3\n{}")),
+        ("nhdr", DETACHED.format("# " + "a" * 2**20 + "\ndata file: {}")),
+    ],
+)
+def test_a_header_chooses_no_file_outside_its_folder(tmp_path, elsewhere, suffix, text):
+    header = tmp_path / "given" / f"scan.{suffix}"
+    for name in (str(elsewhere), "../secret/a.raw"):
+        header.write_text(text.format(name), newline="")
+        with pytest.raises(ValueError, match=r"must lie beside it|damaged") as told:
+            VolumeReader().get_data([header])
+        assert "\n" not in str(told.value)
+
+
+def test_a_header_may_name_the_file_beside_it_by_a_dot(elsewhere, scan):
+    elsewhere.with_name("scan.nhdr").write_text(DETACHED.format("data file: ./a.raw"))
+    np.testing.assert_array_equal(VolumeReader().get_data([elsewhere.with_name("scan.nhdr")])[0], scan)
+
+
 @pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
 def test_a_header_without_its_data_file_is_refused(tmp_path, scan, affine, suffix):
     path = save_itk(tmp_path / f"a.{suffix}", scan, affine)

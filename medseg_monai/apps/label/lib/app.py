@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,12 +25,13 @@ from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 
 from .dicomweb import DicomWebStudies
-from .endpoints import answer_with_dicom
+from .endpoints import answer_with_dicom, check_requests
 from .folder import FolderStudies
 from .infer import NAME_KEY, BundleInferTask
 from .served import choose_bundles
 from .train import BundleTrainTask
 from .uncertainty import UncertaintyStrategy
+from .uploads import SentSessions, Uploads, refuse_detached
 from .versions import Versions
 
 __all__ = ["BundleApp"]
@@ -63,6 +63,7 @@ class BundleApp(MONAILabelApp):
         self.weights: dict[str, str] = json.loads(conf.get("weights") or "{}")
         self.bundles = choose_bundles(names or None, self.weights)
         self.work_dir = work_dir = Path(conf.get("work_dir") or app_dir)
+        self.uploads = Uploads(work_dir / "uploads")
         self.versions = {
             name: Versions(work_dir / "models" / name, self.weights.get(name, bundle.shipped_weights))
             for name, bundle in self.bundles.items()
@@ -117,6 +118,7 @@ class BundleApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Replace some of MONAI Label's answers; MONAI Label calls this when the server starts."""
         answer_with_dicom()
+        check_requests()
         super().on_init_complete()
 
     def init_infers(self) -> dict[str, BundleInferTask]:
@@ -146,16 +148,17 @@ class BundleApp(MONAILabelApp):
         """
         _refuse_unknown(request.get("model"), self._infers, "model")
         image = str(request.get("image") or "")
-        if not _is_upload(image) and not (datastore or self.datastore()).get_image_uri(image):
+        sent = self.uploads.path(image) or (self._sessions and self._sessions.image(image))
+        if sent:
+            refuse_detached(sent)
+        elif not (datastore or self.datastore()).get_image_uri(image):
             raise HTTPException(404, f"{image}: no such image in the studies, nor was it uploaded.")
-        named = {} if _is_upload(image) else {NAME_KEY: image}
-        try:
-            result: dict[str, Any] = super().infer({**request, "image": image, **named}, datastore)
-        except Exception:
-            if Path(image).is_absolute() and not request.get("session"):
-                Path(image).unlink(missing_ok=True)  # MONAI Label deletes an upload only if all went well
-            raise
+        named = {"image": str(sent)} if sent else {"image": image, NAME_KEY: image}
+        result: dict[str, Any] = super().infer({**request, **named}, datastore)
         return result
+
+    def _load_sessions(self, load: bool = False) -> SentSessions | None:
+        return SentSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def batch_infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segment many images and save the masks as labels; an image that cannot be segmented stops no other.
@@ -192,6 +195,28 @@ class BundleApp(MONAILabelApp):
         if model:
             _refuse_unknown(model, self._infers, "model")
 
+    def check_task(self, method: str, request: Mapping[str, Any]) -> None:
+        """Check what a training or a batch is asked for, before a process starts for it.
+
+        Args:
+            method: ``train`` or ``batch_infer``; other tasks have nothing to check.
+            request: the client's request.
+
+        Raises:
+            HTTPException: 404 for a model that does not exist, 422 for an option that cannot have its value.
+        """
+        tasks = {"train": self._trainers, "batch_infer": self._infers}.get(method)
+        if tasks is None:
+            return
+        model = request.get("model")
+        _refuse_unknown(model, tasks, "model")
+        if "bundle_path" in request or not isinstance(request.get("gpus") or "", str):
+            raise HTTPException(422, "bundle_path is not for clients, and gpus is a text, such as 0,1.")
+        try:
+            tasks[model].check(request)
+        except ValueError as error:
+            raise HTTPException(422, f"{model}: {error}") from error
+
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The image to label next.
 
@@ -223,12 +248,5 @@ def _is_set(setting: str) -> bool:
 
 
 def _refuse_unknown(name: Any, there: Mapping[str, Any], what: str) -> None:
-    if name not in there:
+    if not isinstance(name, str) or name not in there:
         raise HTTPException(404, f"{name}: no such {what}; there are {', '.join(there) or 'none'}.")
-
-
-def _is_upload(image: str) -> bool:
-    """Whether a path is in a folder for uploads; clients must not request any other file of the server."""
-    folders = [tempfile.gettempdir(), settings.MONAI_LABEL_SESSION_PATH]
-    path = Path(image).resolve()
-    return Path(image).is_absolute() and any(path.is_relative_to(Path(one).resolve()) for one in folders if one)

@@ -36,6 +36,7 @@ from medseg_monai.errors import explain
 from .folder import check_tag
 from .segmentations import DicomGrid, name_values, read_label, read_seg, write_label, write_seg
 from .served import ServedBundle
+from .uploads import refuse_detached
 
 __all__ = ["DicomWebStudies"]
 
@@ -299,6 +300,7 @@ class DicomWebStudies(LocalDatastore):
         """
         try:
             check_tag(label_tag)
+            refuse_detached(label_filename)
             image = self.get_image_uri(image_id)
             if not image:
                 raise ImageNotFoundException(f"Image {image_id} not found")

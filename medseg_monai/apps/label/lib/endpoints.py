@@ -1,25 +1,62 @@
-"""Replacements for answers of MONAI Label that are wrong for DICOM."""
+"""Replacements for functions of MONAI Label that answer wrongly, or that take what they cannot use."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+import logging
 import mimetypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
-from monailabel.endpoints import datastore, infer, proxy
+from monailabel.endpoints import activelearning, datastore, infer, proxy, session
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks import utils as background
+from monailabel.utils.async_tasks.task import AsyncTask
+from starlette.datastructures import UploadFile
 
 from .dicomweb import DicomWebStudies
 from .infer import SEG_EXTENSION
 from .proxy import pass_on
+from .uploads import check_file_name, read_params
 
-__all__ = ["answer_with_dicom"]
+__all__ = ["answer_with_dicom", "check_requests"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _run_inference = infer.run_inference
 _download_image = datastore.download_image
+_run_task = AsyncTask.run
+_in_background = background._task_func
+
+#: what the address of a request says, and the server itself; params that say it too are left out
+_NOT_FOR_PARAMS = ("image", "label", "model", "session")
+
+_CHECKED = (
+    (infer, "run_inference"),
+    (datastore, "add_image"),
+    (datastore, "save_label"),
+    (datastore, "update_image_info"),
+    (datastore, "update_label_info"),
+    (activelearning, "sample"),
+    (session, "create_session"),
+)
+
+
+def check_requests() -> None:
+    """Check files and params before MONAI Label uses them, and start no task while another of its kind is unfinished.
+
+    MONAI Label itself fails with 500 for params that are no object, keeps the files of requests that fail, and counts a
+    task as running only some time after it has accepted it.
+    """
+    for module, name in _CHECKED:
+        setattr(module, name, _checked(getattr(module, name)))
+    AsyncTask.run = staticmethod(_start_task)
+    background._task_func = _task_to_its_end
 
 
 def answer_with_dicom() -> None:
@@ -35,6 +72,46 @@ def answer_with_dicom() -> None:
     proxy.proxy_dicom = pass_on
 
 
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of an endpoint that refuses what it cannot use, and leaves no file behind if it fails."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        for key in given.keys() & {"params", "info"}:
+            read_params(given[key])
+        for file in [given.get("file"), given.get("label"), *given.get("files", [])]:
+            if isinstance(file, UploadFile):
+                check_file_name(file)
+        try:
+            return function(*args, **kwargs)
+        except Exception:
+            for task in getattr(given.get("background_tasks"), "tasks", ()):
+                task.func(*task.args, **task.kwargs)  # they delete files, and run only after an answer
+            raise
+
+    return checked
+
+
+def _start_task(
+    method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
+) -> Any:
+    app_instance().check_task(method, {**(request or {}), **read_params(params)})
+    unfinished = [task for task in background.tasks(method) if task["status"] in ("SUBMITTED", "RUNNING")]
+    if unfinished and not enqueue:
+        return None, f"{method}: one is running already; wait for its end, or stop it."
+    return _run_task(method, request, params, force_sync, enqueue)
+
+
+def _task_to_its_end(task: dict[str, Any], method: str, callback: Any = None) -> None:
+    """A task that cannot be started has ended: otherwise it would count as submitted for ever."""
+    try:
+        _in_background(task, method, callback)
+    except Exception:
+        _LOGGER.exception("%s: the task could not be run", method)
+        task["status"] = "ERROR"
+
+
 def _infer(
     background_tasks: Any,
     model: str,
@@ -45,10 +122,18 @@ def _infer(
     label: Any = None,
     output: Any = None,
 ) -> Any:
+    """Inference; a label that comes along is for models that take scribbles, and no bundle does."""
+    if not (file or image or session_id):
+        raise HTTPException(400, "No image: name one with image=, or send one as file.")
+    options = {key: value for key, value in read_params(params).items() if key not in _NOT_FOR_PARAMS}
     if output == infer.ResultType.dicom_seg:
-        params = json.dumps({**json.loads(params or "{}"), "result_extension": SEG_EXTENSION})
+        options["result_extension"] = SEG_EXTENSION
         output = infer.ResultType.image
-    return _run_inference(background_tasks, model, image, session_id, params, file, label, output)
+    ask = functools.partial(_run_inference, background_tasks, model)
+    if not file:
+        return ask(image, session_id, json.dumps(options), None, None, output)
+    with app_instance().uploads.keep(file) as name:
+        return ask(name, "", json.dumps(options), None, None, output)
 
 
 def _download(image: str, check_only: bool = False, check_sum: str | None = None) -> Any:

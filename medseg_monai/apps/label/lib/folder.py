@@ -8,10 +8,13 @@ from typing import Any
 from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore
 
+from .uploads import refuse_detached
+
 __all__ = ["FolderStudies", "check_tag"]
 
-_TAG = re.compile(r"\w[\w -]*")
+_TAG = re.compile(r"\w[\w -]{0,39}")
 _NAME = re.compile(r"\w[^/\\\0]*")
+_LONGEST_NAME = 150  # bytes; file systems allow 255, and a name gets additions
 
 
 def check_tag(tag: str) -> None:
@@ -42,10 +45,12 @@ class FolderStudies(LocalDatastore):
             image_info: information from the client.
 
         Raises:
-            HTTPException: 422 for a name that is a path, 409 for the name of an existing image.
+            HTTPException: 422 for a name that is a path or a header without its voxels, 409 for the name of an existing
+                image.
         """
-        if image_id and not _NAME.fullmatch(image_id):
-            raise HTTPException(422, f"image {image_id!r}: give a name, not a path.")
+        if image_id and (not _NAME.fullmatch(image_id) or len(image_id.encode()) > _LONGEST_NAME):
+            raise HTTPException(422, f"image {image_id!r}: give a short name, not a path.")
+        refuse_detached(image_filename)
         if self.get_image_uri(image_id):
             raise HTTPException(409, f"image {image_id}: this name is already in use; give another one.")
         added: str = super().add_image(image_id, image_filename, image_info)
@@ -61,9 +66,10 @@ class FolderStudies(LocalDatastore):
             label_info: information from the client.
 
         Raises:
-            HTTPException: 422 for a tag that is not a plain word.
+            HTTPException: 422 for a tag that is not a plain word or a header without its voxels.
             ImageNotFoundException: no such image.
         """
         check_tag(label_tag)
+        refuse_detached(label_filename)
         saved: str = super().save_label(image_id, label_filename, label_tag, label_info)
         return saved

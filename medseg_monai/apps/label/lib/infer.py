@@ -92,6 +92,18 @@ class BundleInferTask(InferTask):
         """File of the weights in use; ``None`` if there is none and ``validate`` is set."""
         return self.versions.current().path if self.is_valid() or not validate else None
 
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Check the options of a request.
+
+        Args:
+            request: the client's request.
+
+        Raises:
+            ValueError: an option with a value that it cannot have, or a model that does not exist.
+        """
+        check_options(self.bundle, request)
+        self._model_path(request)
+
     def predictor(self, request: Mapping[str, Any]) -> Predictor:
         """The predictor for the options and the model of a request; it is loaded if necessary.
 

@@ -21,9 +21,10 @@ from medseg_monai.bundle import (
     merged_config,
     read_metadata,
 )
+from medseg_monai.bundle.ranges import value_fault
 from medseg_monai.data import DicomSegWriter, SaveResultsd, Segment
 
-__all__ = ["PALETTE", "ServedBundle", "check_options", "choose_bundles"]
+__all__ = ["PALETTE", "ServedBundle", "check_option", "check_options", "choose_bundles"]
 
 Colour = tuple[int, int, int]
 
@@ -172,17 +173,33 @@ def check_options(bundle: ServedBundle, request: Mapping[str, Any]) -> dict[str,
         keys of ``inference.json`` with the values that differ from the bundle's.
 
     Raises:
-        ValueError: an option with a value of another type.
+        ValueError: an option with a value of another type or outside its range.
     """
-    changed = {}
-    for key, default in bundle.options.items():
-        value = _as_type_of(default, request.get(key, default))
-        if value is None:
-            expected = "whole number" if default == "" else _TYPE_NAMES[type(default)]
-            raise ValueError(f"{key}: expected {expected}, got {request[key]!r}; the bundle has {default!r}.")
-        if value != default:
-            changed[key] = value
-    return changed
+    return {
+        key: value
+        for key, default in bundle.options.items()
+        if (value := check_option(key, request.get(key, default), default)) != default
+    }
+
+
+def check_option(key: str, given: Any, default: Any) -> Any:
+    """The value of one option in the type of its default.
+
+    Args:
+        key: the option.
+        given: the value that a client sent.
+        default: the bundle's value; an empty string stands for an optional whole number.
+
+    Raises:
+        ValueError: a value of another type or outside its range.
+    """
+    value = _as_type_of(default, given)
+    if value is None:
+        expected = "whole number" if default == "" else _TYPE_NAMES[type(default)]
+        raise ValueError(f"{key}: expected {expected}, got {given!r}; the bundle has {default!r}.")
+    if fault := value_fault(key, value, default):
+        raise ValueError(f"{key}: {fault}; the bundle has {default!r}.")
+    return value
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
@@ -196,7 +213,7 @@ def _as_type_of(default: Any, value: Any) -> Any:
         return value if isinstance(value, str) and _WORD.fullmatch(value) else None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if isinstance(default, float) else int(number) if number.is_integer() else None
 

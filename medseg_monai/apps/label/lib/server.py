@@ -2,12 +2,14 @@
 
 This module closes the following gaps of MONAI Label: its check of tokens does not work with PyJWT 2 (no token is ever
 valid); anybody can reload the app, and an annotator can overwrite the weights; every page that is open in the
-annotator's browser may send requests to the server; and its own pages load scripts and fonts from other sites.
+annotator's browser may send requests to the server; archives that a client sends may be unpacked anywhere; and its own
+pages load scripts and fonts from other sites.
 """
 
 from __future__ import annotations
 
 import json
+import tarfile
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 import jwt
 import requests
 from fastapi import Depends, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from monailabel.app import app
@@ -36,9 +39,13 @@ _LEEWAY_S = 10  # the realm's clock may differ from ours by this much
 #: what a browser may load for our pages: OHIF requests fonts from Google while patients' images are open
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 
-#: here MONAI Label would overwrite or move the weights in use; use ``POST /train/`` for another model
+#: here MONAI Label would overwrite or move the weights in use (use ``POST /train/`` for another model), load the app
+#: again, or open any image of the server as a slide
 _MODEL = f"{settings.MONAI_LABEL_API_STR}/model/"
-_CLOSED = {"PUT": _MODEL, "DELETE": _MODEL, "POST": "/reload"}
+_SLIDES = f"{settings.MONAI_LABEL_API_STR}/infer/wsi"
+_CLOSED = (("PUT", _MODEL), ("DELETE", _MODEL), ("POST", "/reload"), ("POST", _SLIDES))
+
+_READING = ("GET", "HEAD", "OPTIONS")
 
 
 class _Guard:
@@ -59,15 +66,31 @@ class _Guard:
 
 def _refusal(scope: Scope) -> JSONResponse | None:
     """The answer to a request that is refused; ``None`` if it is passed on."""
-    closed = _CLOSED.get(scope["method"])
-    if closed and scope["path"].startswith(closed):
-        return JSONResponse({"detail": f"{scope['method']} {closed} is closed in this server."}, status_code=403)
-    host = Headers(scope=scope).get("host", "")
+    for method, closed in _CLOSED:
+        if scope["method"] == method and scope["path"].startswith(closed):
+            return JSONResponse({"detail": f"{method} {closed} is closed in this server."}, status_code=403)
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if scope["method"] not in _READING and _is_from_elsewhere(headers):
+        detail = "Sent by a page of another site; a proxy in front of the server must send X-Forwarded-Host."
+        return JSONResponse({"detail": detail}, status_code=403)
+    if headers.get("content-length", "0") != "0" and "content-type" not in headers:
+        return JSONResponse({"detail": "A body without Content-Type; say what it is."}, status_code=415)
     # another site can let its own name point to this machine, and its pages then count as ours
     if not settings.MONAI_LABEL_AUTH_ENABLE and not is_loopback(_host_name(host)):
         detail = f"Host: {host} is not this machine; a proxy in front of the server must send Host: 127.0.0.1."
         return JSONResponse({"detail": detail}, status_code=400)
     return None
+
+
+def _is_from_elsewhere(headers: Headers) -> bool:
+    """Whether a page that is not ours sent a request; programs send neither of the headers that tell it."""
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    # a page cannot set X-Forwarded-Host without a leave that nobody gets
+    own = (headers.get("host"), headers.get("x-forwarded-host"))
+    return origin is not None and origin.partition("://")[2] not in own
 
 
 def _host_name(host: str) -> str:
@@ -84,6 +107,12 @@ async def _tell(request: Request, error: Any) -> JSONResponse:
 
 async def _tell_json(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"detail": f"params or body: not JSON ({error})."}, status_code=400)
+
+
+async def _tell_invalid(request: Request, error: Any) -> JSONResponse:
+    """What is wrong with a request, without what it holds: JSON cannot give everything back."""
+    faults = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
+    return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
 
 
 async def _tell_other(request: Request, error: Any) -> JSONResponse:
@@ -155,11 +184,14 @@ def _start_page() -> RedirectResponse:
     return RedirectResponse("/ohif/" if settings.MONAI_LABEL_STUDIES.startswith("http") else "/info/")
 
 
+tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # for the archives that clients send
+
 # MONAI Label permits requests from every page that is open in the annotator's browser; its own pages need no permission
 app.user_middleware[:] = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_middleware(_Guard)
 app.add_exception_handler(MONAILabelException, _tell)
 app.add_exception_handler(json.JSONDecodeError, _tell_json)
+app.add_exception_handler(RequestValidationError, _tell_invalid)
 app.add_exception_handler(requests.RequestException, _tell_other)
 app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", None) not in ("/", "/docs")]
 app.add_api_route("/", _start_page, include_in_schema=False)

@@ -25,7 +25,7 @@ from medseg_monai.errors import explain
 from medseg_monai.files import has_ending
 
 from .segmentations import name_values, read_mask
-from .served import ServedBundle
+from .served import ServedBundle, check_option
 from .versions import Model, Versions
 
 __all__ = ["BundleTrainTask"]
@@ -88,11 +88,11 @@ class BundleTrainTask(TrainTask):
 
         Raises:
             ValueError: fewer than two final labels or two patients for this bundle, a label with values without a name,
-                a value that is not a number, or a model that does not exist.
+                an option that cannot have its value, or a model that does not exist.
         """
         if isinstance(wanted := request.get(USE_KEY), str) and wanted:
             return {"model": self.versions.use(wanted).name, "used": True}
-        values = self._numbers(request)
+        values = self.check(request)
         name = time.strftime("%Y%m%d_%H%M%S")
         folder = self.versions.folder / "runs" / name
         datalist = folder / "datalist.json"
@@ -116,10 +116,19 @@ class BundleTrainTask(TrainTask):
         _LOGGER.info("%s: Dice %.4f, before %.4f; %s.", name, after, before, "used now" if used else "not used")
         return {"model": name, "dice": after, "before": before, "used": used}
 
-    def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that a client may set, as numbers, since MONAI would run a text that starts with $."""
+    def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that a client may set, as numbers, since MONAI would run a text that starts with $.
+
+        Args:
+            request: the keys of :meth:`config`.
+
+        Raises:
+            ValueError: an option with a value of another type or outside its range, or a model that does not exist.
+        """
+        if isinstance(wanted := request.get(USE_KEY), str) and wanted:
+            self.versions.find(wanted)
         numbers = {key: value for key, value in self.config().items() if isinstance(value, (int, float))}
-        return {key: type(value)(request.get(key, value)) for key, value in numbers.items()}
+        return {key: check_option(key, request.get(key, value), value) for key, value in numbers.items()}
 
     def _dice(self, checkpoint: str, folder: Path, shared: Mapping[str, Any]) -> float:
         summary = evaluate(

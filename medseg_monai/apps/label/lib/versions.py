@@ -83,10 +83,22 @@ class Versions:
         Raises:
             ValueError: there is no model with this name.
         """
+        model = self.find(name)
+        self._write({**self._read(), "current": name})
+        return model
+
+    def find(self, name: str) -> Model:
+        """The model of a name.
+
+        Args:
+            name: name of the model.
+
+        Raises:
+            ValueError: there is no model with this name.
+        """
         models = self.all()
         if name not in models:
             raise ValueError(f"{name}: no such model; there are {', '.join(models)}.")
-        self._write({**self._read(), "current": name})
         return models[name]
 
     def _read(self) -> dict[str, Any]:
