@@ -3,6 +3,7 @@
 from medseg_monai.deprecation import moved
 
 from .binary import CheckBinaryd
+from .binarize import BinarizeMaskd
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
@@ -16,6 +17,7 @@ from .same_size import CheckSameSized
 __all__ = [
     "Affine",
     "AntialiasedResized",
+    "BinarizeMaskd",
     "CheckBinaryd",
     "CheckHounsfieldd",
     "CheckSameSized",
