@@ -2,8 +2,8 @@
 
 from medseg_monai.deprecation import moved
 
-from .binary import CheckBinaryd
 from .binarize import BinarizeMaskd
+from .binary import CheckBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd

@@ -26,9 +26,9 @@ _EDGES = 0.25
 class BinarizeMaskd(MapTransform):
     """Find the foreground of a mask whose file may hold 0 and 255, 0 and 1, 16 bits, a colour or a palette.
 
-    A mask with one value besides 0 has that as its foreground. One that reaches white may also hold what JPEG and smooth
-    edges leave in between; its foreground is above 127.5. A mask of several structures, a photograph, and whatever
-    else leaves open what is foreground is refused. A mask of zeros is empty.
+    A mask with one value besides 0 has that as its foreground. One that reaches white may also hold what JPEG and
+    smooth edges leave in between; its foreground is above 127.5. A mask of several structures, a photograph, and
+    whatever else leaves open what is foreground is refused. A mask of zeros is empty.
 
     Args:
         keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them.
