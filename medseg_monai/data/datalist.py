@@ -20,7 +20,7 @@ from typing import Any
 from medseg_monai.errors import shorten
 from medseg_monai.files import write_json
 
-from .names import name_cases
+from .names import NAME_KEY, name_cases
 
 __all__ = [
     "Datalist",
@@ -80,13 +80,17 @@ def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) ->
     write_json(target, written)
 
 
-def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:
+def load_datalist(
+    path: str | os.PathLike[str], section: str, *, allow_empty: bool = False, keys: Sequence[str] | None = None
+) -> list[Item]:
     """Read one section of a data list, with absolute paths to files that exist.
 
     Args:
         path: a JSON file that :func:`write_datalist` wrote, or one written by hand in MONAI's format.
         section: ``"training"``, ``"validation"``, ``"test"`` or any other section of the file.
         allow_empty: return an empty list for an empty section instead of refusing it.
+        keys: keep only these keys and the name. Images of which some have a further mask and some have none do not make
+            a batch.
 
     Returns:
         The items in the order of the file, each with its ``name``, which tells its results, overlays and rows of tables
@@ -107,7 +111,9 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         >>> len(items), sorted(items[0])
         (2, ['fov', 'image', 'label', 'name', 'patient', 'source'])
     """
-    return name_cases(_load(path, section, allow_empty=allow_empty))
+    items = name_cases(_load(path, section, allow_empty=allow_empty))
+    kept = None if keys is None else {*keys, NAME_KEY}
+    return [{key: value for key, value in item.items() if kept is None or key in kept} for item in items]
 
 
 def _load(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:

@@ -138,9 +138,9 @@ def test_a_training_needs_no_files_of_the_test_section(radiographs: Path, tmp_pa
     assert (tmp_path / "run" / "model.pt").is_file()
 
 
-def test_a_training_takes_items_with_and_without_a_field_of_view(tmp_path: Path):
-    datalist = changed(
-        write(VESSELS, tmp_path / "phantoms"), tmp_path, lambda lists, _: lists["training"][1].pop("fov")
-    )
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_training_takes_items_with_and_without_a_field_of_view(without: int, tmp_path: Path):
+    phantoms = write(VESSELS, tmp_path / "phantoms")
+    datalist = changed(phantoms, tmp_path, lambda lists, _: lists["training"][without].pop("fov"))
     start(VESSELS, datalist, tmp_path)
     assert (tmp_path / "run" / "model.pt").is_file()

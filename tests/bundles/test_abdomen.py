@@ -292,13 +292,14 @@ def test_a_png_gets_a_png_of_its_size(liver_ct, tmp_path):
 
 def slice_list(folder: Path) -> None:
     """Two slices as PNG, one of them without the organ, in every section."""
-    items = []
-    for z in (2, 6):
-        values = scene()[:, :, z].T
-        Image.fromarray(gray(values, -200, 200)).save(folder / f"image{z}.png")
-        Image.fromarray(((values > 0) * 255).astype(np.uint8)).save(folder / f"label{z}.png")
-        items.append({"image": f"image{z}.png", "label": f"label{z}.png", "patient": "1"})
-    (folder / "datalist.json").write_text(json.dumps(dict.fromkeys(("training", "validation", "test"), items)))
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for section, items in sections.items():
+        for z in (2, 6):
+            values = scene()[:, :, z].T
+            Image.fromarray(gray(values, -200, 200)).save(folder / f"{section}{z}.png")
+            Image.fromarray(((values > 0) * 255).astype(np.uint8)).save(folder / f"label_{section}{z}.png")
+            items.append({"image": f"{section}{z}.png", "label": f"label_{section}{z}.png", "patient": section})
+    (folder / "datalist.json").write_text(json.dumps(sections))
 
 
 def test_slices_are_trained_validated_and_evaluated_as_they_are(liver_ct, tmp_path):

@@ -113,6 +113,13 @@ def test_missing_files_are_all_counted_and_the_first_ten_named_in_one_line(tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_only_the_wanted_keys_and_the_name_are_kept(tmp_path):
+    item = {key: touch(tmp_path / f"{key}.png") for key in ("image", "label", "fov")}
+    write_datalist({"training": [{**item, "patient": "1"}]}, tmp_path / "all.json")
+    (found,) = load_datalist(tmp_path / "all.json", "training", keys=("image", "label"))
+    assert found == {"image": item["image"], "label": item["label"], "name": "image"}
+
+
 def test_an_unknown_section_names_the_ones_there_are(tmp_path):
     write_datalist({"training": [], "test": [], "fractions": [0.5, 0.5]}, tmp_path / "all.json")
     with pytest.raises(ValueError, match=r"no section 'testing'; it has training, test$"):
