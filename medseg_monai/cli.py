@@ -250,8 +250,9 @@ def _export(args: argparse.Namespace) -> int:
 def _import_weights(args: argparse.Namespace) -> int:
     from medseg_monai.files import refuse_given
     from medseg_monai.networks.weights.authors import import_weights
+    from medseg_monai.networks.weights.model_file import settings_file
 
-    refuse_given([args.output], [args.file], "name another file")
+    refuse_given([args.output, settings_file(args.output)], [args.file], "name another file")
     report = import_weights(args.network, args.file, out=args.output)
     lines = [f"{args.output}: {report.tensors} tensors of {report.network} from {report.source}"]
     lines += [f"left out {key}: {why}" for key, why in report.dropped.items()]

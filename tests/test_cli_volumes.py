@@ -93,6 +93,22 @@ def test_two_series_one_with_a_missing_slice_are_refused_with_both_facts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("length", [0, 130, 180, 420, -1])
+def test_a_series_with_one_file_cut_off_ends_in_a_line_that_names_it(
+    length: int, lobe_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cut = write_series(tmp_path / "scan", name="{:04d}.dcm".format).files[3]
+    cut.write_bytes(cut.read_bytes()[:length])
+    assert predict(lobe_model, tmp_path / "scan", tmp_path / "out") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = [line for line in told.err.splitlines() if line.startswith("medseg: ")]
+    assert cut.name in line
+    assert "copy it again" in line
+    assert "ConfigExpression" not in told.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_series_is_chosen_by_its_uid(lobe_model: Path, tmp_path: Path):
     write_series(tmp_path / "exam" / "a", shape=SHAPE, name="{:04d}.dcm".format)
     second = write_series(tmp_path / "exam" / "b", shape=(28, 33, 24), name="{:04d}.dcm".format)

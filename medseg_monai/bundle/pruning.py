@@ -16,9 +16,11 @@ from torch import nn
 from tqdm import tqdm
 
 from medseg_monai.data import Item, load_datalist
-from medseg_monai.files import file_sha256
+from medseg_monai.data.datalist import item_paths
+from medseg_monai.files import file_sha256, refuse_given
 from medseg_monai.metrics import count_voxels, metrics_from_counts
 from medseg_monai.networks.weights import ModelFile, copy_model, write_model
+from medseg_monai.networks.weights.model_file import settings_file
 from medseg_monai.report import format_table, installed_versions
 
 from .loader import BundleError, build_workflow, find_bundle, flat_keys, merged_config
@@ -175,8 +177,10 @@ def prune(
     target = deployed if output is None else Path(output)
     items = _labelled_items(datalist, section)
     full = Path(given) if given is not None else _full_model(deployed)
-    kept = _where_to_keep(target)
     _check_writable(target)
+    named = [datalist, *(path for item in items for path in item_paths(item))]
+    refuse_given([target, settings_file(target)], named, "name another file with -o")
+    kept = _where_to_keep(target)
     predictor = Predictor(bundle, checkpoint=full, overrides=values)
     if level is not None and not 1 <= level <= _depth(predictor.network_def):
         raise ValueError(f"level {level}: {full} has the levels 1 to {_depth(predictor.network_def)}.")

@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medseg_monai.files import refuse_given, write_json
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
+from medseg_monai.networks.weights.model_file import settings_file
 
 from .given import refuse_folders_of_inputs
 from .loader import (
@@ -44,6 +45,9 @@ __all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
 
 #: facts about a training that are needed to resume it
 RUN_NAME = "run.json"
+
+_CONFIG_NAME = "config.json"
+_WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME)
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,8 @@ def train(
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
             weights that are missing or do not fit; a name for the registry although the training is not tracked.
-        ValueError: the training's model would replace ``checkpoint``; the data list has items without a label, only
-            empty labels in a section, or one image or patient in two sections.
+        ValueError: what the training writes would replace ``checkpoint`` or the data list; the data list has items
+            without a label, only empty labels in a section, or one image or patient in two sections.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
 
     Example:
@@ -151,7 +155,9 @@ def train(
     elif checkpoint is not None:
         _check_starts_from_weights(root, configs)
         values["initial_weights"] = _existing_weights(checkpoint)
-        refuse_given([output_dir / MODEL_NAME], [checkpoint], "give another --output-dir")
+    if not resume:
+        written = [output_dir / name for name in _WRITTEN]
+        refuse_given(written, [checkpoint, values.get("datalist")], "give another --output-dir")
     values |= {"output_dir": str(output_dir), "resume": resume}
     check_overrides(root, configs, values)
     run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
@@ -349,7 +355,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
             {**config, **parser.get_parsed_content("settings")},
             Path(parser.get_parsed_content("datalist")),
         ),
-        config_file=output_dir / "config.json",
+        config_file=output_dir / _CONFIG_NAME,
         input_shape=example_input_shape(metadata),
         registered_model_name=run["registered_model_name"],
     )

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from medseg_monai.bundle import Predictor, build_workflow, evaluate, predict_cases, train
+from medseg_monai.bundle import Predictor, build_workflow, evaluate, predict_cases, prune, train
 from medseg_monai.bundle.given import refuse_folders_of_inputs
 from medseg_monai.cli import main
 from medseg_monai.networks.nets import CENet
 from tests.data.dicom_files import write_series
 
-from .small_anunet import PLAIN, make_bundle, make_network
+from .small_anunet import PLAIN, make_bundle, make_network, write_volume
 
 BUNDLE = "retinal_vessel_fundus_cenet"
 QUICK = {"views": "flips", "fast": False}
@@ -138,7 +138,7 @@ def labelled(folder: Path, datalist: Path) -> Path:
     Image.fromarray(np.eye(20, 31, dtype=np.uint8) * 255).save(folder / "label.png")
     datalist.parent.mkdir(parents=True, exist_ok=True)
     items = [{key: os.path.relpath(folder / name, datalist.parent) for key, name in FILES.items()}]
-    datalist.write_text(json.dumps({"training": items, "validation": [], "test": items}))
+    datalist.write_text(json.dumps({"training": [], "validation": [], "test": items}))
     assert image.is_file()
     return datalist
 
@@ -169,6 +169,28 @@ def test_a_training_does_not_replace_the_weights_that_it_starts_from(tmp_path):
     values = {"datalist": str(labelled(tmp_path / "a", tmp_path / "list.json")), "output_dir": str(tmp_path / "run")}
     with pytest.raises(ValueError, match=r"model\.pt: was given as an input and would be written over; give another"):
         train(BUNDLE, overrides=values, checkpoint=weights, track=False)
+
+
+@pytest.mark.parametrize("name", ["model.json", "run.json", "config.json"])
+def test_a_training_does_not_replace_its_data_list(name, tmp_path):
+    datalist = labelled(tmp_path / "a", tmp_path / "run" / name)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name}: was given as an input and would be written over; give another"):
+        train(BUNDLE, overrides={"datalist": str(datalist), "output_dir": str(tmp_path / "run")}, track=False)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("output", ["list.pt", "a.nii.gz", "label.nii.gz"])
+def test_a_pruned_model_and_its_settings_replace_neither_the_data_list_nor_a_case(output, tmp_path):
+    bundle = make_bundle(tmp_path / "bundles", make_network())
+    for name in ("a.nii.gz", "label.nii.gz"):
+        write_volume(tmp_path / name)
+    item = {"image": "a.nii.gz", "label": "label.nii.gz"}
+    (tmp_path / "list.json").write_text(json.dumps({"validation": [item]}))
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="was given as an input and would be written over; name another file with -o"):
+        prune(bundle, tmp_path / "list.json", output=tmp_path / output, overrides=PLAIN)
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("command", [["combine", "IN"], ["import-weights", "cenet", "IN"]])

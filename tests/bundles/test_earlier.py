@@ -151,7 +151,7 @@ def test_an_earlier_copy_of_a_bundle_writes_the_files_of_the_bundle(
 ):
     fixtures = {"optic_disc_fundus_cenet": "model", "lung_lobe_ct_ctsunet": "lobe_model"}
     weights = request.getfixturevalue(fixtures[name]) if name in fixtures else None
-    case = {"image": str(write_image(name, tmp_path / "images"))}
+    case = {"image": str(write_image(name, tmp_path / "images")), "name": "ward.7_chest"}
     copy = earlier_copy(name, tmp_path)
     checkpoint = weights or find_bundle(name) / "models" / "model.pt"
     written = []
@@ -160,6 +160,7 @@ def test_an_earlier_copy_of_a_bundle_writes_the_files_of_the_bundle(
         written.append(predictor.save(predictor(case), folder))
     new, old = written
     assert [path.name for path in old] == [path.name for path in new]
+    assert all(path.name.startswith("ward.7_chest") for path in old)
     for mine, theirs in zip(old, new, strict=True):
         assert content(mine) == content(theirs), mine.name
 

@@ -48,9 +48,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 @pytest.fixture
 def air(tmp_path: Path) -> dict[str, str]:
-    """Air and nothing else, in a size that must be padded, with its empty label."""
+    """Air and below it, in a size that must be padded, with its empty label."""
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    nib.save(nib.Nifti1Image(np.full((48, 48, 37), AIR, np.int16), affine), tmp_path / "scan.nii")
+    scan = np.full((48, 48, 37), AIR, np.int16)
+    scan[10:20, 5:9] -= 1848  # what scanners store outside their field of view
+    nib.save(nib.Nifti1Image(scan, affine), tmp_path / "scan.nii")
     nib.save(nib.Nifti1Image(np.zeros((48, 48, 37), np.uint8), affine), tmp_path / "label.nii")
     return {"image": str(tmp_path / "scan.nii"), "label": str(tmp_path / "label.nii")}
 

@@ -17,7 +17,7 @@ from monai.data import ITKReader, MetaTensor, NibabelReader, decollate_batch, li
 from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd
 
 from medseg_monai.data import VolumeReader
-from medseg_monai.data.readers import nifti
+from medseg_monai.data.readers import nifti_header
 from medseg_monai.data.readers.volume import dicom_files
 from medseg_monai.errors import explain
 from tests.data.dicom_files import OBLIQUE, SPACING, tags, write_series
@@ -239,7 +239,7 @@ FACTORS = {"mm": 1.0, "micron": 1000.0, "meter": 0.001, "unknown": 1.0}
 @pytest.mark.parametrize("unit", FACTORS)
 @pytest.mark.parametrize("form", ["sform", "qform", "neither"])
 def test_units_of_a_nifti_header_are_converted_to_mm(tmp_path, scan, affine, unit, form, caplog, monkeypatch):
-    monkeypatch.setattr(nifti, "_TOLD", set())
+    monkeypatch.setattr(nifti_header, "_TOLD", set())
     image = nib.Nifti1Image(scan, None)
     image.header.set_xyzt_units(unit, "sec")
     in_unit = affine.copy()
