@@ -205,11 +205,10 @@ def _patient(item: Item) -> tuple[str, str] | None:
 
 
 def _is_its_own_label(item: Item) -> bool:
-    image, label = item["image"], item.get("label")
-    if not _is_path("label", label) or os.path.isdir(label):
+    image, label = item["image"], item.get("label", "")
+    if not _is_path("label", label) or not (os.path.isfile(image) and os.path.isfile(label)):
         return bool(label == image)
-    same_size = os.path.isfile(image) and os.path.getsize(image) == os.path.getsize(label)
-    return same_size and filecmp.cmp(image, label, shallow=False)
+    return os.path.getsize(image) == os.path.getsize(label) and filecmp.cmp(image, label, shallow=False)
 
 
 def load_sections(path: str | os.PathLike[str]) -> Datalist:

@@ -84,7 +84,7 @@ def _is_clear(values: torch.Tensor) -> bool:
     if values.max() <= _HALF:
         return False
     between = (values > _NOISE) & (values < 255 - _NOISE)
-    return not between.any() or (between.float().mean() <= _EDGES and not _has_area(values, between))
+    return not between.any() or (float(between.float().mean()) <= _EDGES and not _has_area(values, between))
 
 
 def _has_area(values: torch.Tensor, between: torch.Tensor) -> bool:

@@ -312,7 +312,7 @@ def test_slices_are_trained_validated_and_evaluated_as_they_are(liver_ct, tmp_pa
     run_workflow(workflow)
     item = workflow.parser.get_parsed_content("train#dataset")[0]
     assert list(item["image"].shape) == list(item["label"].shape) == [1, *IMAGE_SIZE]
-    assert (tmp_path / "run" / "overlays" / "image2_epoch0001.png").is_file()
+    assert (tmp_path / "run" / "overlays" / "validation2_epoch0001.png").is_file()
     network = bright_is_organ(tmp_path / "run")
     run_workflow(make_workflow(liver_ct, "train", "evaluate", workflow_type="train", **values, **network))
     result = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
