@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from medseg_monai.data import Item, load_datalist
-from medseg_monai.data.datalist import item_paths, shorten
+from medseg_monai.data.datalist import item_paths
 from medseg_monai.files import file_sha256, refuse_given
 from medseg_monai.metrics import count_voxels, metrics_from_counts
 from medseg_monai.networks.weights import ModelFile, copy_model, write_model
@@ -25,6 +25,7 @@ from medseg_monai.report import format_table, installed_versions
 
 from .loader import BundleError, build_workflow, find_bundle, flat_keys, merged_config
 from .predictor import Predictor
+from .training_data import read_label, refuse_unlabelled
 
 __all__ = ["LevelResult", "PruningResult", "choose_level", "measure_levels", "prune"]
 
@@ -235,7 +236,7 @@ def measure_levels(predictor: Predictor, items: Sequence[Item]) -> list[LevelRes
             one({"image": items[0]["image"]})
             progress.update()
         for case, item in enumerate(items):
-            label = _read_label(item, load_transforms)
+            label = read_label(item, load_transforms)
             for index, one in enumerate(predictors):
                 prediction = one({"image": item["image"]})
                 seconds[index] += prediction.phases["network"], sum(prediction.phases.values())
@@ -292,8 +293,7 @@ def _depth(network: nn.Module) -> int:
 
 def _labelled_items(datalist: str | os.PathLike[str], section: str) -> list[Item]:
     items = load_datalist(datalist, section)
-    if without := [str(item["image"]) for item in items if not item.get("label")]:
-        raise ValueError(f"{datalist}: items without 'label' in section '{section}': {shorten(without)}; add the key.")
+    refuse_unlabelled(datalist, section, items)
     return items
 
 
@@ -360,15 +360,6 @@ def _load_transforms(predictor: Predictor) -> list[Transform]:
     parser.parse(reset=True)
     transforms: list[Transform] = parser.get_parsed_content("load_transforms")
     return transforms
-
-
-def _read_label(item: Item, load_transforms: Sequence[Transform]) -> torch.Tensor:
-    """The label in the grid of its image; a slice may have a third axis of length 1."""
-    read: Any = dict(item)
-    for transform in load_transforms:  # not MONAI's Compose, which hides a message in another error
-        read = transform(read)
-    label: torch.Tensor = read["label"]
-    return label
 
 
 def _circumstances(predictor: Predictor) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from .loader import (
 )
 from .overrides import check_values
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
+from .training_data import check_evaluation_data, check_training_data
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ def train(
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
             weights that are missing or do not fit; a name for the registry although the training is not tracked.
-        ValueError: what the training writes would replace ``checkpoint`` or the data list.
+        ValueError: what the training writes would replace ``checkpoint`` or the data list; the data list has items
+            without a label, only empty labels in a section, or one image or patient in two sections.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
 
     Example:
@@ -251,6 +253,7 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
     with _terminate_as_interrupt():
         try:
             workflow.initialize()
+            check_training_data(workflow.parser)
             trainer = workflow.parser.get_parsed_content("train#trainer")
             handlers = workflow.parser.get_parsed_content("train#handlers")
             tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
@@ -292,7 +295,8 @@ def evaluate(
 
     Raises:
         BundleError: unknown bundle, config or override; weights that are missing or do not fit.
-        ValueError: the folder for tables and overlays holds something that was given.
+        ValueError: the folder for tables and overlays holds something that was given; the data list has items without
+            a label, only empty labels, or a mask that the bundle does not read.
 
     Example:
         >>> import sys
@@ -312,6 +316,7 @@ def evaluate(
     workflow.initialize()
     folder = Path(workflow.parser.get_parsed_content("output_dir")) / "evaluation"
     _refuse_inputs(workflow.parser, folder)
+    check_evaluation_data(workflow.parser)
     _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
     workflow.run()
     workflow.finalize()

@@ -9,17 +9,18 @@ Source: the data list of the Medical Segmentation Decathlon, read by :func:`mona
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg_monai.errors import shorten
 from medseg_monai.files import write_json
 
-from .names import name_cases
+from .names import NAME_KEY, name_cases
 
 __all__ = [
     "Datalist",
@@ -28,6 +29,8 @@ __all__ = [
     "load_datalist",
     "load_sections",
     "patient_rank",
+    "read_sections",
+    "refuse_leaks",
     "shorten",
     "split_by_patient",
     "write_datalist",
@@ -77,13 +80,17 @@ def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike[str]) ->
     write_json(target, written)
 
 
-def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:
+def load_datalist(
+    path: str | os.PathLike[str], section: str, *, allow_empty: bool = False, keys: Sequence[str] | None = None
+) -> list[Item]:
     """Read one section of a data list, with absolute paths to files that exist.
 
     Args:
         path: a JSON file that :func:`write_datalist` wrote, or one written by hand in MONAI's format.
         section: ``"training"``, ``"validation"``, ``"test"`` or any other section of the file.
         allow_empty: return an empty list for an empty section instead of refusing it.
+        keys: keep only these keys and the name. Images of which some have a further mask and some have none do not make
+            a batch.
 
     Returns:
         The items in the order of the file, each with its ``name``, which tells its results, overlays and rows of tables
@@ -91,7 +98,8 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
 
     Raises:
         FileNotFoundError: if the data list or files that it names are missing; the message names the first ten.
-        ValueError: if the file is not a data list, the section is unknown or empty, or items have no ``image``.
+        ValueError: if the file is not a data list, the section is unknown or empty, items have no ``image`` or have it
+            as their label too, or an image or a patient is in two sections.
 
     Example:
         >>> import tempfile
@@ -103,24 +111,104 @@ def load_datalist(path: str | os.PathLike[str], section: str, *, allow_empty: bo
         >>> len(items), sorted(items[0])
         (2, ['fov', 'image', 'label', 'name', 'patient', 'source'])
     """
-    return name_cases(_load(path, section, allow_empty=allow_empty))
+    items = name_cases(_load(path, section, allow_empty=allow_empty))
+    kept = None if keys is None else {*keys, NAME_KEY}
+    return [{key: value for key, value in item.items() if kept is None or key in kept} for item in items]
 
 
 def _load(path: str | os.PathLike[str], section: str, *, allow_empty: bool = False) -> list[Item]:
     source = Path(path)
-    items = _read_section(source, section)
+    sections = read_sections(source)
+    if section not in sections:
+        raise ValueError(f"{source}: no section '{section}'; it has {', '.join(sections) or 'none'}")
+    items = sections[section]
     if not items and not allow_empty:
         raise ValueError(f"{source}: section '{section}' is empty; choose another or write a list that fills it")
     if without := [str(index) for index, item in enumerate(items) if not item.get("image")]:
         raise ValueError(f"{source}: items without 'image' in section '{section}': {shorten(without)}; add the key")
-    folder = os.path.realpath(source.parent)
-    resolved = [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in items]
-    if missing := [file for item in resolved for file in item_paths(item) if not os.path.exists(file)]:
+    if missing := [file for item in items for file in item_paths(item) if not os.path.exists(file)]:
         raise FileNotFoundError(
             f"{source}: section '{section}' names files that are missing: {shorten(missing)}; "
             "put them back or write the list again with 'medseg data'"
         )
-    return resolved
+    if unlabelled := [item["image"] for item in items if _is_its_own_label(item)]:
+        raise ValueError(f"{source}: the label is the image itself: {shorten(unlabelled)}; name the mask as 'label'")
+    return items
+
+
+def read_sections(path: str | os.PathLike[str]) -> Datalist:
+    """Read every section of a data list with absolute paths, whether or not the files are there.
+
+    Args:
+        path: the JSON file.
+
+    Returns:
+        The sections, of which no two have an image or a patient in common. As in
+        :func:`medseg_monai.data.combine`, patients of two sources may have the same number.
+
+    Raises:
+        FileNotFoundError: if the data list is missing.
+        ValueError: if the file is not a data list, or an image or a patient is in two sections.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data.datalist import read_sections
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "datalist.json")
+        ...     _ = path.write_text('{"training": [{"image": "/a.png"}], "test": [{"image": "/a.png"}]}')
+        ...     try:
+        ...         read_sections(path)
+        ...     except ValueError as error:
+        ...         print(str(error).partition(": ")[2])
+        image in two sections: /a.png (training), /a.png (test); keep it in one
+    """
+    source = Path(path)
+    folder = os.path.realpath(source.parent)
+    sections = {
+        key: [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in value]
+        for key, value in _read_content(source).items()
+        if _is_section(value)
+    }
+    refuse_leaks(source, "image", sections, lambda item: os.path.realpath(item["image"]) if item.get("image") else None)
+    refuse_leaks(source, "patient", sections, _patient)
+    return sections
+
+
+def refuse_leaks(
+    source: Path, what: str, sections: Mapping[str, Sequence[Item]], identity: Callable[[Item], Hashable | None]
+) -> None:
+    """Refuse a data list in which two sections have something in common.
+
+    Args:
+        source: the data list.
+        what: what they may not have in common, for the message.
+        sections: its sections.
+        identity: what an item has of it; ``None`` is not compared.
+
+    Raises:
+        ValueError: names the first two items that have it in common, and their sections.
+    """
+    seen: dict[Hashable, tuple[str, Item]] = {}
+    for section, items in sections.items():
+        for item in items:
+            if (found := identity(item)) is None:
+                continue
+            other, first = seen.setdefault(found, (section, item))
+            if other != section:
+                entries = f"{first.get('image')} ({other}), {item.get('image')} ({section})"
+                raise ValueError(f"{source}: {what} in two sections: {entries}; keep it in one")
+
+
+def _patient(item: Item) -> tuple[str, str] | None:
+    return None if item.get("patient") is None else (str(item.get("source", "")), str(item["patient"]))
+
+
+def _is_its_own_label(item: Item) -> bool:
+    image, label = item["image"], item.get("label", "")
+    if not _is_path("label", label) or not (os.path.isfile(image) and os.path.isfile(label)):
+        return bool(label == image)
+    return os.path.getsize(image) == os.path.getsize(label) and filecmp.cmp(image, label, shallow=False)
 
 
 def load_sections(path: str | os.PathLike[str]) -> Datalist:
@@ -131,7 +219,7 @@ def load_sections(path: str | os.PathLike[str]) -> Datalist:
 
     Raises:
         FileNotFoundError: if the data list or files that it names are missing.
-        ValueError: if the file is not a data list.
+        ValueError: as :func:`load_datalist`.
 
     Example:
         >>> import tempfile
@@ -143,7 +231,7 @@ def load_sections(path: str | os.PathLike[str]) -> Datalist:
         {'training': 2, 'validation': 0, 'test': 0}
     """
     # a file without any section gets the error for a missing training section
-    names = [key for key, value in _read_content(Path(path)).items() if _is_section(value)] or ["training"]
+    names = list(read_sections(path)) or ["training"]
     return {name: _load(path, name, allow_empty=True) for name in names}
 
 
@@ -199,21 +287,12 @@ def _read_content(source: Path) -> dict[str, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such data list; write one with 'medseg data'")
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = json.loads(source.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except ValueError as error:
         raise ValueError(f"{source}: not a JSON file ({error}); write the list again with 'medseg data'") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a data list is a JSON object of sections; write one with 'medseg data'")
     return content
-
-
-def _read_section(source: Path, section: str) -> list[Item]:
-    content = _read_content(source)
-    sections = [key for key, value in content.items() if _is_section(value)]
-    if section not in sections:
-        raise ValueError(f"{source}: no section '{section}'; it has {', '.join(sections) or 'none'}")
-    found: list[Item] = content[section]
-    return found
 
 
 def _is_section(value: object) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "foreground",
     "hold_out",
     "locate",
+    "made_mask",
     "mask_file",
     "pair",
     "polygon",
@@ -187,6 +188,18 @@ def mask_file(published: Path, derived: Path, problems: Problems) -> str:
         with Image.open(published) as image:
             if image.mode == "L" and np.asarray(image).max() > FOREGROUND_ABOVE:
                 return str(published)
+    except OSError as error:
+        problems.add(published, str(error))
+        return str(published)
+    return made_mask(published, derived, problems)
+
+
+def made_mask(published: Path, derived: Path, problems: Problems) -> str:
+    """Write a published mask to ``derived`` as a PNG of 0 and 255, and return its path.
+
+    A mask that is broken or empty is noted in ``problems``.
+    """
+    try:
         return save_mask(foreground(published), derived)
     except (OSError, ValueError) as error:
         problems.add(published, str(error))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg_monai.data.datalist import Datalist, Item
 
-from ._common import Problems, by_key, files, hold_out, locate, mask_file, pair, progress
+from ._common import Problems, by_key, files, hold_out, locate, made_mask, pair, progress
 
 __all__ = ["read_drishti_gs"]
 
@@ -39,13 +39,13 @@ def read_drishti_gs(
     ``official_split`` (``Training`` or ``Test``).
 
     Items have ``image``, ``label``, ``patient`` (the image number; patients are not published) and ``source``. The
-    label is the soft map itself, 255 times the share of the four experts that marked a pixel: pixels marked by at least
-    two experts are above 127.
+    label is made from the soft map, 255 times the share of the four experts that marked a pixel: pixels marked by at
+    least two experts are above 127 and count.
 
     Args:
         root: the folder with ``Training`` and ``Test``, a folder above it (archives create ``Drishti-GS1_files``), or
             the flat folder.
-        derived: folder for the masks that have to be made: soft maps that are not 8-bit greyscale.
+        derived: folder for the masks, which are made from the soft maps.
         validation_fraction: part of the official training set that is held out for validation; 0 holds out nothing.
         seed: seed of that choice.
 
@@ -88,7 +88,7 @@ def read_drishti_gs(
     sections: dict[str, list[Item]] = {"Training": [], "Test": []}
     for number in progress(sorted(images), source=SOURCE):
         target = Path(derived) / SOURCE / "label" / f"{images[number].stem}.png"
-        label = mask_file(masks[number], target, problems)
+        label = made_mask(masks[number], target, problems)
         item = {"image": str(images[number]), "label": label, "patient": number, "source": SOURCE}
         sections[split[number]].append(item)
     problems.raise_if_any()

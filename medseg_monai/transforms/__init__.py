@@ -2,6 +2,7 @@
 
 from medseg_monai.deprecation import moved
 
+from .binarize import BinarizeMaskd
 from .binary import CheckBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
 from .color import RandHSVJitterd
@@ -16,6 +17,7 @@ from .same_size import CheckSameSized
 __all__ = [
     "Affine",
     "AntialiasedResized",
+    "BinarizeMaskd",
     "CheckBinaryd",
     "CheckHounsfieldd",
     "CheckSameSized",

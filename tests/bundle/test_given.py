@@ -138,7 +138,7 @@ def labelled(folder: Path, datalist: Path) -> Path:
     Image.fromarray(np.eye(20, 31, dtype=np.uint8) * 255).save(folder / "label.png")
     datalist.parent.mkdir(parents=True, exist_ok=True)
     items = [{key: os.path.relpath(folder / name, datalist.parent) for key, name in FILES.items()}]
-    datalist.write_text(json.dumps({"training": items, "validation": [], "test": items}))
+    datalist.write_text(json.dumps({"training": [], "validation": [], "test": items}))
     assert image.is_file()
     return datalist
 
@@ -183,8 +183,8 @@ def test_a_training_does_not_replace_its_data_list(name, tmp_path):
 @pytest.mark.parametrize("output", ["list.pt", "a.nii.gz", "label.nii.gz"])
 def test_a_pruned_model_and_its_settings_replace_neither_the_data_list_nor_a_case(output, tmp_path):
     bundle = make_bundle(tmp_path / "bundles", make_network())
-    for name in ("a.nii.gz", "label.nii.gz"):
-        write_volume(tmp_path / name)
+    for seed, name in enumerate(("a.nii.gz", "label.nii.gz")):
+        write_volume(tmp_path / name, seed=seed)
     item = {"image": "a.nii.gz", "label": "label.nii.gz"}
     (tmp_path / "list.json").write_text(json.dumps({"validation": [item]}))
     before = content(tmp_path)

@@ -83,7 +83,7 @@ class PictureScene:
 
     def write_label(self, stem: Path, labels: np.ndarray) -> Path:
         path = stem.with_suffix(".png")
-        Image.fromarray(labels * np.uint8(255)).save(path)
+        Image.fromarray(labels > 0).save(path)  # one bit, so that it is not the file of a scene of black and white
         return path
 
 

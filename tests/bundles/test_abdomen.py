@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def datasets(bundle: Path, folder: Path, **overrides: Any) -> tuple[Any, Any]:
     """The scene, stored with other axes, as training and as validation see it."""
     files = {"image": write_nifti(folder / "image.nii.gz", scene(), "PIR")}
     files["label"] = write_nifti(folder / "label.nii.gz", (scene() > 0).astype(np.uint8), "PIR")
-    (folder / "datalist.json").write_text(json.dumps({"training": [files], "validation": [files]}))
+    copy = {**files, "image": shutil.copy(files["image"], folder / "copy.nii.gz")}
+    (folder / "datalist.json").write_text(json.dumps({"training": [files], "validation": [copy]}, default=str))
     scale = {"intensity_scale": 0} if MODALITY[bundle.name] == "MR" else {}
     values = {"dataset_dir": str(folder), "image_size": IMAGE_SIZE, **NO_AUGMENTATION, **scale, **overrides}
     workflow = make_workflow(bundle, "train", workflow_type="train", **values)
@@ -212,7 +214,7 @@ def test_a_volume_is_evaluated_in_its_own_grid_and_in_millimetres(abdomen, tmp_p
     moved = np.roll((scene() > 0).astype(np.uint8), 2, axis=2)  # by two slices of 2.5 mm
     files = {"image": write_nifti(tmp_path / "image.nii.gz", scene()), "patient": "1"}
     files["label"] = write_nifti(tmp_path / "label.nii.gz", moved)
-    (tmp_path / "datalist.json").write_text(json.dumps({"test": [files], "validation": [], "training": [files]}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"test": [files], "validation": [], "training": []}))
     network = bright_is_organ(tmp_path, **({"organ": "spleen"} if MODALITY[abdomen.name] == "MR" else {}))
     values = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run"), **network}
     run_workflow(make_workflow(abdomen, "train", "evaluate", workflow_type="train", **values))
@@ -292,13 +294,14 @@ def test_a_png_gets_a_png_of_its_size(liver_ct, tmp_path):
 
 def slice_list(folder: Path) -> None:
     """Two slices as PNG, one of them without the organ, in every section."""
-    items = []
-    for z in (2, 6):
-        values = scene()[:, :, z].T
-        Image.fromarray(gray(values, -200, 200)).save(folder / f"image{z}.png")
-        Image.fromarray(((values > 0) * 255).astype(np.uint8)).save(folder / f"label{z}.png")
-        items.append({"image": f"image{z}.png", "label": f"label{z}.png", "patient": "1"})
-    (folder / "datalist.json").write_text(json.dumps(dict.fromkeys(("training", "validation", "test"), items)))
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for section, items in sections.items():
+        for z in (2, 6):
+            values = scene()[:, :, z].T
+            Image.fromarray(gray(values, -200, 200)).save(folder / f"{section}{z}.png")
+            Image.fromarray(((values > 0) * 255).astype(np.uint8)).save(folder / f"label_{section}{z}.png")
+            items.append({"image": f"{section}{z}.png", "label": f"label_{section}{z}.png", "patient": section})
+    (folder / "datalist.json").write_text(json.dumps(sections))
 
 
 def test_slices_are_trained_validated_and_evaluated_as_they_are(liver_ct, tmp_path):
@@ -309,7 +312,7 @@ def test_slices_are_trained_validated_and_evaluated_as_they_are(liver_ct, tmp_pa
     run_workflow(workflow)
     item = workflow.parser.get_parsed_content("train#dataset")[0]
     assert list(item["image"].shape) == list(item["label"].shape) == [1, *IMAGE_SIZE]
-    assert (tmp_path / "run" / "overlays" / "image2_epoch0001.png").is_file()
+    assert (tmp_path / "run" / "overlays" / "validation2_epoch0001.png").is_file()
     network = bright_is_organ(tmp_path / "run")
     run_workflow(make_workflow(liver_ct, "train", "evaluate", workflow_type="train", **values, **network))
     result = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())

@@ -140,10 +140,11 @@ def test_only_so_many_components_are_kept_as_asked(cxr_bundle, tmp_path):
 
 def training_items(bundle: Path, folder: Path, **overrides: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The scene with its own bright parts for label, as training and as validation see it, without augmentation."""
-    Image.fromarray(scene()).save(folder / "image.png")
+    items = {name: [{"image": f"{name}.png", "label": "label.png"}] for name in ("training", "validation")}
+    for name in items:
+        Image.fromarray(scene()).save(folder / f"{name}.png")
     Image.fromarray(((scene() > 100) * 255).astype(np.uint8)).save(folder / "label.png")
-    item = {"image": "image.png", "label": "label.png"}
-    (folder / "datalist.json").write_text(json.dumps({"training": [item], "validation": [item]}))
+    (folder / "datalist.json").write_text(json.dumps(items))
     workflow = make_workflow(
         bundle,
         "train",

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from medseg_monai.data.datalist import load_datalist, load_sections, split_by_pa
 
 def touch(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
+    path.write_text(str(path))
     return str(path)
 
 
@@ -112,6 +113,13 @@ def test_missing_files_are_all_counted_and_the_first_ten_named_in_one_line(tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_only_the_wanted_keys_and_the_name_are_kept(tmp_path):
+    item = {key: touch(tmp_path / f"{key}.png") for key in ("image", "label", "fov")}
+    write_datalist({"training": [{**item, "patient": "1"}]}, tmp_path / "all.json")
+    (found,) = load_datalist(tmp_path / "all.json", "training", keys=("image", "label"))
+    assert found == {"image": item["image"], "label": item["label"], "name": "image"}
+
+
 def test_an_unknown_section_names_the_ones_there_are(tmp_path):
     write_datalist({"training": [], "test": [], "fractions": [0.5, 0.5]}, tmp_path / "all.json")
     with pytest.raises(ValueError, match=r"no section 'testing'; it has training, test$"):
@@ -130,6 +138,53 @@ def test_an_item_without_image_is_refused(tmp_path):
     write_datalist({"test": [{"image": image}, {"label": image}]}, tmp_path / "all.json")
     with pytest.raises(ValueError, match="without 'image' in section 'test': 1;"):
         load_datalist(tmp_path / "all.json", "test")
+
+
+def sections_of(folder: Path, **extra) -> Path:
+    items = {name: {"image": touch(folder / f"{name}.png")} for name in ("training", "validation", "test")}
+    items = {name: {**item, **extra.get(name, {})} for name, item in items.items()}
+    write_datalist({name: [item] for name, item in items.items()}, folder / "all.json")
+    return folder / "all.json"
+
+
+@pytest.mark.parametrize("read", [lambda path: load_datalist(path, "validation"), load_sections])
+def test_an_image_in_two_sections_is_refused_wherever_the_reader_looks(tmp_path, read):
+    (tmp_path / "link.png").symlink_to(tmp_path / "training.png")
+    path = sections_of(tmp_path, test={"image": str(tmp_path / "link.png")})
+    with pytest.raises(ValueError, match=r"image in two sections: .*training\.png \(training\), .*link\.png \(test\);"):
+        read(path)
+
+
+def test_a_patient_in_two_sections_is_refused_with_both_entries(tmp_path):
+    path = sections_of(tmp_path, training={"patient": 17}, test={"patient": "17"})
+    with pytest.raises(
+        ValueError, match=r"patient in two sections: .*training\.png \(training\), .*test\.png \(test\);"
+    ):
+        load_datalist(path, "training")
+
+
+def test_patients_of_two_sources_may_have_the_same_number(tmp_path):
+    extra = {name: {"patient": "17", "source": name} for name in ("training", "test")}
+    assert len(load_sections(sections_of(tmp_path, **extra))) == 3
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_label_that_is_the_image_is_refused(tmp_path, copy):
+    path = sections_of(tmp_path)
+    label = tmp_path / "training.png"
+    if copy:
+        label = label.rename(tmp_path / "copy.png")
+        shutil.copy(label, tmp_path / "training.png")
+    path = tmp_path / "own.json"
+    write_datalist({"training": [{"image": str(tmp_path / "training.png"), "label": str(label)}]}, path)
+    with pytest.raises(ValueError, match=r"the label is the image itself: .*training\.png; name the mask as 'label'$"):
+        load_datalist(path, "training")
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path):
+    path = sections_of(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_datalist(path, "training")) == 1
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])

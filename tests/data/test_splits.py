@@ -162,7 +162,7 @@ def written(folder: Path, source: str, count: int) -> Path:
     for item in listed:
         for key in ("image", "label"):
             Path(item[key]).parent.mkdir(parents=True, exist_ok=True)
-            Path(item[key]).touch()
+            Path(item[key]).write_text(key)
     path = folder / "list.json"
     write_datalist({"description": source, "counts": [count], **thirds(listed)}, path)
     return path

@@ -90,7 +90,7 @@ class RasterReader(ImageReader):
         ...     LoadImage(reader=RasterReader(channels=3), ensure_channel_first=True)(f"{folder}/photo.png").shape
         torch.Size([3, 20, 30])
 
-        A mask with foreground 255 is read with ``RasterReader(channels=1)`` and ``AsDiscrete(threshold=127.5)``.
+        A mask is read with ``RasterReader(channels=1)`` and ``medseg_monai.transforms.BinarizeMaskd``.
     """
 
     spatial_dims = 2
