@@ -13,7 +13,6 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import _get_fake_spatial_shape
 
 from .monai_calls import config_files_in_use
-
 from .ranges import value_fault
 
 __all__ = [

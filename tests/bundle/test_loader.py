@@ -112,7 +112,7 @@ def test_a_config_above_which_no_bundle_lies_takes_nobody_elses_weights(tmp_path
     workflow = ConfigWorkflow(str(tmp_path / "elsewhere" / "inference.json"), workflow_type="infer", logging_file=False)
     workflow.initialize()
     with pytest.raises(RuntimeError) as caught:
-        workflow.bundle_root
+        _ = workflow.bundle_root
     assert "no folder of a bundle" in str(caught.value.__cause__)
 
 

@@ -71,7 +71,7 @@ def data_files(path: Path) -> list[str]:
     with path.open("rb") as stream:
         text = stream.read(_LONGEST_HEADER).decode("latin-1")
         is_whole = not stream.read(1)
-    is_nrrd = is_supported_format(path, ("nrrd", "nhdr"))
+    is_nrrd = has_ending(path, ("nrrd", "nhdr"))
     named = _named_by_nrrd(text, is_whole) if is_nrrd else _named_by_meta_image(text)
     if named is None:
         raise ValueError(f"{path}: truncated, damaged or incomplete; copy it again.")
