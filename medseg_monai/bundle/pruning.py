@@ -198,7 +198,7 @@ def prune(
         **_circumstances(predictor),
     }
     record = json.loads(json.dumps(record, default=str))  # a file of weights holds only plain values
-    settings = {"bundle": find_bundle(bundle).name, **ModelFile(full).settings, "pruning": record}
+    settings = {"bundle": predictor.model_file.bundle, **predictor.model_file.settings, "pruning": record}
     if kept is not None:
         full = _keep(target, kept, full)
     _write(predictor.network_def, chosen, settings, target)

@@ -217,7 +217,7 @@ def test_the_file_keeps_the_other_settings_and_tells_what_it_is_from(bundle, dat
     result = prune(bundle, datalists[2], max_dice_loss=0.01, overrides={**PLAIN, "threshold": 0.5})
     settings = content(bundle / "models" / "model.pt")["settings"]
     record = settings.pop("pruning")
-    assert settings == {**SETTINGS, "features": FEATURES[:3]}
+    assert settings == {**SETTINGS, "bundle": "liver_ct_anunet", "features": FEATURES[:3]}
     assert record == result.record == json.loads(json.dumps(record))
     assert record["source_sha256"] == source
     assert record["datalist_sha256"] == hashlib.sha256(datalists[2].read_bytes()).hexdigest()
