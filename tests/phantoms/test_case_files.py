@@ -50,7 +50,7 @@ def test_each_kind_of_file_has_a_folder_and_is_named_as_its_patient(tmp_path):
     written = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
     assert written == ["datalist.json", "images/phantom_0001/0001.dcm", "labels/phantom_0001.png"]
     (item,) = load_datalist(path, "test")
-    assert list(item) == ["image", "label", "patient", "source"]
+    assert list(item) == ["image", "label", "patient", "source", "name"]
     assert item["image"] == str(tmp_path / "images" / "phantom_0001")
     with Image.open(item["label"]) as label:
         np.testing.assert_array_equal(np.asarray(label), np.where(mask, 255, 0))

@@ -215,6 +215,7 @@ def test_a_bundle_reads_beside_the_weights_what_it_has_to_build(report):
         "non_local": True,
         "geometric": True,
         "similarity_norm": "voxel",
+        "window": 132,
     }
     assert report.settings == expected
     assert ModelFile(written).settings == expected
