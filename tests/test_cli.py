@@ -168,7 +168,8 @@ def lungs(tmp_path: Path) -> list[Path]:
             for folder in ("images", "masks"):
                 path = tmp_path / source / folder / f"{name}_{number:04d}_0.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.eye(6, 9, dtype=np.uint8) * 255).save(path)
+                values = np.eye(6, 9, dtype=np.uint8) * 255
+                Image.fromarray(values if folder == "masks" else values // 2 + number).save(path)
         lists.append(tmp_path / source / "list.json")
         assert main(["data", source, str(tmp_path / source), "-o", str(lists[-1])]) == 0
     return lists

@@ -78,7 +78,7 @@ def verbs(root: Path) -> list[list[str]]:
         (root / "shenzhen" / part).mkdir()
         for path in (folder / part).iterdir():
             name = path.name.replace("MCUCXR", "CHNCXR")
-            (root / "shenzhen" / part / name).write_bytes(path.read_bytes())
+            Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "shenzhen" / part / name)
     return [
         ["data", "montgomery", str(folder), "-o", str(data)],
         ["combine", str(data), "-o", str(root / "combined.json")],

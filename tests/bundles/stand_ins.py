@@ -115,5 +115,7 @@ def save_stand_in(bundle: Path, path: Path) -> str:
     numbers = {key: definition[key] for key in ("spatial_dims", "in_channels", "out_channels")}
     low, high = read_metadata(bundle)["network_data_format"]["inputs"]["image"]["value_range"]
     kind = STAND_INS.get(bundle.name, BrightIsForeground)
-    torch.save({"model": kind(**numbers, low=low, high=high).state_dict(), "settings": SETTINGS}, path)
+    kept = merged_config(bundle, ["train"])["settings"]
+    settings = {key: value for key, value in SETTINGS.items() if key in kept}
+    torch.save({"model": kind(**numbers, low=low, high=high).state_dict(), "settings": settings}, path)
     return f"{kind.__module__}.{kind.__name__}"

@@ -72,7 +72,7 @@ def test_the_data_list_names_patients_and_manufacturers(written):
     assert [item["patient"] for item in items] == [f"phantom_{number:04d}" for number in range(1, 6)]
     assert [item["source"] for item in items] == [f"phantom_manufacturer_{name}" for name in "abaaa"]
     for item in items:
-        assert set(item) == {"image", "label", "patient", "source"}
+        assert set(item) == {"image", "label", "patient", "source", "name"}
         assert item["image"].endswith(f"images/{item['patient']}.{suffix}")
 
 

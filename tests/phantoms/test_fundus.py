@@ -153,7 +153,7 @@ def test_the_datalist_is_complete_and_its_patients_are_disjoint_between_sections
     for items in sections.values():
         sources = [item["source"] for item in items]
         assert sources == ["phantom_camera_a", "phantom_camera_b", "phantom_camera_a"][: len(items)]
-        assert all(set(item) == {"image", "label", "fov", "patient", "source"} for item in items)
+        assert all(set(item) == {"image", "label", "fov", "patient", "source", "name"} for item in items)
     assert len(list((tmp_path / "images").iterdir())) == 7
 
 
