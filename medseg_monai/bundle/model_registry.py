@@ -14,7 +14,7 @@ from mlflow.models import Model
 
 from medseg_monai.files import file_sha256
 from medseg_monai.handlers import MODEL_NAME
-from medseg_monai.handlers.run_tracker import MODEL_SHA256
+from medseg_monai.handlers.run_tracker import MODEL_SHA256, SETTINGS_SHA256
 from medseg_monai.networks.weights import ModelFile, copy_model, settings_file
 
 __all__ = ["fetch_weights", "is_registered"]
@@ -73,7 +73,10 @@ def fetch_weights(address: str) -> Path:
                 f"{address}: holds no {MODEL_NAME} of 'medseg train'; register a model of this project: "
                 "medseg train --register NAME."
             )
-        kept = _cache(_download_settings(address, folder)) / f"{sha256}.pt"
+        of_settings = str(metadata.get(SETTINGS_SHA256, ""))  # earlier versions have them inside the weights
+        if of_settings:
+            _download_settings(address, folder, of_settings)
+        kept = _cache(of_settings[:16] or "inside") / f"{sha256}.pt"
         if _is_kept(kept, sha256):
             return kept
         fetched = Path(_download(address, f"extra_files/{MODEL_NAME}", folder))
@@ -92,18 +95,18 @@ def _is_kept(kept: Path, sha256: str) -> bool:
     if not kept.is_file() or file_sha256(kept) != sha256:
         return False
     try:
-        return bool(ModelFile(kept).settings) or settings_file(kept).is_file()
+        return bool(ModelFile(kept).settings)
     except ValueError:
         return False
 
 
-def _download_settings(address: str, folder: str) -> str:
-    """Fetch the settings beside the weights, and return a name for them; earlier versions have them inside."""
-    try:
-        fetched = _download(address, f"extra_files/{settings_file(MODEL_NAME).name}", folder)
-    except ValueError:
-        return "inside"
-    return file_sha256(fetched)[:16]
+def _download_settings(address: str, folder: str, sha256: str) -> None:
+    fetched = _download(address, f"extra_files/{settings_file(MODEL_NAME).name}", folder)
+    if file_sha256(fetched) != sha256:
+        raise ValueError(
+            f"{address}: its settings are not those that were registered (SHA-256 differs); try again, or register the "
+            "model again."
+        )
 
 
 def _cache(settings: str) -> Path:

@@ -29,6 +29,8 @@ __all__ = ["MODEL_SHA256", "RunTracker"]
 MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
 #: key in a logged model's metadata for the SHA-256 of its ``model.pt``
 MODEL_SHA256 = "model_sha256"
+#: and under this one that of the ``model.json`` with its settings; earlier versions have them in ``model.pt``
+SETTINGS_SHA256 = "settings_sha256"
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ class RunTracker(MLFlowHandler):
                 serialization_format="pt2",
                 pip_requirements=["torch"],
                 extra_files=[str(model), str(settings_file(model))],
-                metadata={MODEL_SHA256: file_sha256(model)},
+                metadata={MODEL_SHA256: file_sha256(model), SETTINGS_SHA256: file_sha256(settings_file(model))},
                 registered_model_name=self.registered_model_name,
             )
         if self.registered_model_name is not None:

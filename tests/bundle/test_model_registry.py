@@ -50,6 +50,8 @@ def register(
     else:
         write_model(folder / "extra_files" / "model.pt", STATE, SETTINGS)
     metadata: dict[str, Any] = {"model_sha256": sha256 or file_sha256(folder / "extra_files" / "model.pt")}
+    if not earlier:
+        metadata["settings_sha256"] = file_sha256(folder / "extra_files" / "model.json")
     Model(metadata=metadata if with_file else None).save(str(folder / "MLmodel"))
     version = client(registry).create_model_version("lungs", folder.as_uri())
     return f"models:/lungs/{version.version}"
@@ -128,3 +130,22 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_without_the_model(mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert "does not answer" in refusal("models:/lungs/1", OSError)
+
+
+def test_two_versions_that_share_their_weights_keep_their_own_settings(registry: Path, tmp_path: Path):
+    first = register(registry, tmp_path / "first")
+    write_model(tmp_path / "second" / "extra_files" / "model.pt", STATE, {"image_size": [8, 8]})
+    files = tmp_path / "second" / "extra_files"
+    hashes = {"model_sha256": file_sha256(files / "model.pt"), "settings_sha256": file_sha256(files / "model.json")}
+    Model(metadata=hashes).save(str(tmp_path / "second" / "MLmodel"))
+    version = client(registry).create_model_version("lungs", (tmp_path / "second").as_uri())
+    assert ModelFile(fetch_weights(first)).settings == SETTINGS
+    assert ModelFile(fetch_weights(f"models:/lungs/{version.version}")).settings == {"image_size": [8, 8]}
+
+
+def test_damaged_settings_in_the_cache_are_fetched_again(registry: Path, tmp_path: Path):
+    name = register(registry, tmp_path / "model")
+    path = fetch_weights(name)
+    for content in ("", "{", "{}"):
+        settings_file(path).write_text(content)
+        assert ModelFile(fetch_weights(name)).settings == SETTINGS

@@ -206,7 +206,10 @@ def test_the_logged_model_carries_the_file_that_the_bundle_predicts_with_and_its
     (output,) = only_run(folder).outputs.model_outputs
     location = Path(client(folder).get_logged_model(output.model_id).artifact_location.removeprefix("file://"))
     assert (location / "extra_files" / MODEL_NAME).read_bytes() == (folder / MODEL_NAME).read_bytes()
-    assert mlflow.models.Model.load(location).metadata == {"model_sha256": file_sha256(folder / MODEL_NAME)}
+    assert mlflow.models.Model.load(location).metadata == {
+        "model_sha256": file_sha256(folder / MODEL_NAME),
+        "settings_sha256": file_sha256((folder / MODEL_NAME).with_suffix(".json")),
+    }
     assert client(folder).search_registered_models() == []  # nobody asked for it
     assert tracker.registered_model_name is None
 

@@ -231,7 +231,8 @@ def test_without_a_token_every_address_is_shut_but_those_that_hold_nothing_of_a_
     answers = {f"{method} {path}": guarded.ask(method, path).status for method, path in asked}
     answered = {address: status for address, status in answers.items() if status != 401}
     closed = {address: status for address, status in answered.items() if status == 403}
-    assert set(closed) == {"PUT /model/{model}", "DELETE /model/{model}"}
+    slides = {"POST /infer/wsi_v2/{model}", f"POST /infer/wsi/{CXR}"}
+    assert set(closed) == {"PUT /model/{model}", "DELETE /model/{model}", *slides}
     assert set(answered) - set(closed) == {"GET /auth/", "POST /auth/token"}
     assert guarded.ask("GET", "/static/ohif/index.html").status == 200  # the same on every machine
 

@@ -123,7 +123,7 @@ def test_the_model_from_the_registry_predicts_the_mask_of_the_training_s_own(
         assert not list(named.glob("*"))
         assert predict(name, trained.image, tmp_path / str(number)) == 0
         np.testing.assert_array_equal(mask_of(tmp_path / str(number)), trained.mask)
-        (kept,) = named.glob("*.pt")
+        (kept,) = named.glob("*/*.pt")
         assert kept.read_bytes() == trained.model.read_bytes()
         kept.unlink()
 
