@@ -42,7 +42,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
-    from medseg_monai.bundle.overrides import check_values
+    from medseg_monai.bundle.loader import check_values
 
     values = {key: value for key, value in named.items() if value is not None}
     for pair in args.set or []:
@@ -161,7 +161,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _uids(series: list[str] | None) -> list[str] | None:
-    from medseg_monai.bundle.overrides import check_values
+    from medseg_monai.bundle.loader import check_values
 
     for uid in series or []:
         check_values({"UID": uid}, "--series")

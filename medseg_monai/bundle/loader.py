@@ -13,14 +13,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import _get_fake_spatial_shape
 
 from .monai_calls import config_files_in_use
+from .overrides import as_it_is, is_code
 from .ranges import value_fault
 
 __all__ = [
     "BundleError",
-    "as_it_is",
     "build_workflow",
     "bundle_root",
     "check_overrides",
+    "check_values",
     "example_input_shape",
     "find_bundle",
     "flat_keys",
@@ -245,10 +246,27 @@ def check_overrides(bundle: str | os.PathLike[str], configs: Sequence[str], over
 
 
 def _check_value(key: str, value: Any, default: Any) -> None:
-    is_expression = isinstance(value, str) and value.lstrip().startswith(("$", "@", "%"))
+    is_expression = isinstance(value, str) and is_code(value)
     fault = "" if is_expression else value_fault(key, value, default)
     if fault:
         raise BundleError(f"{key}: {fault}; the bundle has {default!r}.")
+
+
+def check_values(values: Mapping[str, Any], source: str) -> None:
+    """Refuse values that would be run as code.
+
+    Args:
+        values: flat keys and their values.
+        source: where they come from, for the message.
+
+    Raises:
+        BundleError: a value is code.
+    """
+    for key, value in values.items():
+        if is_code(value):
+            raise BundleError(
+                f"{source} {key}={value}: would be run as code; give a value, or --allow-expressions if you trust it."
+            )
 
 
 def refuse_replaced(key: str) -> NoReturn:
@@ -317,30 +335,6 @@ def build_workflow(
         tracking={**tracking, "configs": as_it_is(dict(tracking["configs"]))} if tracking else None,
         **checked,
     )
-
-
-class _Literal(str):
-    """A text in which MONAI leaves the character ``#``, which it takes for a separator of keys wherever it stands."""
-
-    def __str__(self) -> str:
-        return self
-
-    def replace(self, old: str, new: str, count: Any = -1) -> str:
-        return self if old == "#" else super().replace(old, new, count)
-
-
-def as_it_is(value: Any) -> Any:
-    """A value in which MONAI leaves every ``#``; expressions are MONAI's to read.
-
-    Args:
-        value: text, or a list or dictionary with texts; keys stay as they are.
-    """
-    if isinstance(value, dict):
-        return {key: as_it_is(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [as_it_is(one) for one in value]
-    is_plain = isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%"))
-    return _Literal(value) if is_plain else value
 
 
 def merged_config(bundle: str | os.PathLike[str], configs: Sequence[str]) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .loader import BundleError
-
-__all__ = ["check_values", "is_code"]
+__all__ = ["as_it_is", "is_code"]
 
 _CODE = ("$", "@", "%")  # MONAI's expressions, references and macros
 
@@ -29,18 +27,25 @@ def is_code(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(is_code(one) for one in value)
 
 
-def check_values(values: Mapping[str, Any], source: str) -> None:
-    """Refuse values that would be run as code.
+class _Literal(str):
+    """A text in which MONAI leaves the character ``#``, which it takes for a separator of keys wherever it stands."""
+
+    def __str__(self) -> str:
+        return self
+
+    def replace(self, old: str, new: str, count: Any = -1) -> str:
+        return self if old == "#" else super().replace(old, new, count)
+
+
+def as_it_is(value: Any) -> Any:
+    """A value in which MONAI leaves every ``#``; expressions are MONAI's to read.
 
     Args:
-        values: flat keys and their values.
-        source: where they come from, for the message.
-
-    Raises:
-        BundleError: a value is code.
+        value: text, or a list or dictionary with texts; keys stay as they are.
     """
-    for key, value in values.items():
-        if is_code(value):
-            raise BundleError(
-                f"{source} {key}={value}: would be run as code; give a value, or --allow-expressions if you trust it."
-            )
+    if isinstance(value, dict):
+        return {key: as_it_is(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_it_is(one) for one in value]
+    is_plain = isinstance(value, str) and "#" in value and not value.startswith(_CODE)
+    return _Literal(value) if is_plain else value

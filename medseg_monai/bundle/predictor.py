@@ -178,14 +178,14 @@ class Predictor:
     def __call__(self, case: Mapping[str, Any]) -> Prediction:
         """Predict one case.
 
+        What the results need of the input is checked before the network runs. If some of them cannot be written, one
+        warning for each says why, and the others are made.
+
         Args:
             case: item of a data list; ``case["image"]`` is the path.
 
         Returns:
             the prediction, not yet written.
-
-        What the results need of the input is checked before the network runs. If some of them cannot be written, one
-        warning for each says why, and the others are made.
 
         Raises:
             ValueError: none of the results could be written.

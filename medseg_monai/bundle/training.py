@@ -27,15 +27,15 @@ from medseg_monai.networks.weights.model_file import settings_file
 from .given import refuse_folders_of_inputs
 from .loader import (
     BundleError,
-    as_it_is,
     build_workflow,
     check_overrides,
+    check_values,
     example_input_shape,
     find_bundle,
     merged_config,
     read_metadata,
 )
-from .overrides import check_values
+from .overrides import as_it_is
 from .tracking import default_tracking_uri, run_parameters, tracking_settings
 from .training_data import check_evaluation_data, check_training_data
 

@@ -17,7 +17,7 @@ from PIL import Image
 from medseg_monai.data.datalist import Item, read_sections, refuse_leaks
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 from medseg_monai.errors import shorten
-from medseg_monai.files import file_sha256
+from medseg_monai.files import file_sha256, has_ending
 
 __all__ = ["check_evaluation_data", "check_training_data", "read_label", "refuse_unlabelled"]
 
@@ -118,7 +118,7 @@ def _refuse_copies(datalist: Path) -> None:
 def _hash(image: str) -> str | None:
     if not os.path.exists(image):  # in a section that is not read now
         return None
-    if image.lower().endswith(tuple(f".{suffix}" for suffix in RASTER_SUFFIXES)):
+    if has_ending(image, RASTER_SUFFIXES):
         return _hash_of_pixels(image)
     files = [path for path in sorted(Path(image).rglob("*")) if path.is_file()] or [Path(image)]
     return "".join(sorted(map(file_sha256, files)))

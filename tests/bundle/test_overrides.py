@@ -17,7 +17,8 @@ from medseg_monai.bundle import (
     merged_config,
     train,
 )
-from medseg_monai.bundle.overrides import check_values, is_code
+from medseg_monai.bundle.loader import check_values
+from medseg_monai.bundle.overrides import is_code
 from medseg_monai.cli import main
 from medseg_monai.phantoms import phantom_writer
 from tests.bundles.tiny import tiny_training
