@@ -202,16 +202,12 @@ def restore_settings(path: str | os.PathLike[str], settings: Mapping[str, Any]) 
         OSError: they cannot be written.
     """
     beside = settings_file(path)
-    if _entry_of(Path(path)) is None and not (beside.is_file() and _is_foreign(beside) and _parses(beside)):
-        write_json(beside, {"format": _FORMAT, "sha256": file_sha256(path), "settings": dict(settings)})
-
-
-def _parses(beside: Path) -> bool:
     try:
-        json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+        is_anothers = beside.is_file() and not _is_ours(_content(beside))
+    except ValueError:  # damaged
+        is_anothers = False
+    if _entry_of(Path(path)) is None and not is_anothers:
+        write_json(beside, {"format": _FORMAT, "sha256": file_sha256(path), "settings": dict(settings)})
 
 
 def trained_with(checkpoint: str | os.PathLike[str], key: str, default: Any) -> Any:
@@ -305,16 +301,26 @@ def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str]) -
 
 def _refuse_foreign(beside: Path) -> None:
     """Refuse to replace a file that is not one of settings."""
-    if beside.is_file() and beside.stat().st_size and _is_foreign(beside):
+    try:
+        is_free = not beside.is_file() or not beside.stat().st_size or _is_ours(_content(beside))
+    except ValueError:  # be it damaged settings: whose they are cannot be told
+        is_free = False
+    if not is_free:
         raise ValueError(f"{beside}: another program's file; settings go there: choose another name for the weights.")
 
 
-def _is_foreign(beside: Path) -> bool:
+def _content(beside: Path) -> Any:
+    """What stands in a file of settings, or in another program's of that name; ``None`` if there is none."""
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError:  # be it damaged settings: whose they are cannot be told
-        return True
-    return not isinstance(content, Mapping) or content.get("format") != _FORMAT
+        return json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{beside}: damaged; fetch it anew with its weights.") from error
+
+
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, Mapping) and content.get("format") == _FORMAT
 
 
 def _read_settings(path: Path, sha256: str) -> Mapping[str, Any]:
@@ -348,14 +354,9 @@ def _entry_of(path: Path) -> dict[str, Any] | None:
 
 def _entries(beside: Path) -> list[Mapping[str, Any]]:
     """What a file of settings says of the weights, and of those that they were about to replace; the latest first."""
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{beside}: damaged; fetch it anew with its weights.") from error
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-        return []  # another program's
+    content = _content(beside)
+    if not _is_ours(content):
+        return []  # none, or another program's
     entries = [entry for entry in (content, content.get("previous")) if isinstance(entry, Mapping)]
     if not all(
         isinstance(entry.get("settings"), Mapping) and isinstance(entry.get("sha256"), str) for entry in entries
