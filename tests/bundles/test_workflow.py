@@ -39,6 +39,16 @@ def test_training_leaves_a_model_and_a_checkpoint(trained: Trained):
     assert (trained.output_dir / "checkpoint.pt").is_file()
 
 
+def test_all_images_that_a_training_draws_have_one_size(bundle: Path, phantoms: Phantoms, tmp_path: Path):
+    """Image and patch are not square, so that a quarter turn would show."""
+    overrides = training_overrides(bundle, phantoms, tmp_path)
+    workflow = make_workflow(bundle, "train", workflow_type="train", **overrides)
+    workflow.parser.parse(reset=True)
+    dataset = workflow.parser.get_parsed_content("train#dataset")
+    drawn = [item if isinstance(item, list) else [item] for item in (dataset[0] for _ in range(8))]
+    assert len({crop[key].shape[1:] for crops in drawn for crop in crops for key in ("image", "label")}) == 1
+
+
 def test_training_draws_the_validation_cases(trained: Trained):
     assert list((trained.output_dir / "overlays").glob("*_epoch0001.png"))
 

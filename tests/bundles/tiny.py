@@ -12,8 +12,8 @@ __all__ = ["phantom_size", "tiny_training"]
 TINY: dict[str, Any] = {"image_size": [64, 96], "batch_size": 2, "slices_per_volume": 2, "val_interval": 1}
 
 OWN: dict[str, dict[str, Any]] = {
-    "retinal_vessel_fundus_cenet": {"image_size": [192, 224], "patch_size": [192, 192]},
-    "optic_disc_fundus_cenet": {"image_size": [192, 192], "crop_size": [200, 200]},
+    "retinal_vessel_fundus_cenet": {"image_size": [224, 256], "patch_size": [192, 224]},
+    "optic_disc_fundus_cenet": {"image_size": [192, 224], "crop_size": [200, 200]},
     "lung_lobe_ct_ctsunet": {
         "in_plane_size": 48,
         "stage1_features": [4] * 14,
