@@ -10,6 +10,7 @@ from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .hounsfield import CheckHounsfieldd
 from .in_plane import PadToMultipled, ResizeInPlaned
+from .not_blank import CheckNotBlankd
 from .resize import AntialiasedResized
 from .same_grid import Affine, MatchGridd, grid_distance, same_grid
 from .same_size import CheckSameSized
@@ -20,6 +21,7 @@ __all__ = [
     "BinarizeMaskd",
     "CheckBinaryd",
     "CheckHounsfieldd",
+    "CheckNotBlankd",
     "CheckSameSized",
     "CropAroundBrightestd",
     "DilateMaskd",

@@ -1,0 +1,58 @@
+"""A guard against an image without content."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from .same_size import file_name
+
+__all__ = ["CheckNotBlankd"]
+
+
+class CheckNotBlankd(MapTransform):
+    """Refuse an image whose pixels all have the same value; place it directly after loading.
+
+    A network finds something in such an image too, and equalising its histogram is not defined.
+
+    Args:
+        keys: images to check, each ``[C, *spatial]``. A channel may have one value if another channel has several.
+        allow_missing_keys: whether a key may be missing.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.transforms import CheckNotBlankd
+        >>> check = CheckNotBlankd(keys="image")
+        >>> _ = check({"image": torch.arange(6.0).reshape(1, 2, 3)})
+        >>> check({"image": torch.full((1, 2, 3), 77.0)})
+        Traceback (most recent call last):
+        ValueError: image: a blank image, all its pixels have the same value; replace the file, or leave it out.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Look at the images.
+
+        Args:
+            data: item with loaded images.
+
+        Returns:
+            the unchanged item.
+
+        Raises:
+            ValueError: a blank image; the message names its file.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            channels = item[key].flatten(1)
+            if bool((channels == channels[:, :1]).all()):
+                raise ValueError(
+                    f"{file_name(item[key], key)}: a blank image, all its pixels have the same value; replace the "
+                    "file, or leave it out."
+                )
+        return item
