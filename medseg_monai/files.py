@@ -166,7 +166,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
 
 def _owner(work: str) -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     about = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command[:_LONGEST_COMMAND]}"
     return " ".join(f"{work} ({about})".split())

@@ -20,10 +20,12 @@ from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import refuse_given, write_json
+from medseg_monai.files import locked_folder, refuse_given, remove_leftovers, write_json
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
+from medseg_monai.handlers.run_tracker import UNSENT_NAME, impatient
 from medseg_monai.networks.weights.model_file import settings_file
 
+from .distributed import is_first_process
 from .given import refuse_folders_of_inputs
 from .loader import (
     BundleError,
@@ -36,7 +38,7 @@ from .loader import (
     read_metadata,
 )
 from .overrides import as_it_is
-from .tracking import default_tracking_uri, run_parameters, tracking_settings
+from .tracking import check_server, default_tracking_uri, run_parameters, tracking_settings
 from .training_data import check_evaluation_data, check_training_data
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,9 +50,11 @@ _EARLIER_OVERLAY = "fine_tune.json"
 
 #: facts about a training that are needed to resume it
 RUN_NAME = "run.json"
+#: its key for whether there has been a checkpoint, and the one for what MLflow lacks of a complete training
+_SAVED, _MISSING = "saved", "missing_in_mlflow"
 
 _CONFIG_NAME = "config.json"
-_WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME)
+_WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME, UNSENT_NAME)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class TrainingResult:
         best_epoch: epoch of ``model``.
         tracking_uri: MLflow address; ``None`` if the run was not tracked.
         run_id: MLflow run; ``None`` if it was not tracked.
+        registers: name under which the model was to be registered; ``None`` if nobody asked for it.
+        registered: address of the model in MLflow's registry, ``models:/NAME/VERSION``; ``None`` if it is not there.
+        missing: what MLflow lacks, since it does not answer or has refused it, in one line; ``None`` if it has all.
 
     Example:
         >>> from pathlib import Path
@@ -82,6 +89,9 @@ class TrainingResult:
     best_epoch: int
     tracking_uri: str | None
     run_id: str | None
+    registers: str | None = None
+    registered: str | None = None
+    missing: str | None = None
 
 
 def train(
@@ -106,7 +116,9 @@ def train(
             with these.
         checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that they were trained
             with unless ``overrides`` state others; by default the weights are initialised at random.
-        resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run.
+        resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run. A training that was
+            killed before its first checkpoint starts again from the beginning; a complete one only gives MLflow what
+            it lacks.
         allow_expressions: take values from ``run.json`` that MONAI would run as code when ``resume`` is set.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, or else a SQLite database in ``output_dir``.
@@ -122,6 +134,7 @@ def train(
             weights that are missing or do not fit; a name for the registry although the training is not tracked.
         ValueError: what the training writes would replace ``checkpoint`` or the data list; the data list has items
             without a label, only empty labels in a section, or one image or patient in two sections.
+        OSError: MLflow does not answer at the start, or another training is at work in the folder.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
 
     Example:
@@ -144,41 +157,78 @@ def train(
     root = find_bundle(bundle)
     values = dict(overrides or {})
     output_dir = Path(values.get("output_dir") or merged_config(root, configs)["output_dir"])
-    run: dict[str, Any] = {}
     start = _start(checkpoint, values)
-    if resume:
-        if start:
-            raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
-        run = _read_run(output_dir)
-        if not allow_expressions:
-            check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
-            _check_configs(root, run["configs"], configs)
-        # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
-        configs = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
-        values = {**run["overrides"], **_what_resuming_takes(root, configs, run["overrides"], values)}
-    elif (output_dir / CHECKPOINT_NAME).exists():
-        raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
-    elif start:
-        _check_starts_from_weights(root, configs)
-        values["initial_weights"] = _existing_weights(start)
-    if not resume:
-        written = [output_dir / name for name in _WRITTEN]
-        refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
-    values |= {"output_dir": str(output_dir), "resume": resume}
-    check_overrides(root, configs, values)
-    run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
-    settings = None
     if registered_model_name and not track:
         raise BundleError(f"{registered_model_name}: MLflow registers only the model of a run that it tracks.")
-    if track:
-        run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}")
-        run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
-        run["tracking_uri"] = _tracking_uri(tracking_uri or run.get("tracking_uri"), output_dir)
-        run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
-        settings = _tracking(root, run)
-    workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
-    with _without_tracking_variable():
-        return _run_training(workflow, run, output_dir)
+    with _terminate_as_interrupt(), _owned(output_dir, "a training", "overlays"):
+        if resume:
+            run = _resumed(root, configs, values, output_dir, start, allow_expressions)
+        else:
+            run = _new(root, configs, values, output_dir, start)
+        check_overrides(root, run["configs"], run["overrides"])
+        settings = None
+        with _without_tracking_variable() as variable, impatient():
+            if track:
+                run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}")
+                run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
+                given = tracking_uri or run.get("tracking_uri") or variable
+                run["tracking_uri"] = given or default_tracking_uri(output_dir)
+                run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
+            if track and is_first_process():
+                settings = _tracking(root, run)
+                check_server(run["tracking_uri"])
+            workflow = build_workflow(
+                root, run["configs"], workflow_type="train", overrides=run["overrides"], tracking=settings
+            )
+            return _run_training(workflow, run, output_dir)
+
+
+def _resumed(
+    root: Path,
+    configs: Sequence[str],
+    values: Mapping[str, Any],
+    output_dir: Path,
+    start: str,
+    allow_expressions: bool,
+) -> dict[str, Any]:
+    """What :data:`RUN_NAME` says about the training in a folder, with the changes that it takes."""
+    if start:
+        raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
+    run = _read_run(output_dir)
+    if not allow_expressions:
+        check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
+        _check_configs(root, run["configs"], configs)
+    resume = (output_dir / CHECKPOINT_NAME).exists()
+    if resume:  # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
+        run["configs"] = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
+    else:
+        _LOGGER.info("%s: was interrupted before its first checkpoint; it starts again from the beginning.", output_dir)
+    changes = _what_resuming_takes(root, run["configs"], run["overrides"], values)
+    run["overrides"] = {**run["overrides"], **changes, "output_dir": str(output_dir), "resume": resume}
+    return {**run, "bundle": root.name}
+
+
+def _new(root: Path, configs: Sequence[str], values: Mapping[str, Any], output_dir: Path, start: str) -> dict[str, Any]:
+    """What :data:`RUN_NAME` is to say about a training that begins."""
+    if (output_dir / CHECKPOINT_NAME).exists():
+        raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
+    overrides = {**values, "output_dir": str(output_dir), "resume": False}
+    if start:
+        _check_starts_from_weights(root, configs)
+        overrides["initial_weights"] = _existing_weights(start)
+    written = [output_dir / name for name in _WRITTEN]
+    refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
+    run = {"bundle": root.name, "configs": list(configs), "overrides": overrides, _SAVED: False}
+    return {**run, "replaced_runs": _left_behind(output_dir)}
+
+
+def _left_behind(output_dir: Path) -> list[str]:
+    """The names of MLflow runs of trainings that were killed in this folder before their first checkpoint."""
+    try:
+        before = json.loads((output_dir / RUN_NAME).read_text(encoding="utf-8"))
+        return [*before.get("replaced_runs", []), *filter(None, [before.get("run_name")])]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
 
 
 def _start(checkpoint: str | os.PathLike[str] | None, values: Mapping[str, Any]) -> str:
@@ -250,22 +300,29 @@ def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:
 
 def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Path) -> TrainingResult:
     tracker: RunTracker | None = None
-    with _terminate_as_interrupt():
-        try:
-            workflow.initialize()
-            check_training_data(workflow.parser)
-            trainer = workflow.parser.get_parsed_content("train#trainer")
-            handlers = workflow.parser.get_parsed_content("train#handlers")
-            tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
-            state = next(handler for handler in handlers if isinstance(handler, TrainingState))
+    state: TrainingState | None = None
+    try:
+        workflow.initialize()
+        check_training_data(workflow.parser)
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        handlers = workflow.parser.get_parsed_content("train#handlers")
+        tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
+        state = next(handler for handler in handlers if isinstance(handler, TrainingState))
+        if is_first_process():
             _remember_run(trainer, tracker, run, output_dir)
-            _attach_progress(trainer, "training")
-            workflow.run()
-            workflow.finalize()
-        except BaseException as error:
-            if tracker is not None:
-                tracker.terminate("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
-            raise
+        _attach_progress(trainer, "training")
+        workflow.run()
+        workflow.finalize()
+    except BaseException as error:
+        if tracker is not None:
+            tracker.terminate("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        raise
+    finally:
+        if state is not None:
+            state.release()
+    missing = tracker.missing if tracker is not None else ""
+    if tracker is not None and missing != run.pop(_MISSING, ""):
+        _write_run({**run, _MISSING: missing} if missing else run, output_dir)
     return TrainingResult(
         output_dir=output_dir,
         model=output_dir / MODEL_NAME,
@@ -274,6 +331,9 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
         best_epoch=state.best_epoch,
         tracking_uri=run.get("tracking_uri"),
         run_id=run.get("run_id"),
+        registers=run.get("registered_model_name"),
+        registered=tracker.registered if tracker is not None else None,
+        missing=missing or None,
     )
 
 
@@ -316,11 +376,12 @@ def evaluate(
     workflow.initialize()
     folder = Path(workflow.parser.get_parsed_content("output_dir")) / "evaluation"
     _refuse_inputs(workflow.parser, folder)
-    check_evaluation_data(workflow.parser)
-    _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
-    workflow.run()
-    workflow.finalize()
-    return {"output_dir": str(folder), **json.loads((folder / "summary.json").read_text())}
+    with _owned(folder, "an evaluation", "overlays"):
+        check_evaluation_data(workflow.parser)
+        _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
+        workflow.run()
+        workflow.finalize()
+        return {"output_dir": str(folder), **json.loads((folder / "summary.json").read_text())}
 
 
 def _refuse_inputs(parser: ConfigParser, folder: Path) -> None:
@@ -337,14 +398,34 @@ def _attach_progress(engine: Any, what: str) -> None:
 
 def _read_run(output_dir: Path) -> dict[str, Any]:
     path = output_dir / RUN_NAME
-    if not path.is_file() or not (output_dir / CHECKPOINT_NAME).is_file():
-        raise BundleError(f"{output_dir}: no training to resume here ({RUN_NAME} and {CHECKPOINT_NAME} are needed).")
+    has_checkpoint = (output_dir / CHECKPOINT_NAME).is_file()
+    none = f"{output_dir}: no training to resume here ({RUN_NAME} and {CHECKPOINT_NAME} are needed)."
+    if not path.is_file():
+        raise BundleError(none)
     try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = run["overrides"], run["configs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: damaged; start a new training from {MODEL_NAME} (--checkpoint).") from error
-    return run
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        run = None
+    if not _is_run(run):
+        remedy = f"{MODEL_NAME} (--checkpoint)" if (output_dir / MODEL_NAME).is_file() else "the beginning"
+        raise BundleError(f"{path}: damaged; start a new training from {remedy} in another folder.")
+    # what was saved once and is gone was not interrupted; earlier versions did not note it
+    if not has_checkpoint and run.get(_SAVED, (output_dir / MODEL_NAME).is_file()):
+        raise BundleError(none)
+    content: dict[str, Any] = run
+    return content
+
+
+def _is_run(content: Any) -> bool:
+    """Whether the values of :data:`RUN_NAME` have the kinds with which they are written."""
+    texts = ("run_name", "run_id", "experiment_name", "tracking_uri", "registered_model_name")
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("overrides"), dict)
+        and isinstance(content.get("configs"), list)
+        and all(isinstance(name, str) for name in [*content["configs"], *content.get("replaced_runs", [])])
+        and all(isinstance(content.get(name), (str, type(None))) for name in texts)
+    )
 
 
 def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
@@ -352,18 +433,37 @@ def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
 
 
 def _remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], output_dir: Path) -> None:
-    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone."""
+    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone.
+
+    A new one is written before MLflow is asked for a run, so that a kill in between leaves the name to find it by.
+    """
 
     def write() -> None:
         if tracker is not None:
             run["run_id"] = tracker.run_id
         _write_run(run, output_dir)
 
+    def note_checkpoint() -> None:
+        if not run.get(_SAVED):
+            run[_SAVED] = True
+            _write_run(run, output_dir)
+
+    if not run["overrides"]["resume"]:
+        _write_run(run, output_dir)
     trainer.add_event_handler(Events.STARTED, write)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, note_checkpoint)
 
 
-def _tracking_uri(given: str | None, output_dir: Path) -> str:
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(output_dir)
+@contextmanager
+def _owned(folder: Path, work: str, *parts: str) -> Iterator[None]:
+    """Have a folder and its parts for one piece of work alone, which several processes may share."""
+    if not is_first_process():
+        yield
+        return
+    with locked_folder(folder, work):
+        for part in parts:
+            remove_leftovers(folder / part)
+        yield
 
 
 def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,6 +478,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         experiment_name=run["experiment_name"],
         run_name=run["run_name"],
         run_id=run.get("run_id"),
+        replaced_runs=run.get("replaced_runs", []),
         parameters=run_parameters(
             root,
             metadata["version"],
@@ -391,11 +492,11 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_tracking_variable() -> Iterator[None]:
-    """Hide ``MLFLOW_TRACKING_URI``, which ``_tracking_uri`` has read: MONAI would prefer it to the given address."""
+def _without_tracking_variable() -> Iterator[str | None]:
+    """Hide ``MLFLOW_TRACKING_URI``, and provide its value: MONAI would prefer it to the given address."""
     value = os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
-        yield
+        yield value
     finally:
         if value is not None:
             os.environ["MLFLOW_TRACKING_URI"] = value
