@@ -41,6 +41,8 @@ def why(error: BaseException) -> str:
             return "no answer in time"
         if isinstance(link, OSError) and link.strerror:
             return link.strerror
+        if isinstance(link, ConnectionError):
+            return str(link)
         link = link.__cause__ or link.__context__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
