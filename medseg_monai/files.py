@@ -168,7 +168,9 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 def _owner(work: str) -> str:
     command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    about = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command[:_LONGEST_COMMAND]}"
+    if len(command) > _LONGEST_COMMAND:
+        command = f"{command[:_LONGEST_COMMAND]} ..."
+    about = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command}"
     return " ".join(f"{work} ({about})".split())
 
 

@@ -10,17 +10,17 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import locked_folder, refuse_given, remove_leftovers, write_json
+from medseg_monai.files import locked_folder, refuse_given, remove_leftovers
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
 from medseg_monai.handlers.run_tracker import UNSENT_NAME, impatient
 from medseg_monai.networks.weights.model_file import settings_file
@@ -38,20 +38,16 @@ from .loader import (
     read_metadata,
 )
 from .overrides import as_it_is
+from .run_record import MISSING, RUN_NAME, SAVED, left_behind, read_run, remember_run, write_run
 from .tracking import check_server, default_tracking_uri, run_parameters, tracking_settings
 from .training_data import check_evaluation_data, check_training_data
 
 _LOGGER = logging.getLogger(__name__)
 
-__all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
+__all__ = ["TrainingResult", "evaluate", "train"]
 
 #: the overlay by which earlier versions started from weights
 _EARLIER_OVERLAY = "fine_tune.json"
-
-#: facts about a training that are needed to resume it
-RUN_NAME = "run.json"
-#: its key for whether there has been a checkpoint, and the one for what MLflow lacks of a complete training
-_SAVED, _MISSING = "saved", "missing_in_mlflow"
 
 _CONFIG_NAME = "config.json"
 _WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME, UNSENT_NAME)
@@ -169,7 +165,7 @@ def train(
         settings = None
         with _without_tracking_variable() as variable, impatient():
             if track:
-                run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}")
+                run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:4]}")
                 run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
                 given = tracking_uri or run.get("tracking_uri") or variable
                 run["tracking_uri"] = given or default_tracking_uri(output_dir)
@@ -194,7 +190,7 @@ def _resumed(
     """What :data:`RUN_NAME` says about the training in a folder, with the changes that it takes."""
     if start:
         raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
-    run = _read_run(output_dir)
+    run = read_run(output_dir)
     if not allow_expressions:
         check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
         _check_configs(root, run["configs"], configs)
@@ -218,17 +214,8 @@ def _new(root: Path, configs: Sequence[str], values: Mapping[str, Any], output_d
         overrides["initial_weights"] = _existing_weights(start)
     written = [output_dir / name for name in _WRITTEN]
     refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
-    run = {"bundle": root.name, "configs": list(configs), "overrides": overrides, _SAVED: False}
-    return {**run, "replaced_runs": _left_behind(output_dir)}
-
-
-def _left_behind(output_dir: Path) -> list[str]:
-    """The names of MLflow runs of trainings that were killed in this folder before their first checkpoint."""
-    try:
-        before = json.loads((output_dir / RUN_NAME).read_text(encoding="utf-8"))
-        return [*before.get("replaced_runs", []), *filter(None, [before.get("run_name")])]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+    run = {"bundle": root.name, "configs": list(configs), "overrides": overrides, SAVED: False}
+    return {**run, "replaced_runs": left_behind(output_dir)}
 
 
 def _start(checkpoint: str | os.PathLike[str] | None, values: Mapping[str, Any]) -> str:
@@ -309,7 +296,7 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
         tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
         state = next(handler for handler in handlers if isinstance(handler, TrainingState))
         if is_first_process():
-            _remember_run(trainer, tracker, run, output_dir)
+            remember_run(trainer, tracker, run, output_dir)
         _attach_progress(trainer, "training")
         workflow.run()
         workflow.finalize()
@@ -321,8 +308,8 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
         if state is not None:
             state.release()
     missing = tracker.missing if tracker is not None else ""
-    if tracker is not None and missing != run.pop(_MISSING, ""):
-        _write_run({**run, _MISSING: missing} if missing else run, output_dir)
+    if tracker is not None and missing != run.pop(MISSING, ""):
+        write_run({**run, MISSING: missing} if missing else run, output_dir)
     return TrainingResult(
         output_dir=output_dir,
         model=output_dir / MODEL_NAME,
@@ -394,64 +381,6 @@ def _refuse_inputs(parser: ConfigParser, folder: Path) -> None:
 def _attach_progress(engine: Any, what: str) -> None:
     """Show a progress bar on a terminal, but not in a log file or a pipe."""
     ProgressBar(desc=what, persist=False, disable=None if sys.stderr.isatty() else True).attach(engine)
-
-
-def _read_run(output_dir: Path) -> dict[str, Any]:
-    path = output_dir / RUN_NAME
-    has_checkpoint = (output_dir / CHECKPOINT_NAME).is_file()
-    none = f"{output_dir}: no training to resume here ({RUN_NAME} and {CHECKPOINT_NAME} are needed)."
-    if not path.is_file():
-        raise BundleError(none)
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        run = None
-    if not _is_run(run):
-        remedy = f"{MODEL_NAME} (--checkpoint)" if (output_dir / MODEL_NAME).is_file() else "the beginning"
-        raise BundleError(f"{path}: damaged; start a new training from {remedy} in another folder.")
-    # what was saved once and is gone was not interrupted; earlier versions did not note it
-    if not has_checkpoint and run.get(_SAVED, (output_dir / MODEL_NAME).is_file()):
-        raise BundleError(none)
-    content: dict[str, Any] = run
-    return content
-
-
-def _is_run(content: Any) -> bool:
-    """Whether the values of :data:`RUN_NAME` have the kinds with which they are written."""
-    texts = ("run_name", "run_id", "experiment_name", "tracking_uri", "registered_model_name")
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("overrides"), dict)
-        and isinstance(content.get("configs"), list)
-        and all(isinstance(name, str) for name in [*content["configs"], *content.get("replaced_runs", [])])
-        and all(isinstance(content.get(name), (str, type(None))) for name in texts)
-    )
-
-
-def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
-    write_json(output_dir / RUN_NAME, run)
-
-
-def _remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], output_dir: Path) -> None:
-    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone.
-
-    A new one is written before MLflow is asked for a run, so that a kill in between leaves the name to find it by.
-    """
-
-    def write() -> None:
-        if tracker is not None:
-            run["run_id"] = tracker.run_id
-        _write_run(run, output_dir)
-
-    def note_checkpoint() -> None:
-        if not run.get(_SAVED):
-            run[_SAVED] = True
-            _write_run(run, output_dir)
-
-    if not run["overrides"]["resume"]:
-        _write_run(run, output_dir)
-    trainer.add_event_handler(Events.STARTED, write)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, note_checkpoint)
 
 
 @contextmanager

@@ -226,8 +226,11 @@ class RunLog:
 
     def _append(self, entries: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(entry) + "\n" for entry in entries)
-        with self._lock, self.path.open("ab", buffering=0) as stream:  # a kill loses nothing that was written
-            stream.write(text.encode())
+        try:
+            with self._lock, self.path.open("ab", buffering=0) as stream:  # a kill loses nothing that was written
+                stream.write(text.encode())
+        except OSError as error:
+            raise OSError(f"{self.path}: cannot be written ({error.strerror}); make room and resume.") from error
 
     def _next(self) -> tuple[list[dict[str, Any]], int]:
         """The next entries of one kind, and their bytes in the file."""

@@ -19,6 +19,7 @@ from mlflow.models import infer_signature
 from mlflow.telemetry import set_telemetry_client
 from monai.handlers import MLFlowHandler
 from monai.utils import flatten_dict
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from medseg_monai.files import file_sha256
@@ -40,7 +41,7 @@ UNSENT_NAME = "mlflow_unsent.jsonl"
 _RUNNING = RunStatus.to_string(RunStatus.RUNNING)
 #: how long MLflow may be silent when a training has ended; how long its last points and its mark may take when killed
 _PATIENCE_S, _LAST_WORDS_S, _END_S = 15.0, 5.0, 20.0
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "8", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 logger = logging.getLogger(__name__)
@@ -341,7 +342,7 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         what = "database cannot be used" if uri.startswith("sqlite:") else "server does not answer as it should"
         remedy = "see to it, name another (--tracking-uri), or train without (--no-tracking)"
         raise OSError(f"{uri}: the MLflow {what} ({why(error)}); {remedy}.") from error
@@ -349,7 +350,7 @@ def answering(uri: str) -> Iterator[None]:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Let a call to an MLflow server that does not answer fail in ten seconds.
+    """Let a call to an MLflow server that does not answer fail in eight seconds.
 
     By default MLflow waits two minutes for an answer and asks eight times. What a user has set for these stays.
     """

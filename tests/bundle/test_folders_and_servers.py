@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from medseg_monai.bundle import BundleError, build_workflow, evaluate, train
 from medseg_monai.bundle.tracking import check_server
@@ -222,7 +224,7 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_read_or_written(d
 
 def test_a_disc_without_room_for_the_database_is_told_in_one_line(datalist, tmp_path, monkeypatch):
     def full(path: str, *_: Any) -> None:
-        raise mlflow.MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: CREATE TABLE x]")
+        raise OperationalError("CREATE TABLE x", {}, sqlite3.OperationalError("database or disk is full"))
 
     monkeypatch.setattr("medseg_monai.bundle.tracking.SqlAlchemyStore", full)
     with pytest.raises(OSError, match=r"mlruns\.db: the MLflow database cannot be used \(.*disk is full\); ") as error:
