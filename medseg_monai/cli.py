@@ -157,7 +157,9 @@ def _train(args: argparse.Namespace) -> int:
     if result.tracking_uri:
         text += f"\nMLflow: {result.tracking_uri} (run {result.run_id})"
     _answer(args, result.__dict__, text)
-    return EXIT_OK
+    if result.missing:
+        sys.stderr.write(f"medseg: {result.missing}\n")
+    return EXIT_FAILED if result.missing and result.registers else EXIT_OK
 
 
 def _uids(series: list[str] | None) -> list[str] | None:

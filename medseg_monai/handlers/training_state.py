@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
+from medseg_monai.files import locked_folder
 from medseg_monai.networks.weights import write_model
 from medseg_monai.networks.weights.model_file import check_settings_file, restore_settings
 from medseg_monai.networks.weights.state_dict import check_fits, read_tensors, save_atomically
@@ -34,11 +36,12 @@ class TrainingState:
     """Save the state of a training after each epoch, keep the best model, and restore the state on request.
 
     ``checkpoint.pt`` holds the network, the optimizer, the learning rate scheduler, the scale of mixed precision, the
-    trainer's counters, the best metric, the count of early stopping and the settings. With
+    trainer's counters and metrics, the best metric, the count of early stopping and the settings. With
     :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt`` is written by
     :func:`medseg_monai.networks.weights.write_model`.
 
-    In a distributed training every process restores the state, and the first one saves it.
+    In a distributed training every process restores the state, and the first one saves it. It has the folder for itself
+    until the training has completed or :meth:`release` is called.
 
     MONAI's ``CheckpointSaver`` writes in place (``atomic=False``), so a kill during the write loses the training.
 
@@ -55,6 +58,7 @@ class TrainingState:
         resume: whether to restore ``checkpoint.pt`` before the first epoch.
 
     Raises:
+        BlockingIOError: at the start, if another training is at work in the folder.
         FileNotFoundError: at the start, if ``resume`` is set and there is no checkpoint.
         ValueError: at the start, if ``resume`` is set and the checkpoint is damaged or belongs to another network.
         FileExistsError: at the start, if ``resume`` is not set and the folder already holds a training.
@@ -106,6 +110,7 @@ class TrainingState:
         self.resume = resume
         self.best_metric: float | None = None
         self.best_epoch = 0
+        self._owned = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         """Register the handler; this must be done after the handlers that validate and that step the scheduler.
@@ -117,6 +122,16 @@ class TrainingState:
         if self.early_stop is not None:  # before saving, so that the epoch that ends the training is saved as the last
             self.early_stop.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.release)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def release(self) -> None:
+        """Let others write into the folder."""
+        self._owned.close()
+
+    def _fail(self, error: Exception) -> None:
+        self.release()
+        raise error  # which the engine leaves to its handlers
 
     def restore(self, engine: Engine) -> None:
         """Load ``checkpoint.pt`` into the objects of this training if ``resume`` is set.
@@ -124,6 +139,8 @@ class TrainingState:
         Args:
             engine: trainer whose epoch and iteration counters are set.
         """
+        if _is_first():
+            self._owned.enter_context(locked_folder(self.output_dir, "a training"))
         path = self.output_dir / CHECKPOINT_NAME
         if not self.resume:
             if path.exists():
@@ -143,6 +160,7 @@ class TrainingState:
             self.early_stop.load_state_dict(state["early_stop"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
+        engine.state.metrics.update(state.get("metrics", {}))
         self.best_metric = state["best_metric"]
         self.best_epoch = state["best_epoch"]
         if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
@@ -155,7 +173,7 @@ class TrainingState:
         Args:
             engine: trainer.
         """
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        if not _is_first():
             return
         epoch = engine.state.epoch
         if self._improved(epoch):
@@ -169,6 +187,7 @@ class TrainingState:
             "early_stop": self.early_stop.state_dict() if self.early_stop is not None else {},
             "epoch": epoch,
             "iteration": engine.state.iteration,
+            "metrics": {name: value for name, value in engine.state.metrics.items() if isinstance(value, (int, float))},
             "best_metric": self.best_metric,
             "best_epoch": self.best_epoch,
             "settings": self.settings,
@@ -189,3 +208,7 @@ class TrainingState:
             return False
         self.best_metric = metric
         return True
+
+
+def _is_first() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
