@@ -23,13 +23,16 @@ from .itk_header import check_data_files, check_stated_geometry
 from .nifti_file import NiftiReader, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
-__all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
+__all__ = ["DICOM_FILES", "ITK_SUFFIXES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = ("nii", "nii.gz")
 NRRD_SUFFIXES = ("nrrd", "nhdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", *NRRD_SUFFIXES)
+ITK_SUFFIXES = ("mha", "mhd", *NRRD_SUFFIXES)
+"""Those of the volumes that ITK reads, whose headers may stand in files of their own."""
+
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 """File name endings of volumes, without the dot; a DICOM series is a folder."""
 
 DICOM_FILES = "dicom_files"
