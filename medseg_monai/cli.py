@@ -170,13 +170,15 @@ def _uids(series: list[str] | None) -> list[str] | None:
 
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
+    from medseg_monai.files import locked_folder
 
     inputs = [_absolute(entry) for entry in args.inputs]
     overrides = _overrides(args, dataset_dir=inputs, series=_uids(args.series))
-    predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
-    report = predict_cases(
-        predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
-    )
+    with locked_folder(args.output, "a prediction"):  # at once: loading a network takes long
+        predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
+        report = predict_cases(
+            predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
+        )
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
     lines += [_failure(case) for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))

@@ -131,7 +131,7 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
     is_first = lock.lock_counter == 1
     try:
         if is_first:
-            file.write_text(_owner(work) + "\n", encoding="utf-8")
+            file.write_text(_owner(work) + "\n", encoding="utf-8", errors="backslashreplace")
             remove_leftovers(target)
         yield
     finally:

@@ -19,7 +19,7 @@ from medseg_monai.data.fingerprint import input_sha256
 from medseg_monai.data.names import NAME_KEY, case_name, name_cases
 from medseg_monai.data.results.save import PartlySavedError, save_all
 from medseg_monai.errors import explain
-from medseg_monai.files import REPORT_FILES, file_sha256, refuse_given, same_place
+from medseg_monai.files import REPORT_FILES, file_sha256, locked_folder, refuse_given, remove_leftovers, same_place
 from medseg_monai.networks.weights.model_file import settings_file
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
@@ -39,6 +39,8 @@ def predict_cases(
     attention: bool = False,
 ) -> RunReport:
     """Predict cases one after the other, and write each prediction and a report.
+
+    The folder is locked meanwhile, and what a killed run left half-written in it is removed.
 
     A result that cannot be written does not keep the others of its case from being written; the case is ``partial``
     then, and ``skip_existing`` predicts it again. What the package warns of during a case is in its report.
@@ -60,6 +62,7 @@ def predict_cases(
             replace: an image, also through a link, a file of a DICOM series, an infection mask, the weights. Names that
             differ in upper and lower case alone, where ``output_dir`` ignores these. ``attention`` is set for a
             network without attention gates.
+        BlockingIOError: another prediction is writing into ``output_dir``; the message says which.
         OSError: ``output_dir`` cannot be written.
 
     Example:
@@ -79,6 +82,14 @@ def predict_cases(
     _refuse_inputs(predictor, cases, folder, attention=attention)
     if attention:
         check_attention(predictor)
+    with locked_folder(folder, "a prediction"):
+        remove_leftovers(folder / FOLDER)
+        return _predict_all(predictor, cases, folder, skip_existing=skip_existing, attention=attention)
+
+
+def _predict_all(
+    predictor: Predictor, cases: Sequence[Item], folder: Path, *, skip_existing: bool, attention: bool
+) -> RunReport:
     described = _describe(predictor) | ({"attention": True} if attention else {})
     report = RunReport(folder, run=described)
     kept = _kept(predictor, cases, report.complete_before()) if skip_existing else {}
