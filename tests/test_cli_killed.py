@@ -19,7 +19,7 @@ import torch
 
 from medseg_monai.bundle import Predictor, predict_cases
 from medseg_monai.cli import main
-from medseg_monai.files import LOCK_NAME, REPORT_FILES, file_sha256
+from medseg_monai.files import LOCK_NAME, REPORT_FILES, atomic_path, file_sha256
 from medseg_monai.networks.nets import ResCRNet
 from medseg_monai.networks.weights import write_model
 from medseg_monai.phantoms import write_chest_xray_phantoms
@@ -109,8 +109,10 @@ def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_second_prediction_into_a_folder_ends_at_once_and_names_the_first(
@@ -133,4 +135,8 @@ def test_a_prediction_in_python_holds_its_folder_too(radiographs: Path, tmp_path
     case = {"image": str(next((radiographs / "images").iterdir()))}
     with held(tmp_path / "out"), pytest.raises(BlockingIOError, match="in use by a prediction"):
         predict_cases(predictor, [case], tmp_path / "out")
+    half_written = [atomic_path(tmp_path / "out" / name).__enter__() for name in ("a.png", "attention/a.png")]
+    for path in half_written:
+        path.touch()
     assert predict_cases(predictor, [case], tmp_path / "out").failed == []
+    assert not any(path.exists() for path in half_written)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 
 from medseg_monai.bundle import Predictor, find_bundle, predict_cases
+from medseg_monai.cli import main
 from medseg_monai.data import find_radiographs
 from medseg_monai.networks.nets import ResCRNet
 from medseg_monai.networks.weights import write_model
@@ -133,6 +137,36 @@ def test_an_image_that_vanished_is_a_failed_case_of_which_its_reader_says_why(pr
     assert [case.status for case in report.cases] == ["ok", "failed", "ok"]
     assert "b.png" in report.failed[0].error
     assert "no such file" in report.failed[0].error.lower()
+
+
+def test_a_name_that_is_not_utf_8_is_a_case_like_any_other(again, folder, weights):
+    """As old archives and Windows shares leave them: the name is bytes, and one of them is Latin-1."""
+    name = os.fsdecode(b"Universit\xe4t.png")
+    picture(folder / "images" / name, seed=5)
+    arguments = [BUNDLE, folder / "images", "-o", folder / "masks", "--checkpoint", weights, "--set", "fast=false"]
+    for options in ([], ["--skip-existing"], ["--skip-existing", "--json"]):
+        told = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # strict, as standard output is
+        with redirect_stdout(told):
+            assert main(["predict", *map(str, arguments), *options]) == 0
+        told.flush()
+    answer = json.loads(told.buffer.getvalue())
+    assert again() == set()
+    assert b"Universit\xe4t.png" in os.listdir(os.fsencode(folder / "masks"))
+    inputs = [str(folder / "images" / one) for one in sorted([*NAMES, name])]
+    assert sorted(case["input"] for case in cases(folder)) == inputs
+    assert answer["cases"] == cases(folder)
+    with (folder / "masks" / "report.csv").open(encoding="utf-8", newline="") as stream:
+        assert f"{folder}/images/Universit\\udce4t.png" in [row["input"] for row in csv.DictReader(stream)]
+
+
+def test_a_failed_case_whose_name_is_not_utf_8_is_named(folder, weights):
+    (folder / "images" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no picture")
+    told = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    arguments = [BUNDLE, folder / "images", "-o", folder / "masks", "--checkpoint", weights, "--set", "fast=false"]
+    with redirect_stdout(told):
+        assert main(["predict", *map(str, arguments)]) == 1
+    told.flush()
+    assert b"caf\\udce9.png: truncated or not an image" in told.buffer.getvalue()
 
 
 def cases(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
 from medseg_monai.errors import shorten
-from medseg_monai.files import has_ending, one_line
+from medseg_monai.files import has_ending, one_line, printable
 
 from .itk_header import check_data_files, check_stated_geometry
 from .nifti_file import NiftiReader, open_nifti
@@ -255,6 +255,8 @@ def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
 
 
 def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
+    if printable(str(path)) != str(path):
+        raise ValueError(f"{path}: ITK opens only files whose names are in UTF-8; rename it.")
     check_data_files(path)
     import itk  # takes seconds
 
