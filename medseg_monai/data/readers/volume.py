@@ -20,6 +20,7 @@ from medseg_monai.errors import shorten
 from medseg_monai.files import has_ending, one_line, printable
 
 from .itk_header import check_data_files, check_stated_geometry
+from .memory import names_file
 from .nifti_file import NiftiReader, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
@@ -138,6 +139,7 @@ class VolumeReader(ImageReader):
         """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:
         """Read the volume named by :meth:`read`.
 
@@ -149,6 +151,7 @@ class VolumeReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file, folder or series.
+            NotEnoughMemoryError: if the memory does not suffice for the volume.
             ValueError: for several files, another suffix, a file that is truncated or damaged or not one 3D volume,
                 a header that names a file elsewhere, several values per voxel, values that are not finite, a singular,
                 sheared or contradictory affine, and for a folder with several DICOM series or with one that is not a
