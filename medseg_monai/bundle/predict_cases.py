@@ -128,13 +128,13 @@ def _kept(predictor: Predictor, cases: Sequence[Item], complete: Mapping[str, Ca
 
 def _input_sha256(predictor: Predictor, case: Item) -> str:
     """SHA-256 of what is read for a case: its image, and what folders among the settings have under its name."""
-    beside = [
-        path
-        for folder in _given_folders(predictor)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and case_name(path) == case[NAME_KEY]
-    ]
     try:
+        beside = [
+            path
+            for folder in _given_folders(predictor)
+            for path in sorted(folder.iterdir())
+            if path.is_file() and case_name(path) == case[NAME_KEY]
+        ]
         return input_sha256([case["image"], *beside])
     except (OSError, ValueError):  # whoever reads it next says what is wrong
         return ""
