@@ -30,6 +30,7 @@ __all__ = [
     "has_ending",
     "locked_folder",
     "one_line",
+    "printable",
     "refuse_given",
     "remove_leftovers",
     "same_place",
@@ -131,7 +132,7 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
     is_first = lock.lock_counter == 1
     try:
         if is_first:
-            file.write_text(_owner(work) + "\n", encoding="utf-8")
+            file.write_text(printable(_owner(work)) + "\n", encoding="utf-8")
             remove_leftovers(target)
         yield
     finally:
@@ -277,8 +278,23 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
     write_text(path, json.dumps(content, indent=2, allow_nan=allow_nan) + "\n")
 
 
+def printable(text: str) -> str:
+    r"""A text that every stream takes: the bytes of a file name that is not UTF-8 are written as ``\udcXX``.
+
+    Args:
+        text: a text with names of files, in which Python holds such bytes as lone surrogates.
+
+    Example:
+        >>> import os
+        >>> from medseg_monai.files import printable
+        >>> print(printable(os.fsdecode(b"caf\xe9.png")))
+        caf\udce9.png
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write text in UTF-8, all or nothing.
+    """Write text in UTF-8, all or nothing; what UTF-8 cannot hold is written as :func:`printable` says.
 
     Args:
         path: the file to write or replace.
@@ -297,11 +313,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         'a table'
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    r"""Write a table as CSV with a header, all or nothing.
+    r"""Write a table as CSV with a header, all or nothing; what UTF-8 cannot hold is written as for :func:`write_text`.
 
     Args:
         path: the file to write or replace.
@@ -321,7 +337,10 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
         ...     Path(folder, "a.csv").read_text()
         'case,dice\nx,0.5\n'
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.DictWriter(stream, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -11,7 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from medseg_monai.files import LOCK_NAME, atomic_path, locked_folder, one_line, write_text
+from medseg_monai.files import (
+    LOCK_NAME,
+    atomic_path,
+    locked_folder,
+    one_line,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_a_block_that_fails_leaves_neither_file_nor_rubbish(tmp_path):
@@ -147,3 +156,21 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else_is(tmp_pa
     with locked_folder(tmp_path, "a training"):
         assert sorted(os.listdir(tmp_path)) == sorted([*names, "sub", LOCK_NAME])
     assert elsewhere.exists()
+
+
+NOT_UTF_8 = os.fsdecode(b"caf\xe9.png")
+
+
+def test_a_name_that_is_not_utf_8_leaves_a_file_that_is(tmp_path):
+    write_text(tmp_path / "a.md", NOT_UTF_8)
+    write_csv(tmp_path / "a.csv", [{"case": NOT_UTF_8}], ["case"])
+    write_json(tmp_path / "a.json", {"case": NOT_UTF_8})
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "caf\\udce9.png"
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "case\ncaf\\udce9.png\n"
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"case": NOT_UTF_8}
+
+
+def test_the_owner_of_a_folder_is_named_whatever_bytes_its_command_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["medseg", "predict", NOT_UTF_8])
+    with locked_folder(tmp_path, "a prediction"):
+        assert (tmp_path / LOCK_NAME).read_text(encoding="utf-8").endswith("medseg predict 'caf\\udce9.png')\n")

@@ -19,6 +19,7 @@ from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_s
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
 from medseg_monai.files import has_ending, one_line
 
+from .memory import names_file
 from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
 
@@ -97,6 +98,7 @@ class RadiographReader(ImageReader):
         """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
         """Decode the file named by :meth:`read`.
 
@@ -108,6 +110,7 @@ class RadiographReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file.
+            NotEnoughMemoryError: if the memory does not suffice for the image.
             ValueError: for several files, a raster image that ``RasterReader`` refuses, and DICOM that is not a
                 radiograph or cannot be shown (see the class).
         """
@@ -130,6 +133,8 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
         raise ValueError(f"{path}: every pixel is padding; export the image again.")
     try:
         shown = _as_shown(dataset, stored, padding)
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom raises many types for tags with no value or an impossible one
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -15,6 +15,8 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from medseg_monai.files import has_ending
 
+from .memory import names_file
+
 __all__ = ["EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
 
 FloatArray = npt.NDArray[np.float32]
@@ -113,6 +115,7 @@ class RasterReader(ImageReader):
         """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
         """Decode the file named by :meth:`read`.
 
@@ -124,6 +127,7 @@ class RasterReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file.
+            NotEnoughMemoryError: if the memory does not suffice for the image.
             ValueError: for several files, several pages or frames, a file that is truncated or not an image, an image
                 with more pixels than Pillow's limit, an empty image, or values whose scale is unknown.
         """
@@ -165,7 +169,7 @@ def _open(path: Path) -> tuple[Image.Image, int]:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if frames == 1:
                 image.load()
-    except PermissionError:
+    except (MemoryError, PermissionError):
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error

@@ -17,19 +17,23 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
 from medseg_monai.errors import shorten
-from medseg_monai.files import has_ending, one_line
+from medseg_monai.files import has_ending, one_line, printable
 
 from .itk_header import check_data_files, check_stated_geometry
+from .memory import names_file
 from .nifti_file import NiftiReader, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
-__all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
+__all__ = ["DICOM_FILES", "ITK_SUFFIXES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = ("nii", "nii.gz")
 NRRD_SUFFIXES = ("nrrd", "nhdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", *NRRD_SUFFIXES)
+ITK_SUFFIXES = ("mha", "mhd", *NRRD_SUFFIXES)
+"""Those of the volumes that ITK reads, whose headers may stand in files of their own."""
+
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 """File name endings of volumes, without the dot; a DICOM series is a folder."""
 
 DICOM_FILES = "dicom_files"
@@ -135,6 +139,7 @@ class VolumeReader(ImageReader):
         """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:
         """Read the volume named by :meth:`read`.
 
@@ -146,6 +151,7 @@ class VolumeReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file, folder or series.
+            NotEnoughMemoryError: if the memory does not suffice for the volume.
             ValueError: for several files, another suffix, a file that is truncated or damaged or not one 3D volume,
                 a header that names a file elsewhere, several values per voxel, values that are not finite, a singular,
                 sheared or contradictory affine, and for a folder with several DICOM series or with one that is not a
@@ -252,6 +258,8 @@ def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
 
 
 def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
+    if printable(str(path)) != str(path):
+        raise ValueError(f"{path}: ITK opens only files whose names are in UTF-8; rename it.")
     check_data_files(path)
     import itk  # takes seconds
 
