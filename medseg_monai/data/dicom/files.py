@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medseg_monai.data.limits import TooLargeError
 from medseg_monai.files import has_ending
 
 from .versions import is_implicit, missing_decoder
@@ -67,6 +69,14 @@ _DERIVED_MODALITIES = ("SEG", "RTDOSE")
 
 _PREAMBLE = 128
 _FIRST_GROUPS = (0x0002, 0x0008)
+
+# pydicom takes seconds for so many data elements and items; a segmentation of thousands of frames has fewer
+_MOST_PARTS = 500_000
+_ITEM = b"\xfe\xff\x00\xe0"
+
+# bytes that a deflated file may have in front of its pixels, and that a pixel may take
+_LONGEST_HEADER = 2**26
+_BYTES_PER_PIXEL = 8
 
 # number of headers to keep: enough for a few large studies
 _KEPT_HEADERS = 16384
@@ -220,11 +230,12 @@ def _is_element(head: bytes, size: int) -> bool:
     return head[4:6] == kind.encode() or (length % 2 == 0 and length <= size - 8)
 
 
-def read_dicom(path: str | os.PathLike[str], **options: Any) -> FileDataset:
+def read_dicom(path: str | os.PathLike[str], *, pixels: int = 0, **options: Any) -> FileDataset:
     """Read a DICOM file, also one without preamble or without file meta information, as the header can tell.
 
     Args:
         path: the file.
+        pixels: how many the header declares, if they are to be read; a deflated file may not inflate to more.
         options: those of ``pydicom.dcmread``.
 
     Returns:
@@ -232,9 +243,57 @@ def read_dicom(path: str | os.PathLike[str], **options: Any) -> FileDataset:
 
     Raises:
         OSError: it cannot be opened.
+        TooLargeError: it has more parts than any image, or inflates to more than it declares.
         Exception: pydicom's, for a file that is not DICOM or damaged.
     """
-    return _with_syntax(dcmread(path, force=has_dicom_content(path), **options))
+    with Path(path).open("rb") as stream:
+        return _read(stream, Path(path), pixels, **options)
+
+
+def _read(stream: BinaryIO, path: Path, pixels: int, **options: Any) -> FileDataset:
+    bounded = _BoundedFile(stream, path, pixels, is_header=bool(options))
+    dataset = dcmread(bounded, force=has_dicom_content(path), **options)
+    dataset.buffer = None  # or copies of the data set would ask for the file
+    return _with_syntax(dataset)
+
+
+class _BoundedFile:
+    """An open file for pydicom, which reads and inflates whatever it is told to; copies of data sets know its name.
+
+    pydicom reads the head of each data element and item by itself, the value of a sequence that states its length at
+    once, and a deflated data set as everything that is left.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path, pixels: int, *, is_header: bool) -> None:
+        self.name = str(path)
+        self.seek, self.tell = stream.seek, stream.tell
+        self._stream = stream
+        self._inflated = _LONGEST_HEADER + _BYTES_PER_PIXEL * pixels
+        self._is_header = is_header
+        self._left = _MOST_PARTS
+
+    def read(self, size: int = -1) -> bytes:
+        """Read a number of bytes, or what is left of a deflated file."""
+        if size < 0:
+            return self._within_bounds(self._stream.read())
+        content = self._stream.read(size)
+        self._count(content)
+        return content
+
+    def _count(self, content: bytes) -> None:
+        self._left -= 1 + content.count(_ITEM)
+        if self._left < 0:
+            raise TooLargeError(f"{self.name}: more than {_MOST_PARTS} data elements and items; export it again.")
+
+    def _within_bounds(self, deflated: bytes) -> bytes:
+        """The same data set, deflated, of which a header is as much as can belong to it."""
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(deflated, self._inflated)
+        self._count(content)
+        if inflater.unconsumed_tail and not self._is_header:
+            raise TooLargeError(f"{self.name}: inflates to more than the image that it declares; export it again.")
+        stored = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
+        return stored.compress(content) + stored.flush()
 
 
 def _with_syntax(dataset: FileDataset) -> FileDataset:
@@ -335,8 +394,8 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
 def _read_header(file: Path) -> tuple[Dataset, int]:
     """The header, and the number of bytes that follow it in the file: those of the pixels."""
     with file.open("rb") as stream:
-        header = dcmread(stream, force=has_dicom_content(file), stop_before_pixels=True, specific_tags=_TAGS)
-        return _with_syntax(header), file.stat().st_size - stream.tell()
+        header = _read(stream, file, 0, stop_before_pixels=True, specific_tags=_TAGS)
+        return header, file.stat().st_size - stream.tell()
 
 
 def _is_scan(header: Dataset) -> bool:
