@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-__all__ = ["explain", "is_users_mistake", "shorten"]
+__all__ = ["explain", "is_users_mistake", "printable", "shorten"]
 
 #: the errors for a wrong file, value or permission; anything else is a fault in the program
 _MISTAKES = (ValueError, OSError)
@@ -79,6 +79,24 @@ def explain(error: BaseException) -> str:
     text = next((message for message in messages if message.strip()), str(error))
     lines = text.strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def printable(value: object) -> str:
+    r"""Text from a file for a line of a message: damage, or whoever made the file, may have put anything there.
+
+    Args:
+        value: what the file holds; its text is taken.
+
+    Returns:
+        the text with single spaces, and a question mark for each character that a terminal would obey.
+
+    Example:
+        >>> from medseg_monai.errors import printable
+        >>> printable("CHEST\n  PA"), printable("CT\x1b[2J")
+        ('CHEST PA', 'CT?[2J')
+    """
+    text = " ".join(str(value).split())
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def shorten(names: Iterable[str]) -> str:

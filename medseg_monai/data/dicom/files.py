@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medseg_monai.data.limits import TooLargeError
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending
 
 from .versions import is_implicit, missing_decoder
@@ -323,7 +324,8 @@ def read_modality(path: str | os.PathLike[str]) -> str:
         'DX'
     """
     try:
-        return str(read_dicom(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=["Modality"])
+        return printable(header.get("Modality") or "")
     except OSError:
         raise
     except Exception:  # pydicom raises many types on damaged headers
@@ -379,9 +381,9 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
         if not _is_scan(header):
             return None
         return SliceHeader(
-            series_uid=str(header.SeriesInstanceUID),
-            description=" ".join(str(header.get("SeriesDescription") or "").split()),
-            modality=str(header.get("Modality") or ""),
+            series_uid=printable(header.SeriesInstanceUID),
+            description=printable(header.get("SeriesDescription") or ""),
+            modality=printable(header.get("Modality") or ""),
             slice=_to_slice(file, header, held),
         )
     except OSError:
@@ -408,7 +410,7 @@ def _is_scan(header: Dataset) -> bool:
 
 def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
     colour = "" if int(header.get("SamplesPerPixel", 1)) == 1 else "colour"
-    interpretation = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    interpretation = printable(header.get("PhotometricInterpretation", "MONOCHROME2"))
     spacing = _numbers(header, "PixelSpacing", 2)
     slope, intercept = _numbers(header, "RescaleSlope", 1), _numbers(header, "RescaleIntercept", 1)
     size = (int(header.Columns), int(header.Rows))
@@ -424,7 +426,7 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         colour="" if not colour and interpretation.startswith("MONOCHROME") else interpretation,
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
-        rescale_type=str(header.get("RescaleType") or "").upper(),
+        rescale_type=printable(header.get("RescaleType") or "").upper(),
         uid=str(header.get("SOPInstanceUID") or ""),
         shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),

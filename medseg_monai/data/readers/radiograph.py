@@ -21,6 +21,7 @@ from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_s
 from medseg_monai.data.dicom.pixels import decode_pixels
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
 from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending, one_line
 
 from .raster import BYTES_PER_PIXEL, EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
@@ -139,7 +140,7 @@ def _read_dicom(path: Path, max_image_mib: float) -> tuple[FloatArray, dict[str,
     try:
         shown = _as_shown(dataset, stored, padding)
     except Exception as error:  # pydicom raises many types for tags with no value or an impossible one
-        reason = str(error).strip().split("\n")[0]
+        reason = printable(str(error).strip().split("\n")[0])
         raise ValueError(
             f"{path}: LUT, window or rescale tags that cannot be applied ({reason}); repair them."
         ) from error
@@ -165,10 +166,10 @@ def _open(path: Path, max_image_mib: float) -> Dataset:
     with _reading(path):
         dataset = read_dicom(path, stop_before_pixels=True)
         size = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
-        modality = str(dataset.get("Modality") or "unknown")
+        modality = printable(dataset.get("Modality") or "unknown")
         frames = int(dataset.get("NumberOfFrames") or 1)
         colours = int(dataset.get("SamplesPerPixel") or 1)
-        interpretation = str(dataset.get("PhotometricInterpretation") or "unknown")
+        interpretation = printable(dataset.get("PhotometricInterpretation") or "unknown")
         bits = int(dataset.get("BitsStored") or 0)
         shifted = has_shifted_bits(dataset)
         flat = dataset.get("RescaleSlope") == 0
@@ -201,7 +202,7 @@ def _stored_values(path: Path, dataset: Dataset) -> npt.NDArray[np.integer[Any]]
     except (MemoryError, TooLargeError):
         raise
     except Exception as error:  # each decoder raises its own types, also when it is not installed
-        syntax = UID(dataset.file_meta.get("TransferSyntaxUID", "")).name or "unknown transfer syntax"
+        syntax = printable(UID(dataset.file_meta.get("TransferSyntaxUID", "")).name) or "unknown transfer syntax"
         raise ValueError(
             f"{path}: the pixels cannot be decoded ({syntax}); copy the file again, or decompress it first."
         ) from error
