@@ -12,6 +12,8 @@ __all__ = ["explain", "is_users_mistake", "printable", "shorten"]
 _MISTAKES = (ValueError, OSError)
 #: how many of many names a line lists
 _LISTED = 10
+#: how many characters of a text from a file a line has
+_SHOWN = 100
 #: a data loader's worker sends its error as the text of a traceback, from the innermost error outwards
 _WORKER = re.compile(r"^Caught \w+ in \w+ worker process ")
 _ERROR_LINE = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<message>\S.*)$", re.MULTILINE)
@@ -88,7 +90,8 @@ def printable(value: object) -> str:
         value: what the file holds; its text is taken.
 
     Returns:
-        the text with single spaces, and a question mark for each character that a terminal would obey.
+        the text with single spaces, a question mark for each character that a terminal would obey, and three points for
+        what is beyond the first hundred characters.
 
     Example:
         >>> from medseg_monai.errors import printable
@@ -96,7 +99,8 @@ def printable(value: object) -> str:
         ('CHEST PA', 'CT?[2J')
     """
     text = " ".join(str(value).split())
-    return "".join(character if character.isprintable() else "?" for character in text)
+    shown = "".join(character if character.isprintable() else "?" for character in text[:_SHOWN])
+    return shown if len(text) <= _SHOWN else f"{shown}..."
 
 
 def shorten(names: Iterable[str]) -> str:

@@ -302,7 +302,7 @@ def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
 
 
 def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int, fewest: int) -> None:
-    size = " x ".join(str(n) for n in shape)
+    size = " x ".join(str(n) for n in shape) or "0"
     if components != 1:
         raise ValueError(f"{path}: {components} values per voxel (colour or vectors); save one value per voxel.")
     if len(shape) < min(fewest + 1, 3) or min(shape[:3]) < fewest:
