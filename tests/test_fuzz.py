@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medseg_monai.bundle import Predictor, predict_cases
 from medseg_monai.data import RadiographReader, RasterReader, VolumeReader, find_radiographs, find_volumes
@@ -38,7 +38,7 @@ from medseg_monai.errors import explain
 from medseg_monai.networks.weights import ModelFile, write_model
 from medseg_monai.networks.weights.keras import read_keras_weights
 from tests.data.dicom_files import write_series
-from tests.data.radiograph_files import asymmetric, write_radiograph
+from tests.data.radiograph_files import asymmetric, code_as_jpeg_ls, write_radiograph
 from tests.networks.keras_file import write_keras_weights
 
 EXAMPLES = int(os.environ.get("MEDSEG_FUZZ_EXAMPLES", "40"))  # of each kind of file
@@ -338,7 +338,7 @@ SEEDS: dict[str, Build] = {
     "radiograph": radiograph(),
     "radiograph, implicit": radiograph(syntax=ImplicitVRLittleEndian, WindowCenter=900, WindowWidth=300),
     "radiograph, run lengths": radiograph(lambda dataset: dataset.compress(RLELossless)),
-    "radiograph, JPEG-LS": radiograph(lambda dataset: dataset.compress(JPEGLSLossless)),
+    "radiograph, JPEG-LS": radiograph(code_as_jpeg_ls),
     "radiograph, deflated": deflated_radiograph,
     "series": series,
     "nifti": volume("a.nii"),

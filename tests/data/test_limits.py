@@ -12,15 +12,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset, dcmread
-from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg_monai.data import RadiographReader, RasterReader, VolumeReader, find_radiographs, find_volumes
 from medseg_monai.data.dicom.files import DamagedFile, read_slice_header
 from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
 from tests.data.dicom_files import write_series
-from tests.data.radiograph_files import asymmetric, write_radiograph
+from tests.data.radiograph_files import asymmetric, code_as_jpeg_ls, write_radiograph
 
 NRRD = (
     "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {}\n"
@@ -207,25 +206,14 @@ def test_a_slice_of_countless_parts_counts_as_damaged(tmp_path):
         find_volumes(tmp_path)
 
 
-def coded(dataset: Dataset, rows: int, columns: int) -> None:
-    """Code the pixels as JPEG-LS whose code declares another size."""
-    jpeg_ls = pytest.importorskip("jpeg_ls", reason="the package pyjpegls is not installed")
-    code = bytearray(jpeg_ls.encode_array(dataset.pixel_array))
-    place = code.index(b"\xff\xf7")
-    code[place + 5 : place + 9] = rows.to_bytes(2) + columns.to_bytes(2)
-    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
-    dataset.PixelData = encapsulate([bytes(code)])
-    dataset["PixelData"].is_undefined_length = True
-
-
 @pytest.mark.usefixtures("little_memory")
 def test_code_that_declares_more_pixels_than_the_header_is_not_decoded(tmp_path):
     dataset = dcmread(write_radiograph(tmp_path / "a.dcm", asymmetric(64, 48), BitsStored=16))
-    coded(dataset, 64, 48)
+    code_as_jpeg_ls(dataset)
     dataset.save_as(tmp_path / "a.dcm")
     assert RadiographReader().get_data((tmp_path / "a.dcm",))[0].shape == (1, 64, 48)
     dataset = dcmread(write_radiograph(tmp_path / "a.dcm", asymmetric(64, 48), BitsStored=16))
-    coded(dataset, 30000, 40000)
+    code_as_jpeg_ls(dataset, size=(30000, 40000))
     dataset.save_as(tmp_path / "a.dcm")
     with pytest.raises(TooLargeError, match=r"a\.dcm: 30000 x 40000 pixels are coded, the header says 64 x 48"):
         RadiographReader().get_data((tmp_path / "a.dcm",))
