@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg_monai import __version__
 from medseg_monai.errors import explain, is_users_mistake
-from medseg_monai.files import printable
+from medseg_monai.files import as_utf8
 from medseg_monai.streams import set_up_logging
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
-    args.answers.write(printable(json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
+    args.answers.write(as_utf8(json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
 
 
 def _parse_value(text: str) -> Any:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["NotEnoughMemoryError", "explain", "is_users_mistake", "memory_for", "shorten"]
+__all__ = ["NotEnoughMemoryError", "explain", "is_users_mistake", "memory_for", "printable", "shorten"]
 
 #: the errors for a wrong file, value or permission; anything else is a fault in the program
 _MISTAKES = (ValueError, OSError)
 #: how many of many names a line lists
 _LISTED = 10
+#: how many characters of a text from a file a line has
+_SHOWN = 100
 #: a data loader's worker sends its error as the text of a traceback, from the innermost error outwards
 _WORKER = re.compile(r"^Caught \w+ in \w+ worker process ")
 _ERROR_LINE = re.compile(r"^(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>\S.*))?$", re.MULTILINE)
@@ -148,6 +150,26 @@ def _fault(error: BaseException, links: Sequence[tuple[bool, str, type]]) -> str
         return str(error)
     below = ((message, kind) for _, message, kind in links if message.strip() and not _WRAPPER.match(message))
     return next((f"{kind.__name__}: {message}" for message, kind in below), str(error))
+
+
+def printable(value: object) -> str:
+    r"""Text from a file for a line of a message: damage, or whoever made the file, may have put anything there.
+
+    Args:
+        value: what the file holds; its text is taken.
+
+    Returns:
+        the text with single spaces, a question mark for each character that a terminal would obey, and three points for
+        what is beyond the first hundred characters.
+
+    Example:
+        >>> from medseg_monai.errors import printable
+        >>> printable("CHEST\n  PA"), printable("CT\x1b[2J")
+        ('CHEST PA', 'CT?[2J')
+    """
+    text = " ".join(str(value).split())
+    shown = "".join(character if character.isprintable() else "?" for character in text[:_SHOWN])
+    return shown if len(text) <= _SHOWN else f"{shown}..."
 
 
 def shorten(names: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ __all__ = [
     "has_ending",
     "locked_folder",
     "one_line",
-    "printable",
+    "as_utf8",
     "refuse_given",
     "remove_leftovers",
     "same_place",
@@ -132,7 +132,7 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
     is_first = lock.lock_counter == 1
     try:
         if is_first:
-            file.write_text(printable(_owner(work)) + "\n", encoding="utf-8")
+            file.write_text(as_utf8(_owner(work)) + "\n", encoding="utf-8")
             remove_leftovers(target)
         yield
     finally:
@@ -278,7 +278,7 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
     write_text(path, json.dumps(content, indent=2, allow_nan=allow_nan) + "\n")
 
 
-def printable(text: str) -> str:
+def as_utf8(text: str) -> str:
     r"""A text that every stream takes: the bytes of a file name that is not UTF-8 are written as ``\udcXX``.
 
     Args:
@@ -286,15 +286,15 @@ def printable(text: str) -> str:
 
     Example:
         >>> import os
-        >>> from medseg_monai.files import printable
-        >>> print(printable(os.fsdecode(b"caf\xe9.png")))
+        >>> from medseg_monai.files import as_utf8
+        >>> print(as_utf8(os.fsdecode(b"caf\xe9.png")))
         caf\udce9.png
     """
     return text.encode(errors="backslashreplace").decode()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write text in UTF-8, all or nothing; what UTF-8 cannot hold is written as :func:`printable` says.
+    """Write text in UTF-8, all or nothing; what UTF-8 cannot hold is written as :func:`as_utf8` says.
 
     Args:
         path: the file to write or replace.
@@ -313,7 +313,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         'a table'
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(printable(text), encoding="utf-8")
+        temporary.write_text(as_utf8(text), encoding="utf-8")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:

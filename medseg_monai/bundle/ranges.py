@@ -45,7 +45,7 @@ _RANGES: Mapping[str, _Range] = {
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
-    **dict.fromkeys(("plateau_patience", "stop_patience"), _FROM_ONE),
+    **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib"), _FROM_ONE),
 }
 
 

@@ -15,10 +15,16 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
-from medseg_monai.files import locked_folder
+from medseg_monai.files import locked_folder, one_line
 from medseg_monai.networks.weights import write_model
 from medseg_monai.networks.weights.model_file import check_settings_file, restore_settings
-from medseg_monai.networks.weights.state_dict import check_fits, read_tensors, save_atomically
+from medseg_monai.networks.weights.state_dict import (
+    as_state_dict,
+    check_finite,
+    check_fits,
+    read_tensors,
+    save_atomically,
+)
 
 from .early_stop import EarlyStop
 
@@ -30,6 +36,9 @@ CHECKPOINT_NAME = "checkpoint.pt"
 MODEL_NAME = "model.pt"
 
 logger = logging.getLogger(__name__)
+
+# what every version has written into a checkpoint
+_ALWAYS = ("network", "optimizer", "lr_scheduler", "epoch", "iteration", "best_metric", "best_epoch")
 
 
 class TrainingState:
@@ -149,8 +158,15 @@ class TrainingState:
             return
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no checkpoint to resume from.")
-        state = read_tensors(path)
+        state = _read_checkpoint(path)
         check_fits(state["network"], self.network.state_dict(), network=type(self.network).__name__, source=path)
+        with one_line(f"{path}: the checkpoint of another training, or damaged; resume from a copy, or train anew."):
+            self._load(state, engine)
+        if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
+            restore_settings(self.output_dir / MODEL_NAME, state["settings"])
+        logger.info("Resumed %s after epoch %d.", path, state["epoch"])
+
+    def _load(self, state: Mapping[str, Any], engine: Engine) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -163,9 +179,6 @@ class TrainingState:
         engine.state.metrics.update(state.get("metrics", {}))
         self.best_metric = state["best_metric"]
         self.best_epoch = state["best_epoch"]
-        if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
-            restore_settings(self.output_dir / MODEL_NAME, state["settings"])
-        logger.info("Resumed %s after epoch %d.", path, state["epoch"])
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint of the epoch that has ended, and the model if it is the best so far.
@@ -212,3 +225,23 @@ class TrainingState:
 
 def _is_first() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, and refuse one that no training can go on from."""
+    content = read_tensors(path)
+    absent = [key for key in _ALWAYS if not isinstance(content, Mapping) or key not in content]
+    if absent:
+        raise ValueError(
+            f"{path}: not the checkpoint of a training (no {', '.join(absent)}); resume from a copy of it."
+        )
+    check_finite(_tensors_in(content["optimizer"], "optimizer"), path)
+    return {**content, "network": as_state_dict(content["network"], path)}
+
+
+def _tensors_in(content: Any, name: str) -> dict[str, torch.Tensor]:
+    """The tensors in nested mappings and lists, by their places."""
+    if isinstance(content, torch.Tensor):
+        return {name: content}
+    pairs = content.items() if isinstance(content, Mapping) else enumerate(content if isinstance(content, list) else [])
+    return {place: tensor for key, one in pairs for place, tensor in _tensors_in(one, f"{name}.{key}").items()}

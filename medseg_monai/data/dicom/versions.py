@@ -12,16 +12,18 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 try:
+    from pydicom.encaps import generate_frames
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 except ImportError:  # pydicom 2 has them elsewhere; there, pydicom 3 warns and pydicom 4 will have nothing
+    from pydicom.encaps import generate_pixel_data_frame
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut  # type: ignore[no-redef]
 
     _HAS_DECODERS = False
 else:
     _HAS_DECODERS = True
 
-__all__ = ["apply_modality_lut", "apply_voi_lut", "is_implicit", "missing_decoder", "write_dicom"]
+__all__ = ["apply_modality_lut", "apply_voi_lut", "is_implicit", "join_fragments", "missing_decoder", "write_dicom"]
 
 _UNKNOWN = "a decoder that pydicom does not have"
 
@@ -65,6 +67,17 @@ def is_implicit(dataset: FileDataset) -> bool:
         return bool(dataset.original_encoding[0])
     except AttributeError:  # pydicom 2
         return bool(dataset.is_implicit_VR)
+
+
+def join_fragments(dataset: Dataset) -> bytes:
+    """Return the code of the compressed pixels of one frame.
+
+    Args:
+        dataset: an image of one frame.
+    """
+    if _HAS_DECODERS:
+        return next(generate_frames(dataset.PixelData, number_of_frames=1), b"")
+    return next(generate_pixel_data_frame(dataset.PixelData, 1), b"")
 
 
 def write_dicom(attributes: Dataset, path: str | os.PathLike[str]) -> None:

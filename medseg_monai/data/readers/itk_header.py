@@ -10,6 +10,7 @@ import logging
 import re
 from pathlib import Path, PureWindowsPath
 
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending
 
 __all__ = ["check_data_files", "check_stated_geometry", "data_files", "files_of_volume"]
@@ -94,7 +95,9 @@ def check_data_files(path: Path) -> None:
     for name in data_files(path):
         plain = name.removeprefix("./")
         if plain == ".." or PureWindowsPath(plain).name != plain:
-            raise ValueError(f"{path}: its data file {name} must lie beside it; move it there and name it alone.")
+            raise ValueError(
+                f"{path}: its data file {printable(name)} must lie beside it; move it there and name it alone."
+            )
 
 
 def files_of_volume(path: Path) -> list[Path]:

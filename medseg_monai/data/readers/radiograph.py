@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_shifted_bits, is_dicom_file, read_dicom
+from medseg_monai.data.dicom.pixels import decode_pixels
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
+from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending, one_line
 
 from .memory import names_file
-from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
+from .raster import BYTES_PER_PIXEL, EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
 
 __all__ = ["RADIOGRAPH_MODALITIES", "RadiographReader"]
@@ -64,6 +69,9 @@ class RadiographReader(ImageReader):
     ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
     try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
+    Args:
+        max_image_mib: MiB of the largest image, see :class:`medseg_monai.data.RasterReader`.
+
     Attributes:
         spatial_dims: 2.
         modalities: DICOM modalities that can be read.
@@ -85,9 +93,10 @@ class RadiographReader(ImageReader):
     spatial_dims = 2
     modalities = RADIOGRAPH_MODALITIES
 
-    def __init__(self) -> None:
+    def __init__(self, max_image_mib: float = MAX_IMAGE_MIB) -> None:
         super().__init__()
-        self.raster = RasterReader(channels=1)
+        self.max_image_mib = max_image_mib
+        self.raster = RasterReader(channels=1, max_image_mib=max_image_mib)
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES`` or belongs to a DICOM file."""
@@ -119,14 +128,14 @@ class RadiographReader(ImageReader):
             raise ValueError(f"{names}: RadiographReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
         if path.is_file() and is_dicom_file(path):
-            return _read_dicom(path)
+            return _read_dicom(path, self.max_image_mib)
         values, meta = self.raster.get_data(img)
         # a batch keeps only the keys that all its images have: an image without this key would take it from the others
         return values, {**meta, DICOM_FILES: ""}
 
 
-def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
-    dataset = _open(path)
+def _read_dicom(path: Path, max_image_mib: float) -> tuple[FloatArray, dict[str, Any]]:
+    dataset = _open(path, max_image_mib)
     stored = _stored_values(path, dataset)
     padding = _padding(dataset, stored)
     if padding.all():
@@ -136,7 +145,7 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises many types for tags with no value or an impossible one
-        reason = str(error).strip().split("\n")[0]
+        reason = printable(str(error).strip().split("\n")[0])
         raise ValueError(
             f"{path}: LUT, window or rescale tags that cannot be applied ({reason}); repair them."
         ) from error
@@ -151,24 +160,27 @@ def _read_dicom(path: Path) -> tuple[FloatArray, dict[str, Any]]:
     }
 
 
-def _open(path: Path) -> Dataset:
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_line(f"{path}: damaged DICOM header; copy the file again.", passing=(OSError, TooLargeError))
+
+
+def _open(path: Path, max_image_mib: float) -> Dataset:
     """Read the file, and refuse anything that is not a single grey radiograph."""
     if not has_dicom_content(path):
         raise ValueError(f"{path}: named .{DICOM_SUFFIX}, but is not DICOM; export it again.")
-    with one_line(f"{path}: damaged DICOM header; copy the file again.", passing=OSError):
-        dataset = read_dicom(path)
-        modality = str(dataset.get("Modality") or "unknown")
+    with _reading(path):
+        dataset = read_dicom(path, stop_before_pixels=True)
+        size = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
+        modality = printable(dataset.get("Modality") or "unknown")
         frames = int(dataset.get("NumberOfFrames") or 1)
         colours = int(dataset.get("SamplesPerPixel") or 1)
-        interpretation = str(dataset.get("PhotometricInterpretation") or "unknown")
+        interpretation = printable(dataset.get("PhotometricInterpretation") or "unknown")
         bits = int(dataset.get("BitsStored") or 0)
         shifted = has_shifted_bits(dataset)
         flat = dataset.get("RescaleSlope") == 0
     if modality not in RADIOGRAPH_MODALITIES:
         wanted = " or ".join(RADIOGRAPH_MODALITIES)
         raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")
-    if "PixelData" not in dataset:
-        raise ValueError(f"{path}: no pixel data; copy the whole file again.")
     if frames > 1:
         raise ValueError(f"{path}: {frames} frames; save the frame to segment as a file of its own.")
     if colours != 1 or interpretation not in _GREY:
@@ -181,16 +193,21 @@ def _open(path: Path) -> Dataset:
         raise ValueError(f"{path}: RescaleSlope 0, so all values are equal; export the image again.")
     if str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING":
         _LOGGER.warning("%s: FOR PROCESSING (the detector's values); prefer the image FOR PRESENTATION.", path)
+    check_size(path, size, max_image_mib, bytes_each=BYTES_PER_PIXEL)
+    with _reading(path):
+        dataset = read_dicom(path, pixels=math.prod(size))
+    if "PixelData" not in dataset:
+        raise ValueError(f"{path}: no pixel data; copy the whole file again.")
     return dataset
 
 
 def _stored_values(path: Path, dataset: Dataset) -> npt.NDArray[np.integer[Any]]:
     try:
-        pixels: npt.NDArray[np.integer[Any]] = dataset.pixel_array
-    except MemoryError:
+        pixels: npt.NDArray[np.integer[Any]] = decode_pixels(dataset)
+    except (MemoryError, TooLargeError):
         raise
     except Exception as error:  # each decoder raises its own types, also when it is not installed
-        syntax = UID(dataset.file_meta.get("TransferSyntaxUID", "")).name or "unknown transfer syntax"
+        syntax = printable(UID(dataset.file_meta.get("TransferSyntaxUID", "")).name) or "unknown transfer syntax"
         raise ValueError(
             f"{path}: the pixels cannot be decoded ({syntax}); copy the file again, or decompress it first."
         ) from error

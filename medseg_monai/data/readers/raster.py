@@ -13,11 +13,12 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, ensure_tuple
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
 from medseg_monai.files import has_ending
 
 from .memory import names_file
 
-__all__ = ["EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
+__all__ = ["BYTES_PER_PIXEL", "EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -26,6 +27,9 @@ RASTER_SUFFIXES = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "gif", "webp")
 
 EXIF_ORIENTATION = "exif_orientation"
 """Key of the EXIF orientation tag (int, 1 to 8) in the metadata of an image."""
+
+BYTES_PER_PIXEL = 12
+"""Bytes that a pixel takes while an image is read: three channels of 32 bits."""
 
 # ITU-R BT.601, as Pillow's own conversion to grey
 _LUMINANCE = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
@@ -73,6 +77,7 @@ class RasterReader(ImageReader):
     Args:
         channels: 3 or 1.
         channel_order: order of the three channels, ``"RGB"`` or ``"BGR"``.
+        max_image_mib: MiB of the largest image, in three channels of 32-bit numbers; Pillow has a limit of its own.
 
     Raises:
         ValueError: for other ``channels`` or ``channel_order``.
@@ -98,7 +103,12 @@ class RasterReader(ImageReader):
     spatial_dims = 2
     modalities: tuple[str, ...] = ()
 
-    def __init__(self, channels: int = 3, channel_order: Literal["RGB", "BGR"] = "RGB") -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        channel_order: Literal["RGB", "BGR"] = "RGB",
+        max_image_mib: float = MAX_IMAGE_MIB,
+    ) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"RasterReader has 1 or 3 channels, got channels={channels}.")
@@ -106,6 +116,7 @@ class RasterReader(ImageReader):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR', got '{channel_order}'.")
         self.channels = channels
         self.channel_order = channel_order
+        self.max_image_mib = max_image_mib
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
@@ -135,7 +146,7 @@ class RasterReader(ImageReader):
             names = ", ".join(str(name) for name in img)
             raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
-        image, orientation = _open(path)
+        image, orientation = _open(path, self.max_image_mib)
         meta = {
             MetaKeys.SPATIAL_SHAPE: np.asarray((image.height, image.width)),
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
@@ -157,7 +168,7 @@ class RasterReader(ImageReader):
         return np.ascontiguousarray(np.moveaxis(ordered, -1, 0))
 
 
-def _open(path: Path) -> tuple[Image.Image, int]:
+def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
     """Load the file as it is stored; return the image and its EXIF orientation."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
@@ -165,11 +176,12 @@ def _open(path: Path) -> tuple[Image.Image, int]:
         raise ValueError(f"{path}: a folder, expected one image file.")
     try:
         with Image.open(path) as image:
+            check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
             frames = getattr(image, "n_frames", 1)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if frames == 1:
                 image.load()
-    except (MemoryError, PermissionError):
+    except (MemoryError, PermissionError, TooLargeError):
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error

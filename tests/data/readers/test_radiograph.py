@@ -283,3 +283,9 @@ def test_several_files_for_one_image_are_refused(tmp_path):
     reader = RadiographReader()
     with pytest.raises(ValueError, match="one image per key, got 2"):
         reader.get_data(reader.read(paths))
+
+
+def test_text_of_a_header_cannot_command_the_terminal_that_shows_a_refusal(tmp_path):
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47), Modality="A\nB\x1b[2J")
+    with pytest.raises(ValueError, match=r"x\.dcm: modality A B\?\[2J, expected CR or DX; give a radiograph\.$"):
+        read(path)
