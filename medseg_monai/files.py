@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 __all__ = [
     "LOCK_NAME",
     "REPORT_FILES",
+    "as_utf8",
     "atomic_path",
     "file_sha256",
     "has_ending",
     "locked_folder",
     "one_line",
-    "as_utf8",
     "refuse_given",
     "remove_leftovers",
     "same_place",

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import medseg_monai
 from medseg_monai.data.datalist import Item
-from medseg_monai.data.fingerprint import input_sha256
 from medseg_monai.data.names import NAME_KEY, case_name, name_cases
+from medseg_monai.data.readers.fingerprint import input_sha256
 from medseg_monai.data.results.save import PartlySavedError, save_all
 from medseg_monai.errors import explain
 from medseg_monai.files import REPORT_FILES, file_sha256, locked_folder, refuse_given, remove_leftovers, same_place

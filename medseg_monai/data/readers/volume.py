@@ -18,7 +18,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
 from medseg_monai.data.limits import LONGEST_AXIS, MAX_IMAGE_MIB, TooLargeError, check_size
 from medseg_monai.errors import shorten
-from medseg_monai.files import has_ending, one_line, as_utf8
+from medseg_monai.files import as_utf8, has_ending, one_line
 
 from .itk_header import check_data_files, check_stated_geometry
 from .memory import names_file

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medseg_monai.data import VolumeReader
-from medseg_monai.data.fingerprint import input_files, input_sha256
+from medseg_monai.data.readers.fingerprint import input_files, input_sha256
 from medseg_monai.files import file_sha256
 
 from .dicom_files import write_series

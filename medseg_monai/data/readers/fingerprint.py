@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from medseg_monai.data.dicom import find_series
 from medseg_monai.files import file_sha256, has_ending
 
-from .dicom import find_series
-from .readers.itk_header import files_of_volume
-from .readers.volume import ITK_SUFFIXES
+from .itk_header import files_of_volume
+from .volume import ITK_SUFFIXES
 
 __all__ = ["input_files", "input_sha256"]
 
@@ -33,7 +33,7 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from medseg_monai.data.fingerprint import input_files
+        >>> from medseg_monai.data.readers.fingerprint import input_files
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "ct.mhd").write_text("ElementDataFile = ct.raw")
         ...     _ = Path(folder, "ct.raw").write_bytes(b"voxels")
@@ -67,7 +67,7 @@ def input_sha256(paths: Iterable[str | os.PathLike[str]]) -> str:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from medseg_monai.data.fingerprint import input_sha256
+        >>> from medseg_monai.data.readers.fingerprint import input_sha256
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "a.png").write_bytes(b"")
         ...     input_sha256([f"{folder}/a.png"])[:8]
