@@ -9,19 +9,29 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shlex
+import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 __all__ = [
+    "LOCK_NAME",
     "REPORT_FILES",
     "atomic_path",
     "file_sha256",
     "has_ending",
+    "locked_folder",
     "one_line",
     "refuse_given",
+    "remove_leftovers",
     "same_place",
     "write_csv",
     "write_json",
@@ -31,13 +41,20 @@ __all__ = [
 REPORT_FILES = ("report.json", "report.csv")
 """Files that a prediction run leaves in the folder of its results, by which the folder is known."""
 
+#: file that a folder holds while :func:`locked_folder` has it, with one line about the owner
+LOCK_NAME = ".medseg.lock"
+
+#: a temporary file of :func:`atomic_path`
+_TEMPORARY = re.compile(r"\..*\.medseg-[0-9a-f]{32}(\.[^.]*)?")
+_LONGEST_COMMAND = 200
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Provide a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
     A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is created if it is
-    missing.
+    missing. What a killed process leaves, :func:`remove_leftovers` removes.
 
     Args:
         path: the file to write or replace.
@@ -57,13 +74,110 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.medseg-{uuid.uuid4().hex}{target.suffix}")
     try:
         yield temporary
         _flush_to_disc(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
+    """Have a folder for one piece of work alone, and remove what killed ones have left half-written in it.
+
+    The folder is created if it is missing. The operating system frees the lock of a process that ends in whatever way,
+    so that a kill leaves nothing that blocks. A thread that has the folder may enter it again.
+
+    The lock is that of ``flock``. On NFS it holds between machines if the server has locks, as it does by default. On
+    a file system without them, ``.medseg.lock`` itself is the lock, and stays after a kill until it is deleted by hand.
+
+    Args:
+        folder: folder that the work writes into; its subfolders are not locked.
+        work: what is done there, with an article, for the message to the next who tries: ``"a training"``.
+
+    Raises:
+        BlockingIOError: somebody else has the folder; the message names the work, process, machine, start and command.
+        OSError: the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> from threading import Thread
+        >>> from medseg_monai.files import locked_folder
+        >>> def also_train(folder):
+        ...     try:
+        ...         with locked_folder(folder, "a training"):
+        ...             print("never printed")
+        ...     except BlockingIOError as error:
+        ...         print("in use by a training (process" in str(error))
+        >>> with tempfile.TemporaryDirectory() as folder, locked_folder(folder, "a training"):
+        ...     other = Thread(target=also_train, args=[folder])
+        ...     other.start()
+        ...     other.join()
+        True
+    """
+    target = Path(folder)
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    file = target / LOCK_NAME
+    lock = FileLock(file, is_singleton=True)  # which the same thread may take again
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BlockingIOError(
+            f"{target}: in use by {_read_owner(file)}; wait until that has ended, or choose another folder."
+        ) from None
+    is_first = lock.lock_counter == 1
+    try:
+        if is_first:
+            file.write_text(_owner(work) + "\n", encoding="utf-8")
+            remove_leftovers(target)
+        yield
+    finally:
+        if is_first:
+            file.unlink(missing_ok=True)  # while it is held: whoever has opened it by now sees that it has no name
+        lock.release()
+        for path in made if is_first else []:
+            with suppress(OSError):  # it is not empty, as nearly always
+                path.rmdir()
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes have left of :func:`atomic_path`.
+
+    Args:
+        folder: a folder that nobody else writes into; its subfolders are left alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import atomic_path, remove_leftovers
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     killed = atomic_path(Path(folder, "a.txt")).__enter__()
+        ...     _ = killed.write_text("ha")
+        ...     remove_leftovers(folder)
+        ...     killed.exists()
+        False
+    """
+    for path in Path(folder).glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _owner(work: str) -> str:
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    about = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command[:_LONGEST_COMMAND]}"
+    return " ".join(f"{work} ({about})".split())
+
+
+def _read_owner(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    return lines[0] if lines else "another process"
 
 
 @contextmanager
