@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -208,3 +211,51 @@ class TestWhatMakesNoSense:
 
     def test_a_model_that_is_no_name_is_refused(self, server: Server):
         assert server.ask_json("POST", f"/train/{CXR}", {"model": []}).status == 404
+
+
+class TestManyAtOnce:
+    @pytest.fixture
+    def pipe(self, server: Server) -> Iterator[Path]:
+        """An image of the studies whose inference lasts as long as the test wants: a pipe."""
+        path = server.studies / "endless.png"
+        os.mkfifo(path)
+        about = "/datastore/image/info?image=endless"
+        assert wait_for(lambda: server.ask("GET", about).json, bool)
+        yield path
+        path.unlink()
+        wait_for(lambda: server.ask("GET", about).json, lambda info: not info)
+
+    def test_others_are_answered_while_an_image_is_segmented_and_the_next_image_waits(self, server: Server, pipe: Path):
+        with ThreadPoolExecutor(6) as clients:
+            slow = clients.submit(server.infer, CXR, pipe.stem)
+            held = wait_for(lambda: opened(pipe), lambda descriptor: descriptor is not None)
+            try:
+                following = clients.submit(server.infer, CXR, "phantom_0001")
+                others = [
+                    clients.submit(server.ask, "GET", "/info/"),
+                    clients.submit(server.ask, "GET", "/datastore/"),
+                    clients.submit(server.ask_json, "POST", "/activelearning/first", {}),
+                ]
+                assert not wait(others, timeout=60).not_done
+                assert not slow.done()
+                assert not following.done()
+            finally:
+                os.close(held)
+                wait_for(lambda: closed(opened(pipe)) or slow.done(), bool)
+        assert [other.result().status for other in others] == [200] * 3
+        assert slow.result().status == 422
+        assert following.result().status == 200
+
+
+def opened(pipe: Path) -> int | None:
+    """A pipe to write to, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+def closed(descriptor: int | None) -> None:
+    """Let whoever reads a pipe find its end."""
+    if descriptor is not None:
+        os.close(descriptor)

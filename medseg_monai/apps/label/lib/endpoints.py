@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import mimetypes
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ _run_inference = infer.run_inference
 _download_image = datastore.download_image
 _run_task = AsyncTask.run
 _in_background = background._task_func
+
+#: where the state of a task is told
+_STATES = {"train": "/train/", "batch_infer": "/batch/infer", "scoring": "/scoring/"}
+
+_STARTING = threading.Lock()
 
 #: what the address of a request says, and the server itself; params that say it too are left out
 _NOT_FOR_PARAMS = ("image", "label", "model", "session")
@@ -97,10 +103,13 @@ def _start_task(
     method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
 ) -> Any:
     app_instance().check_task(method, {**(request or {}), **read_params(params)})
-    unfinished = [task for task in background.tasks(method) if task["status"] in ("SUBMITTED", "RUNNING")]
-    if unfinished and not enqueue:
-        return None, f"{method}: one is running already; wait for its end, or stop it."
-    return _run_task(method, request, params, force_sync, enqueue)
+    if force_sync:
+        raise HTTPException(422, f"run_sync: ask without it, and for the state of the task by GET {_STATES[method]}.")
+    with _STARTING:
+        unfinished = [task for task in background.tasks(method) if task["status"] in ("SUBMITTED", "RUNNING")]
+        if unfinished and not enqueue:
+            return None, f"{method}: one is running already; wait for its end, or stop it."
+        return _run_task(method, request, params, False, enqueue)
 
 
 def _task_to_its_end(task: dict[str, Any], method: str, callback: Any = None) -> None:

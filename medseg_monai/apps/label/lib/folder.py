@@ -1,8 +1,13 @@
-"""The studies in a folder for MONAI Label, without any way out of that folder."""
+"""The studies in a folder for MONAI Label, without any way out of that folder, and for requests in several threads."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+import threading
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
@@ -10,7 +15,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from .uploads import refuse_detached
 
-__all__ = ["FolderStudies", "check_tag"]
+__all__ = ["FolderStudies", "SharedDatastore", "check_tag"]
 
 _TAG = re.compile(r"\w[\w -]{0,39}")
 _NAME = re.compile(r"\w[^/\\\0]*")
@@ -30,7 +35,42 @@ def check_tag(tag: str) -> None:
         raise HTTPException(422, f"tag {tag!r}: give a plain word, such as final.")
 
 
-class FolderStudies(LocalDatastore):
+class SharedDatastore(LocalDatastore):
+    """MONAI Label's data store for several threads: its own methods run one at a time.
+
+    MONAI Label changes its list of images while another thread, such as the one that watches the folder, may read it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._alone = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    def status(self) -> dict[str, Any]:
+        """Numbers of images, of those with a final label, and of labels with each tag."""
+        with self._alone:
+            tags = Counter(tag for one in self._datastore.objects.values() for tag in one.labels)
+        total, completed = len(self.list_images()), len(self.get_labeled_images())
+        return {"total": total, "completed": completed, "label_tags": dict(tags)}
+
+
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: SharedDatastore, *args: Any, **kwargs: Any) -> Any:
+        with self._alone:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+#: methods that do their work by others, which a subclass may replace by some that wait for a server
+_BY_OTHERS = ("get_dataset_archive", "get_image", "get_label", "get_label_by_image_id", "status")
+
+for _name, _method in inspect.getmembers(LocalDatastore, inspect.isfunction):
+    if not _name.startswith("__") and _name not in _BY_OTHERS:
+        setattr(SharedDatastore, _name, _alone(_method))
+
+
+class FolderStudies(SharedDatastore):
     """MONAI Label's data store for a folder, which writes nowhere else and overwrites no image.
 
     MONAI Label itself uses the names of images and tags unchecked as parts of a path.

@@ -1,4 +1,4 @@
-"""MONAI Label's web application, with clear answers to errors and with its security gaps closed.
+"""MONAI Label's web application, with its requests in threads, clear answers to errors, and its security gaps closed.
 
 This module closes the following gaps of MONAI Label: its check of tokens does not work with PyJWT 2 (no token is ever
 valid); anybody can reload the app, and an annotator can overwrite the weights; every page that is open in the
@@ -8,7 +8,9 @@ pages load scripts and fonts from other sites.
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import tarfile
 from functools import lru_cache
 from typing import Any
@@ -28,8 +30,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medseg_monai.apps.label.serve import is_loopback
+from medseg_monai.errors import explain
+
+from .workers import answer_in_threads
 
 __all__ = ["app"]
+
+_LOGGER = logging.getLogger(__name__)
 
 #: signatures that only the realm can make; a signature with a shared secret, or none, proves nothing
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -47,6 +54,13 @@ _CLOSED = (("PUT", _MODEL), ("DELETE", _MODEL), ("POST", "/reload"), ("POST", _S
 
 _READING = ("GET", "HEAD", "OPTIONS")
 
+#: a file comes as a part of a form, which is not held in memory; anything else is a few numbers and names
+_FORM = "multipart/"
+_LARGEST_BODY = 2**20
+
+#: the names of files that a request asks for can lead to these; other errors of the system are not its fault
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
 
 class _Guard:
     """Refuses forbidden requests before anything else handles them, and restricts browsers to this server."""
@@ -61,7 +75,24 @@ class _Guard:
             await send(message)
 
         answer = _refusal(scope) if scope["type"] == "http" else None
-        await (answer or self.app)(scope, receive, send_policy)
+        await (answer or self.app)(scope, _limited(scope, receive), send_policy)
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """Refuse a body that has become larger than it may be."""
+    if scope["type"] != "http" or Headers(scope=scope).get("content-type", "").startswith(_FORM):
+        return receive
+    size = 0
+
+    async def receive_some() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _LARGEST_BODY:
+            raise HTTPException(413, f"A body of more than {_LARGEST_BODY} bytes; send files as parts of a form.")
+        return message
+
+    return receive_some
 
 
 def _refusal(scope: Scope) -> JSONResponse | None:
@@ -113,6 +144,33 @@ async def _tell_invalid(request: Request, error: Any) -> JSONResponse:
     """What is wrong with a request, without what it holds: JSON cannot give everything back."""
     faults = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
     return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
+
+
+async def _tell_mistake(request: Request, error: Any) -> JSONResponse:
+    """Answer to a name or a value in a request that Python or the operating system refuses, wherever that was."""
+    _LOGGER.warning("%s %s: refused", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"detail": _printable(explain(error))}, status_code=422)
+
+
+async def _tell_os_error(request: Request, error: Any) -> JSONResponse:
+    """Answer to an error of the operating system, without the path of the server that it names."""
+    if isinstance(error, FileNotFoundError):
+        status = 404
+    elif error.errno in _OF_NAMES:
+        status = 422
+    else:
+        status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
+    _LOGGER.warning("%s %s: refused", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"detail": error.strerror or explain(error)}, status_code=status)
+
+
+async def _tell_fault(request: Request, error: Any) -> JSONResponse:
+    """Answer to a fault in the program, which the log has whole."""
+    return JSONResponse({"detail": f"A fault in the server, see its log: {type(error).__name__}."}, status_code=500)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def _tell_other(request: Request, error: Any) -> JSONResponse:
@@ -193,6 +251,11 @@ app.add_exception_handler(MONAILabelException, _tell)
 app.add_exception_handler(json.JSONDecodeError, _tell_json)
 app.add_exception_handler(RequestValidationError, _tell_invalid)
 app.add_exception_handler(requests.RequestException, _tell_other)
+app.add_exception_handler(OSError, _tell_os_error)
+for mistake in (ValueError, OverflowError, RecursionError):
+    app.add_exception_handler(mistake, _tell_mistake)
+app.add_exception_handler(Exception, _tell_fault)
+answer_in_threads()
 app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", None) not in ("/", "/docs")]
 app.add_api_route("/", _start_page, include_in_schema=False)
 if settings.MONAI_LABEL_AUTH_ENABLE:
