@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from medseg_monai.networks.nets import ResCRNet
 
 from .conftest import CXR, Server, start_server, stop_server
+from .test_server import wait_for
 
 pytestmark = pytest.mark.label
 
@@ -90,6 +92,24 @@ def test_a_model_that_is_no_better_is_kept_but_not_used(trained: Server):
     after = stats(trained)
     assert len(after["models"]) == len(before["models"]) + 1
     assert after["current"] == before["current"]
+
+
+def test_a_label_that_was_put_there_damaged_or_too_small_is_left_out_with_a_line(trained: Server):
+    final = trained.studies / "labels" / "final"
+    whole = (final / "phantom_0001.png").read_bytes()
+    Image.new("L", (20, 30), 255).save(final / "phantom_0004.png")
+    (final / "phantom_0001.png").write_bytes(whole[: len(whole) // 2])
+    assert wait_for(lambda: trained.ask("GET", "/datastore/").json["completed"], lambda count: count == 4)
+    try:
+        task = train(trained, max_epochs=1)
+        assert task["status"] == "DONE", list(task["details"])
+        assert '"left_out": ["phantom_0001", "phantom_0004"]' in " ".join(task["details"])
+        log = (trained.work_dir / "app" / "logs" / "app.log").read_text()
+        assert "phantom_0001: left out: label: truncated or not an image" in log
+        assert "phantom_0004: left out: label: size (30, 20) (rows first), but its image phantom_0004 has" in log
+    finally:
+        (final / "phantom_0001.png").write_bytes(whole)
+        assert trained.ask("DELETE", "/datastore/label?id=phantom_0004&tag=final").status == 200
 
 
 def test_an_unknown_bundle_is_refused_before_anything_starts(trained: Server):

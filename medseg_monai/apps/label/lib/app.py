@@ -84,6 +84,7 @@ class BundleApp(MONAILabelApp):
             return super().init_datastore()
         return FolderStudies(
             self.studies,
+            bundles=self.bundles.values(),
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
