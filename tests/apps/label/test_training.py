@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
 
+from medseg_monai.files import LOCK_NAME
 from medseg_monai.networks.nets import ResCRNet
 
 from .conftest import CXR, Server, start_server, stop_server
@@ -48,7 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, chest_xrays: Path, weights
         )
         assert answer.status == 200
     yield server
-    server.ask("DELETE", "/train/")  # one that a failed test has left running
+    if server.process.poll() is None:
+        server.ask("DELETE", "/train/")  # one that a failed test has left running
     stop_server(server)
 
 
@@ -136,3 +139,38 @@ def test_a_training_without_labels_ends_with_a_line_that_says_so(trained: Server
     assert task["status"] == "ERROR"
     assert any("1 final labels; a training needs two" in line for line in task["details"])
     assert trained.infer(CXR, "phantom_0004").status == 200
+
+
+def test_a_training_outlives_its_server_and_the_next_server_lists_its_model_and_begins_no_other(
+    trained: Server, chest_xrays: Path, weights: Path
+):
+    for number in (1, 2):
+        mask = chest_xrays / "labels" / f"phantom_000{number}.png"
+        path = f"/datastore/label?image=phantom_000{number}&tag=final"
+        assert trained.ask("PUT", path, label=mask, params="{}").status == 200
+    before = set(stats(trained)["models"])
+    assert trained.ask_json("POST", f"/train/{CXR}", {"max_epochs": 1}).status == 200
+    lock = trained.work_dir / "models" / LOCK_NAME
+    assert wait_for(lock.exists, bool, seconds=60)
+    (training,) = psutil.Process(trained.process.pid).children()
+    training.suspend()
+    trained.process.kill()
+    trained.process.wait()
+    try:
+        again = start_server(trained.work_dir, trained.studies, bundles=[CXR], weights={CXR: str(weights)})
+        try:
+            for path in (f"/train/{CXR}", f"/train/{CXR}?enqueue=true"):
+                answer = again.ask_json("POST", path, {"max_epochs": 1})
+                assert answer.status == 429
+                assert answer.detail.startswith(f"train: in use by a training (process {training.pid} on ")
+            training.resume()
+            wait_for(lock.exists, lambda there: not there, seconds=120)
+            (name,) = set(stats(again)["models"]) - before
+            run = again.work_dir / "models" / CXR / "runs" / name
+            assert (run / "after" / "evaluation" / "summary.json").is_file()
+            assert again.infer(CXR, "phantom_0004", output="json", model_version=name).status == 200
+        finally:
+            stop_server(again)
+    finally:
+        if training.is_running():
+            training.kill()

@@ -109,6 +109,8 @@ def _start_task(
         unfinished = [task for task in background.tasks(method) if task["status"] in ("SUBMITTED", "RUNNING")]
         if unfinished and not enqueue:
             return None, f"{method}: one is running already; wait for its end, or stop it."
+        if method == "train" and not unfinished and (other := app_instance().other_training()):
+            raise HTTPException(429, f"{method}: {other}")
         return _run_task(method, request, params, False, enqueue)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +34,7 @@ from .segmentations import name_values, read_mask, sent_names
 from .served import ServedBundle, check_option
 from .versions import Model, Versions
 
-__all__ = ["BundleTrainTask"]
+__all__ = ["BundleTrainTask", "output_without_reader"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -233,6 +236,27 @@ class BundleTrainTask(TrainTask):
         for value, name in name_values(info, present, self.bundle.labels).items():
             values[mask == value] = own.get(name.lower(), 0)
         return values
+
+
+@contextmanager
+def output_without_reader() -> Iterator[None]:
+    """Let a program go on when the server that reads its output has ended: what nobody reads any more is dropped."""
+    with redirect_stdout(_Unread(sys.stdout)), redirect_stderr(_Unread(sys.stderr)):
+        yield
+
+
+class _Unread(io.TextIOBase):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
 
 
 def _named_labels(info: Mapping[str, Any]) -> set[str]:
