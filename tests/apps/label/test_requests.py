@@ -193,8 +193,8 @@ class TestWhatMakesNoSense:
         assert all(400 <= status < 500 for status in statuses), statuses
         assert wait_for(lambda: kept(server), lambda found: found == before) == before
 
-    @pytest.mark.parametrize("name", ["x." + "a" * 300, "a\0.png", ".."])
-    def test_an_upload_whose_name_no_file_can_have_is_refused(self, server: Server, name: str):
+    @pytest.mark.parametrize("name", ["x." + "a" * 300, "a\0.png", "..", "../..", "a/"])
+    def test_an_upload_whose_name_no_file_can_have_is_refused_and_nothing_is_deleted(self, server: Server, name: str):
         content = (server.studies / "phantom_0001.png").read_bytes()
         for method, path, field in (
             ("POST", f"/infer/{CXR}", "file"),
@@ -205,6 +205,33 @@ class TestWhatMakesNoSense:
             head = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
             answer = server.send(method, path, head + content + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")
             assert 400 <= answer.status < 500, (path, answer.body)
+        unnamed = b'--x\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\na\r\n--x--\r\n'
+        path = "/session/?uncompress=true"
+        assert server.send("PUT", path, unnamed, "multipart/form-data; boundary=x").status == 422
+        assert server.ask("POST", f"/infer/{CXR}", file=server.studies / "phantom_0001.png").status == 200
+
+    def test_the_archive_of_all_labels_is_sent_and_does_not_stay(self, server: Server):
+        assert server.ask("GET", "/datastore/dataset").status == 404
+        before = kept(server)
+        mask = server.studies / "phantom_0001.png"
+        label = server.infer(CXR, mask.stem).body
+        path = f"/datastore/label?image={mask.stem}&tag=final"
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="label"; filename="a.png"\r\n\r\n' + label + b"\r\n--x--\r\n"
+        )
+        assert server.send("PUT", path, body, "multipart/form-data; boundary=x").status == 200
+        assert server.ask("GET", "/datastore/dataset").body.startswith(b"PK")
+        assert wait_for(lambda: kept(server), lambda found: found == before) == before
+        assert server.ask("DELETE", f"/datastore/label?id={mask.stem}&tag=final").status == 200
+
+    def test_a_body_that_is_larger_than_any_request_is_refused(self, server: Server):
+        body = b'{"a": "' + b"a" * 2**22 + b'"}'
+        for path in ("/activelearning/first", f"/train/{CXR}"):
+            assert server.send("POST", path, body, "application/json").status == 413
+        assert server.send("PUT", "/session/", body, "application/x-www-form-urlencoded").status == 413
+
+    def test_a_training_is_not_waited_for(self, server: Server):
+        assert server.ask_json("POST", f"/train/{CXR}?run_sync=true", {"max_epochs": 1}).status == 422
 
     def test_a_request_without_an_image_is_refused(self, server: Server):
         assert server.ask("POST", f"/infer/{CXR}").status == 400

@@ -14,10 +14,11 @@ from typing import Any
 
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
-from monailabel.endpoints import activelearning, datastore, infer, proxy, session
+from monailabel.endpoints import activelearning, datastore, infer, ohif, proxy, session
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks import utils as background
 from monailabel.utils.async_tasks.task import AsyncTask
+from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
 from .dicomweb import DicomWebStudies
@@ -31,6 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _run_inference = infer.run_inference
 _download_image = datastore.download_image
+_download_dataset_archive = datastore.download_dataset
+_get_ohif_file = ohif.get_ohif
 _run_task = AsyncTask.run
 _in_background = background._task_func
 
@@ -61,6 +64,7 @@ def check_requests() -> None:
     """
     for module, name in _CHECKED:
         setattr(module, name, _checked(getattr(module, name)))
+    ohif.get_ohif = _get_ohif
     AsyncTask.run = staticmethod(_start_task)
     background._task_func = _task_to_its_end
 
@@ -70,10 +74,11 @@ def answer_with_dicom() -> None:
 
     MONAI Label would convert the mask to a SEG with its own program, which names segments by their order among those
     that occur and does not support an empty mask, and it would have no file to send for a folder of slices. The proxy
-    for OHIF becomes :func:`~.proxy.pass_on`.
+    for OHIF becomes :func:`~.proxy.pass_on`. The archive of all images and labels is deleted when it has been sent.
     """
     mimetypes.add_type("application/dicom", SEG_EXTENSION)
     infer.run_inference = _infer
+    datastore.download_dataset = _download_dataset
     datastore.download_image = _download
     proxy.proxy_dicom = pass_on
 
@@ -86,7 +91,10 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         given = inspect.signature(function).bind(*args, **kwargs).arguments
         for key in given.keys() & {"params", "info"}:
             read_params(given[key])
-        for file in [given.get("file"), given.get("label"), *given.get("files", [])]:
+        several = given.get("files", [])  # these keep their names; MONAI Label would put one without elsewhere
+        if not all(file.filename for file in several):
+            raise HTTPException(422, "A file without a name; give it one.")
+        for file in [given.get("file"), given.get("label"), *several]:
             if isinstance(file, UploadFile):
                 check_file_name(file)
         try:
@@ -97,6 +105,12 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return checked
+
+
+def _get_ohif(path: str) -> Any:
+    if path and Path(ohif.__file__).with_name("static").joinpath("ohif", path).is_dir():
+        raise HTTPException(404, f"{path}: a folder.")
+    return _get_ohif_file(path)
 
 
 def _start_task(
@@ -155,3 +169,11 @@ def _download(image: str, check_only: bool = False, check_sum: str | None = None
     if not file:
         raise HTTPException(404, f"{image}: no such series in {studies.name()}.")
     return {} if check_only else FileResponse(file, filename=Path(file).name)
+
+
+def _download_dataset(limit_cases: int | None = None) -> Any:
+    if not app_instance().datastore().datalist():
+        raise HTTPException(404, "No image has a label with the tag final.")
+    answer = _download_dataset_archive(limit_cases)
+    answer.background = BackgroundTask(Path(answer.path).unlink)
+    return answer

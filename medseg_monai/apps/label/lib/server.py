@@ -12,7 +12,9 @@ import errno
 import json
 import logging
 import tarfile
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,17 +71,21 @@ class _Guard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
         async def send_policy(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
             await send(message)
 
         answer = _refusal(scope) if scope["type"] == "http" else None
-        await (answer or self.app)(scope, _limited(scope, receive), send_policy)
+        await (answer or self.app)(scope, _limited(scope, receive, lambda: answered), send_policy)
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Refuse a body that has become larger than it may be."""
+def _limited(scope: Scope, receive: Receive, is_answered: Callable[[], bool]) -> Receive:
+    """Refuse a body that has become larger than it may be; one that no answer has waited for does not matter."""
     if scope["type"] != "http" or Headers(scope=scope).get("content-type", "").startswith(_FORM):
         return receive
     size = 0
@@ -88,7 +94,9 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > _LARGEST_BODY:
+        if size > _LARGEST_BODY and not is_answered():
+            while message.get("more_body"):  # a client listens only when it has sent all
+                message = await receive()
             raise HTTPException(413, f"A body of more than {_LARGEST_BODY} bytes; send files as parts of a form.")
         return message
 
@@ -154,14 +162,15 @@ async def _tell_mistake(request: Request, error: Any) -> JSONResponse:
 
 async def _tell_os_error(request: Request, error: Any) -> JSONResponse:
     """Answer to an error of the operating system, without the path of the server that it names."""
-    if isinstance(error, FileNotFoundError):
-        status = 404
-    elif error.errno in _OF_NAMES:
+    detail = error.strerror or explain(error)
+    if error.errno in _OF_NAMES:
         status = 422
+    elif isinstance(error, FileNotFoundError) and not Path(str(error.filename)).parent.name:  # nvidia-smi
+        status, detail = 404, f"{error.filename}: no such program here"
     else:
         status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
-    _LOGGER.warning("%s %s: refused", request.method, request.url.path, exc_info=error)
-    return JSONResponse({"detail": error.strerror or explain(error)}, status_code=status)
+    _LOGGER.warning("%s %s: %d", request.method, request.url.path, status, exc_info=error)
+    return JSONResponse({"detail": detail}, status_code=status)
 
 
 async def _tell_fault(request: Request, error: Any) -> JSONResponse:
