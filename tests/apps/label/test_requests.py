@@ -230,11 +230,28 @@ class TestWhatMakesNoSense:
             assert server.send("POST", path, body, "application/json").status == 413
         assert server.send("PUT", "/session/", body, "application/x-www-form-urlencoded").status == 413
 
+    @pytest.mark.parametrize("key", ["strategy", f"uncertainty_{CXR}"])
+    def test_a_client_does_not_change_what_the_server_remembers_of_an_image(self, server: Server, key: str):
+        answer = server.ask("PUT", "/datastore/image/info?image=phantom_0001", info=json.dumps({key: 5}))
+        assert answer.status == 422
+        assert server.ask_json("POST", f"/activelearning/uncertainty_{CXR}", {}).status == 200
+        assert server.ask_json("POST", "/activelearning/first", {}).status == 200
+
+    def test_an_error_is_one_line_whatever_the_names_in_it_are(self, server: Server):
+        answer = server.ask("PUT", "/datastore/image/info?image=a%0Ab", info="{}")
+        assert (answer.status, answer.detail) == (404, "Image a b not found")
+
+    def test_a_method_of_scoring_that_there_is_not_is_not_found(self, server: Server):
+        assert server.ask_json("POST", "/scoring/dice", {}).status == 404
+
     def test_a_training_is_not_waited_for(self, server: Server):
         assert server.ask_json("POST", f"/train/{CXR}?run_sync=true", {"max_epochs": 1}).status == 422
 
     def test_a_request_without_an_image_is_refused(self, server: Server):
         assert server.ask("POST", f"/infer/{CXR}").status == 400
+
+    def test_a_strategy_that_is_no_name_is_refused(self, server: Server):
+        assert server.ask_json("POST", "/activelearning/first", {"strategy": []}).status == 404
 
     def test_a_model_that_is_no_name_is_refused(self, server: Server):
         assert server.ask_json("POST", f"/train/{CXR}", {"model": []}).status == 404

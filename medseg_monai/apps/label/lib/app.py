@@ -226,15 +226,16 @@ class BundleApp(MONAILabelApp):
         """Check what a training or a batch is asked for, before a process starts for it.
 
         Args:
-            method: ``train`` or ``batch_infer``; other tasks have nothing to check.
+            method: ``train``, ``batch_infer`` or ``scoring``.
             request: the client's request.
 
         Raises:
-            HTTPException: 404 for a model that does not exist, 422 for an option that cannot have its value.
+            HTTPException: 404 for a model or a method that does not exist, 422 for an option with an impossible value.
         """
-        tasks = {"train": self._trainers, "batch_infer": self._infers}.get(method)
-        if tasks is None:
+        if method == "scoring":
+            _refuse_unknown(request.get("method"), self._scoring_methods, "method of scoring")
             return
+        tasks = self._trainers if method == "train" else self._infers
         model = request.get("model")
         _refuse_unknown(model, tasks, "model")
         if "bundle_path" in request or not isinstance(request.get("gpus") or "", str):
@@ -253,7 +254,7 @@ class BundleApp(MONAILabelApp):
         Raises:
             HTTPException: 404 for a strategy that does not exist.
         """
-        _refuse_unknown(request.get("strategy") or "random", self._strategies, "strategy")
+        _refuse_unknown(request.get("strategy", "random"), self._strategies, "strategy")
         result: dict[str, Any] = super().next_sample(request)
         studies = self.datastore()
         if result and isinstance(studies, DicomWebStudies):

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import mimetypes
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ _run_inference = infer.run_inference
 _download_image = datastore.download_image
 _download_dataset_archive = datastore.download_dataset
 _get_ohif_file = ohif.get_ohif
-_run_task = AsyncTask.run
+_run_task, _kill_task = AsyncTask.run, AsyncTask.stop
 _in_background = background._task_func
 
 #: where the state of a task is told
@@ -44,6 +45,9 @@ _STARTING = threading.Lock()
 
 #: what the address of a request says, and the server itself; params that say it too are left out
 _NOT_FOR_PARAMS = ("image", "label", "model", "session")
+
+#: what the server itself remembers of an image
+_OWN = re.compile("strategy$|uncertainty_")
 
 _CHECKED = (
     (infer, "run_inference"),
@@ -66,6 +70,7 @@ def check_requests() -> None:
         setattr(module, name, _checked(getattr(module, name)))
     ohif.get_ohif = _get_ohif
     AsyncTask.run = staticmethod(_start_task)
+    AsyncTask.stop = staticmethod(_stop_task)
     background._task_func = _task_to_its_end
 
 
@@ -90,7 +95,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(function).bind(*args, **kwargs).arguments
         for key in given.keys() & {"params", "info"}:
-            read_params(given[key])
+            params = read_params(given[key])
+            if function.__name__.endswith("image_info") and (own := [one for one in params if _OWN.match(one)]):
+                raise HTTPException(422, f"info: {', '.join(own)}: the server's own; leave it out.")
         several = given.get("files", [])  # these keep their names; MONAI Label would put one without elsewhere
         if not all(file.filename for file in several):
             raise HTTPException(422, "A file without a name; give it one.")
@@ -126,6 +133,15 @@ def _start_task(
         if method == "train" and not unfinished and (other := app_instance().other_training()):
             raise HTTPException(429, f"{method}: {other}")
         return _run_task(method, request, params, False, enqueue)
+
+
+def _stop_task(method: str) -> Any:
+    """Stop a task, and wait until it has gone: it may hold the folder of the models."""
+    running = list(background.processes(method).values())
+    stopped = _kill_task(method)
+    for process in running:
+        process.wait()
+    return stopped
 
 
 def _task_to_its_end(task: dict[str, Any], method: str, callback: Any = None) -> None:

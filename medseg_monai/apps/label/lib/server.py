@@ -12,7 +12,7 @@ import errno
 import json
 import logging
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User, get_current_user, oauth2_scheme
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medseg_monai.apps.label.serve import is_loopback
@@ -107,18 +108,18 @@ def _refusal(scope: Scope) -> JSONResponse | None:
     """The answer to a request that is refused; ``None`` if it is passed on."""
     for method, closed in _CLOSED:
         if scope["method"] == method and scope["path"].startswith(closed):
-            return JSONResponse({"detail": f"{method} {closed} is closed in this server."}, status_code=403)
+            return _answer(403, f"{method} {closed} is closed in this server.")
     headers = Headers(scope=scope)
     host = headers.get("host", "")
     if scope["method"] not in _READING and _is_from_elsewhere(headers):
         detail = "Sent by a page of another site; a proxy in front of the server must send X-Forwarded-Host."
-        return JSONResponse({"detail": detail}, status_code=403)
+        return _answer(403, detail)
     if headers.get("content-length", "0") != "0" and "content-type" not in headers:
-        return JSONResponse({"detail": "A body without Content-Type; say what it is."}, status_code=415)
+        return _answer(415, "A body without Content-Type; say what it is.")
     # another site can let its own name point to this machine, and its pages then count as ours
     if not settings.MONAI_LABEL_AUTH_ENABLE and not is_loopback(_host_name(host)):
         detail = f"Host: {host} is not this machine; a proxy in front of the server must send Host: 127.0.0.1."
-        return JSONResponse({"detail": detail}, status_code=400)
+        return _answer(400, detail)
     return None
 
 
@@ -139,25 +140,35 @@ def _host_name(host: str) -> str:
         return ""
 
 
+def _answer(status: int, detail: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error in one line of Unicode, whatever the names in it are."""
+    line = " ".join(str(detail).encode("utf-8", "backslashreplace").decode().splitlines())
+    return JSONResponse({"detail": line}, status, headers)
+
+
+async def _tell_http(request: Request, error: Any) -> JSONResponse:
+    return _answer(error.status_code, error.detail, error.headers)
+
+
 async def _tell(request: Request, error: Any) -> JSONResponse:
     missing = isinstance(error, (ImageNotFoundException, LabelNotFoundException))
-    return JSONResponse({"detail": error.msg}, status_code=404 if missing else 400)
+    return _answer(404 if missing else 400, error.msg)
 
 
 async def _tell_json(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"detail": f"params or body: not JSON ({error})."}, status_code=400)
+    return _answer(400, f"params or body: not JSON ({error}).")
 
 
 async def _tell_invalid(request: Request, error: Any) -> JSONResponse:
     """What is wrong with a request, without what it holds: JSON cannot give everything back."""
     faults = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
-    return JSONResponse({"detail": "; ".join(faults)}, status_code=422)
+    return _answer(422, "; ".join(faults))
 
 
 async def _tell_mistake(request: Request, error: Any) -> JSONResponse:
-    """Answer to a name or a value in a request that Python or the operating system refuses, wherever that was."""
+    """Answer to a name or a value in a request that Python or a library refuses, wherever that was."""
     _LOGGER.warning("%s %s: refused", request.method, request.url.path, exc_info=error)
-    return JSONResponse({"detail": _printable(explain(error))}, status_code=422)
+    return _answer(422, explain(error))
 
 
 async def _tell_os_error(request: Request, error: Any) -> JSONResponse:
@@ -170,24 +181,20 @@ async def _tell_os_error(request: Request, error: Any) -> JSONResponse:
     else:
         status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
     _LOGGER.warning("%s %s: %d", request.method, request.url.path, status, exc_info=error)
-    return JSONResponse({"detail": detail}, status_code=status)
+    return _answer(status, detail)
 
 
 async def _tell_fault(request: Request, error: Any) -> JSONResponse:
     """Answer to a fault in the program, which the log has whole."""
-    return JSONResponse({"detail": f"A fault in the server, see its log: {type(error).__name__}."}, status_code=500)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return _answer(500, f"A fault in the server, see its log: {type(error).__name__}.")
 
 
 async def _tell_other(request: Request, error: Any) -> JSONResponse:
     """Answer to an error of a server that this one uses: the realm or the DICOMweb server."""
     answer = error.response
     if request.url.path.endswith("/auth/token") and answer is not None and answer.status_code in (400, 401, 403):
-        return JSONResponse({"detail": "Incorrect username or password"}, status_code=401)
-    return JSONResponse({"detail": f"A server behind this one does not answer ({error})."}, status_code=502)
+        return _answer(401, "Incorrect username or password")
+    return _answer(502, f"A server behind this one does not answer ({error}).")
 
 
 @lru_cache
@@ -256,6 +263,7 @@ tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # for the
 # MONAI Label permits requests from every page that is open in the annotator's browser; its own pages need no permission
 app.user_middleware[:] = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_middleware(_Guard)
+app.add_exception_handler(StarletteHTTPException, _tell_http)
 app.add_exception_handler(MONAILabelException, _tell)
 app.add_exception_handler(json.JSONDecodeError, _tell_json)
 app.add_exception_handler(RequestValidationError, _tell_invalid)
