@@ -179,7 +179,7 @@ def damage(draw: st.DrawFn, whole: bytes) -> bytes:
     return bytes(content)
 
 
-@bounded(250)
+@bounded(150)
 @given(data=st.data())
 def test_damaged_uploads(studied: Server, sent: list[tuple[str, bytes]], data: st.DataObject):
     own, whole = data.draw(st.sampled_from(sent))
