@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "medseg_monai" / "data"
 PAGE = ROOT / "docs" / "inputs.md"
 MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").glob("*.py"), *(DATA / "dicom").glob("*.py")])
-MODULES += [ROOT / "medseg_monai" / "transforms" / "hounsfield.py"]
+MODULES += [ROOT / "medseg_monai" / "transforms" / name for name in ("hounsfield.py", "same_size.py")]
 OTHER_PAGES = ("datalist.py", "segments.py", "splits.py")  # of data lists and structures, not of images
 ERRORS = ("ValueError", "FileNotFoundError", "OSError")
 # reasons that are caught and told in another message, and faults of a program that calls a reader or a writer

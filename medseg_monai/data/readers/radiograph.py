@@ -19,7 +19,8 @@ from medseg_monai.data.dicom.files import DICOM_SUFFIX, has_dicom_content, has_s
 from medseg_monai.data.dicom.versions import apply_modality_lut, apply_voi_lut
 from medseg_monai.files import has_ending, one_line
 
-from .raster import EXIF_ORIENTATION, RASTER_SUFFIXES, RasterReader
+from .exif import EXIF_ORIENTATION
+from .raster import RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
 
 __all__ = ["RADIOGRAPH_MODALITIES", "RadiographReader"]
