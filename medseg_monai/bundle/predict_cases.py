@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import medseg_monai
 from medseg_monai.data.datalist import Item
+from medseg_monai.data.inputs import FoundCases
 from medseg_monai.data.names import NAME_KEY, name_cases
 from medseg_monai.data.results.save import PartlySavedError, save_all
 from medseg_monai.errors import explain
@@ -44,7 +45,8 @@ def predict_cases(
 
     Args:
         predictor: the loaded bundle.
-        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`).
+        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`). The
+            report lists what finding them left out.
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
         skip_existing: keep the predictions that the ``report.json`` of an earlier run lists as complete, if they were
             made with the same bundle, weights and settings and their files still exist.
@@ -73,12 +75,13 @@ def predict_cases(
         (['ok', 'ok'], [])
     """
     folder = Path(output_dir)
+    left_out = {"left_out": cases.left_out} if isinstance(cases, FoundCases) else {}
     cases = name_cases(cases)
     _refuse_inputs(predictor, cases, folder, attention=attention)
     if attention:
         check_attention(predictor)
     described = _describe(predictor) | ({"attention": True} if attention else {})
-    report = RunReport(folder, run=described)
+    report = RunReport(folder, run=described | left_out)
     kept = report.complete_before() if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # fails before the first case is computed if the output folder cannot be written

@@ -1,4 +1,4 @@
-"""Reader of 2D raster images (PNG, TIFF, JPEG, BMP, GIF, WebP): rows first, a fixed number of channels, 0 to 255."""
+"""Reader of 2D raster images, whatever Pillow reads: rows first, a fixed number of channels, 0 to 255."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ __all__ = ["RASTER_SUFFIXES", "RasterReader"]
 
 FloatArray = npt.NDArray[np.float32]
 
-RASTER_SUFFIXES = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "gif", "webp")
-"""File name endings that :class:`RasterReader` declares to MONAI, without the dot."""
+RASTER_SUFFIXES = (
+    *("png", "tif", "tiff", "jpg", "jpeg", "jpe", "jfif", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+    *("bmp", "dib", "gif", "webp", "avif", "pgm", "ppm", "pnm", "pbm", "pfm", "tga"),
+)
+"""File name endings of pictures that Pillow reads, without the dot."""
 
 # ITU-R BT.601, as Pillow's own conversion to grey
 _LUMINANCE = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
