@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 from monai.utils import ensure_tuple
 
@@ -18,12 +17,12 @@ from medseg_monai.files import REPORT_FILES, has_ending
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
 from .names import case_name, name_cases
+from .readers.dicom_picture import PHOTOGRAPH, RADIOGRAPH, PictureKind
 from .readers.itk_header import data_files
-from .readers.radiograph import RADIOGRAPH_MODALITIES
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["FoundCases", "find_images", "find_radiographs", "find_volumes"]
+__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,9 +59,7 @@ class _Folder:
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
-class _Wanted(TypedDict):
-    modalities: Sequence[str]
-    what: str
+_IMAGE = PictureKind("image", (), in_colour=True)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
@@ -95,7 +92,7 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         ...     [Path(item["image"]).name for item in find_images(folder)]
         ['a.jpg', 'b.png']
     """
-    return _cases(paths, in_folder=partial(_pictures_in, modalities=(), what="image"), named=_existing, what="image")
+    return _cases(paths, in_folder=partial(_pictures_in, kind=_IMAGE), named=_existing, what=_IMAGE.name)
 
 
 def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
@@ -130,9 +127,35 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ...     [Path(item["image"]).name for item in find_radiographs(f"{folder}/images")]
         ['phantom_0001.dcm']
     """
-    wanted: _Wanted = {"modalities": RADIOGRAPH_MODALITIES, "what": "radiograph"}
-    in_folder, named = partial(_pictures_in, **wanted), partial(_picture, **wanted)
-    return _cases(paths, in_folder=in_folder, named=named, what=wanted["what"])
+    return _find_pictures(paths, RADIOGRAPH)
+
+
+def find_photographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
+    """List the photographs of eyes in files and folders, for :class:`medseg_monai.data.PhotographReader`.
+
+    As :func:`find_radiographs`, with DICOM of ophthalmic photography (OP) instead of radiographs.
+
+    Args:
+        paths: one or several files and folders.
+
+    Returns:
+        items ``{"image": path, "name": name}`` as :func:`find_radiographs` returns them.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder without a photograph, a case folder with several, a named DICOM file of another modality
+            than OP, or two files of a folder that differ in their endings alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_photographs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "left.jpg").touch()
+        ...     [Path(item["image"]).name for item in find_photographs(folder)]
+        ['left.jpg']
+    """
+    return _find_pictures(paths, PHOTOGRAPH)
 
 
 def find_volumes(
@@ -183,6 +206,11 @@ def find_volumes(
         there = shorten(str(path) for path in given)
         raise FileNotFoundError(f"{there}: no DICOM series {shorten(missing)}.")
     return items
+
+
+def _find_pictures(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], kind: PictureKind) -> FoundCases:
+    in_folder, named = partial(_pictures_in, kind=kind), partial(_picture, kind=kind)
+    return _cases(paths, in_folder=in_folder, named=named, what=kind.name)
 
 
 def _cases(
@@ -271,33 +299,34 @@ def _in_folder(folder: Path, *, directly_in: Callable[[Path], _Folder], what: st
     return found
 
 
-def _pictures_in(folder: Path, *, modalities: Sequence[str], what: str) -> _Folder:
-    """The raster images and the DICOM images of some modalities in a folder, at least one."""
-    directly_in = partial(_directly_in, why_not=partial(_why_no_picture, modalities=modalities))
-    found = _in_folder(folder, directly_in=directly_in, what=what)
+def _pictures_in(folder: Path, *, kind: PictureKind) -> _Folder:
+    """The raster images and the DICOM images of a kind in a folder, at least one."""
+    directly_in = partial(_directly_in, why_not=partial(_why_no_picture, kind=kind))
+    found = _in_folder(folder, directly_in=directly_in, what=kind.name)
     if not found.cases:
-        wanted = ", ".join(RASTER_SUFFIXES) + (f", DICOM of {' or '.join(modalities)}" if modalities else "")
-        raise ValueError(f"{folder}: no {what} in this folder (looked for {wanted}){_also(folder, found)}.")
+        wanted = ", ".join(RASTER_SUFFIXES) + (f", DICOM of {' or '.join(kind.modalities)}" if kind.modalities else "")
+        raise ValueError(f"{folder}: no {kind.name} in this folder (looked for {wanted}){_also(folder, found)}.")
     return found
 
 
-def _why_no_picture(file: Path, modalities: Sequence[str]) -> str | None:
+def _why_no_picture(file: Path, kind: PictureKind) -> str | None:
     """Why a file is left out; ``None`` if it is a case, as is DICOM that states no modality, which reading reports."""
-    if modalities and is_dicom_file(file):
-        return _other_modality(file, modalities) or None
+    if kind.modalities and is_dicom_file(file):
+        return _other_modality(file, kind) or None
     return None if has_ending(file, RASTER_SUFFIXES) else ""
 
 
-def _picture(path: Path, *, modalities: Sequence[str], what: str) -> Path:
-    if is_dicom_file(_existing(path)) and (modality := _other_modality(path, modalities)):
-        raise ValueError(f"{path}: modality {modality}, expected {' or '.join(modalities)}; give a {what}.")
+def _picture(path: Path, *, kind: PictureKind) -> Path:
+    if is_dicom_file(_existing(path)) and (modality := _other_modality(path, kind)):
+        wanted = " or ".join(kind.modalities)
+        raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a {kind.name}.")
     return path
 
 
-def _other_modality(file: Path, modalities: Sequence[str]) -> str:
-    """The modality of a DICOM file that is none of these; empty if it is one, or if its header states none."""
+def _other_modality(file: Path, kind: PictureKind) -> str:
+    """The modality of a DICOM file of another kind; empty if it is of this one, or if its header states none."""
     modality = read_modality(file)
-    return "" if modality in modalities else modality
+    return "" if modality in kind.modalities else modality
 
 
 def _volume(path: Path) -> Path:

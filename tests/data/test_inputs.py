@@ -11,10 +11,19 @@ import pytest
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from medseg_monai.data import RadiographReader, RasterReader, VolumeReader, find_images, find_radiographs, find_volumes
+from medseg_monai.data import (
+    RadiographReader,
+    RasterReader,
+    VolumeReader,
+    find_images,
+    find_photographs,
+    find_radiographs,
+    find_volumes,
+)
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 
 from .dicom_files import tags, write_series
+from .photograph_files import scenery, write_photograph
 from .radiograph_files import asymmetric, write_radiograph
 
 
@@ -151,7 +160,12 @@ def test_case_folders_name_what_lies_beside_their_images_and_their_broken_links(
     assert len(found.left_out) == 5
 
 
-FINDERS = [(find_images, "eye.png"), (find_radiographs, "chest.png"), (find_volumes, "ct.nii.gz")]
+FINDERS = [
+    (find_images, "eye.png"),
+    (find_photographs, "eye.png"),
+    (find_radiographs, "chest.png"),
+    (find_volumes, "ct.nii.gz"),
+]
 
 
 def case_folders(root: Path, file: str) -> list[Path]:
@@ -476,6 +490,21 @@ def test_dicom_in_case_folders_that_is_no_radiograph_is_left_out_with_a_warning(
         assert case_names(find_radiographs(tmp_path)) == ["a_IM1", "b_IM1"]
     expected = f"{tmp_path}: left out, as they are not radiographs: b/IM2 (CT)."
     assert [record.message for record in caplog.records] == [expected]
+
+
+def test_photographs_are_found_as_radiographs_are_by_their_own_modality(tmp_path, caplog):
+    write_photograph(tmp_path / "IM0001", scenery(8, 9))
+    write_radiograph(tmp_path / "chest.dcm", asymmetric(5, 7))
+    (tmp_path / "left.jpe").touch()
+    with caplog.at_level(logging.WARNING):
+        assert names(find_photographs(tmp_path)) == ["IM0001", "left.jpe"]
+        assert names(find_radiographs(tmp_path)) == ["chest.dcm", "left.jpe"]
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}: left out, as they are not photographs: chest.dcm (DX).",
+        f"{tmp_path}: left out, as they are not radiographs: IM0001 (OP).",
+    ]
+    with pytest.raises(ValueError, match=r"chest\.dcm: modality DX, expected OP; give a photograph\.$"):
+        find_photographs(tmp_path / "chest.dcm")
 
 
 def test_a_radiograph_that_is_not_there_is_named(tmp_path):

@@ -22,7 +22,7 @@ INTERNAL = {
     "…: labels …, but segments for 1 to …; describe each label.",
     "…: no source files; a DICOM SEG needs the series that it was made from.",
     "…: the label map is …, its DICOM series …; apply Invertd first.",
-    "…: the label map is …, its radiograph …; apply Invertd first.",
+    "…: the label map is …, its image …; apply Invertd first.",
     "RasterReader has 1 or 3 channels, got channels=….",
     "channel_order must be 'RGB' or 'BGR', got '…'.",
 }

@@ -369,7 +369,7 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         uid=str(header.get("SOPInstanceUID") or ""),
         shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),
-        decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
+        decoder=missing_decoder(header.file_meta.TransferSyntaxUID, int(header.get("BitsStored") or 0)),
     )
 
 

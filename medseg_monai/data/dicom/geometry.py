@@ -22,6 +22,7 @@ from medseg_monai.files import one_line
 
 from .files import DicomSlice, read_dicom
 from .series import SAME_POSITION, DicomSeries, along_normal, count_of, slice_axes, usual_step, without_localisers
+from .versions import read_pixels
 
 __all__ = ["SeriesGeometry", "check_geometry", "find_faults", "list_series", "read_series"]
 
@@ -393,7 +394,7 @@ def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> l
 def _pixels(header: DicomSlice) -> npt.NDArray[np.generic]:
     """The stored values of one file, ``[rows, columns]``."""
     with one_line(f"{header.file}: the pixels cannot be decoded; copy the file again.", passing=OSError):
-        pixels: npt.NDArray[np.generic] = read_dicom(header.file).pixel_array
+        pixels: npt.NDArray[np.generic] = read_pixels(read_dicom(header.file))
     if pixels.shape != header.size[::-1]:
         size = " x ".join(str(n) for n in pixels.shape[::-1])
         raise ValueError(f"{header.file}: {size} pixels, the header says {header.size[0]} x {header.size[1]}.")

@@ -140,10 +140,17 @@ class RasterReader(ImageReader):
             "format": image.format or path.suffix.lstrip(".").upper(),
             "mode": image.mode,
         }
-        return self._to_channels(values), meta
+        return self.to_channels(values), meta
 
-    def _to_channels(self, values: FloatArray) -> FloatArray:
-        """Bring ``[H, W]`` or ``[H, W, 3]`` to ``[channels, H, W]``."""
+    def to_channels(self, values: FloatArray) -> FloatArray:
+        """Bring values to the channels of this reader.
+
+        Args:
+            values: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
+
+        Returns:
+            ``[channels, H, W]``.
+        """
         if values.ndim == 2:
             return np.repeat(values[None], self.channels, axis=0)
         if self.channels == 1:
