@@ -17,14 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pydicom.config
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file_meta
-from pydicom.pixel_data_handlers.util import convert_color_space
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGExtended12Bit
 
 try:
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
 except ImportError:  # pydicom 2 has them elsewhere; there, pydicom 3 warns and pydicom 4 will have nothing
-    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut  # type: ignore[no-redef]
+    from pydicom.pixel_data_handlers.util import (  # type: ignore[no-redef]
+        apply_modality_lut,
+        apply_voi_lut,
+        convert_color_space,
+    )
 
     _HAS_DECODERS = False
 else:
