@@ -228,9 +228,10 @@ def _cases(
         if path.is_dir():
             folders[path] = in_folder(path)
         found.update(dict.fromkeys(folders[path].cases if path in folders else [named(path)]))
+    taken = {*found, *folders}
     left_out: dict[Path, None] = {}
     for folder, one in folders.items():
-        unread = {path: reason for path, reason in sorted(one.left_out.items()) if path not in {*found, *folders}}
+        unread = {path: reason for path, reason in sorted(one.left_out.items()) if path not in taken}
         left_out.update(dict.fromkeys(unread))
         if unread:
             _LOGGER.warning("%s: left out, as they are not %ss: %s.", folder, what, _listed(folder, unread))

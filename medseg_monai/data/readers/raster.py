@@ -48,7 +48,7 @@ class RasterReader(ImageReader):
       black. A transparent colour key of a 16-bit grey image has no effect.
     - 16-bit grey is scaled by the depth that the file declares, without rounding: 65535 (in a 12-bit TIFF, 4095)
       becomes 255. A 12-bit picture stored in a 16-bit file therefore stays dark. Pillow reads 16-bit colour with 8
-      bits.
+      bits, but for uncompressed TIFF in planes, which it misreads and tifffile reads.
     - 32-bit integers must lie in 0..65535 and are scaled like 16-bit values; floats must lie in 0..1 and are multiplied
       by 255. Anything else is refused, since such a file does not say what white is.
     - With ``channels=3``, grey becomes three equal channels. With ``channels=1``, colour becomes its luminance (ITU-R
