@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import medseg_monai
 from medseg_monai.data.datalist import Item
+from medseg_monai.data.inputs import FoundCases
 from medseg_monai.data.names import NAME_KEY, case_name, name_cases
 from medseg_monai.data.readers.fingerprint import input_sha256
 from medseg_monai.data.results.save import PartlySavedError, save_all
@@ -47,7 +48,8 @@ def predict_cases(
 
     Args:
         predictor: the loaded bundle.
-        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`).
+        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`). The
+            report lists what finding them left out.
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
         skip_existing: keep the predictions that the ``report.json`` of an earlier run lists as complete, if they were
             made with the same versions of package and bundle, the same weights and settings, and if neither the input
@@ -78,28 +80,29 @@ def predict_cases(
         (['ok', 'ok'], [])
     """
     folder = Path(output_dir)
+    described = _describe(predictor) | ({"attention": True} if attention else {})
+    described |= {"left_out": cases.left_out} if isinstance(cases, FoundCases) else {}
+    report = RunReport(folder, run=described)
     cases = name_cases(cases)
     _refuse_inputs(predictor, cases, folder, attention=attention)
     if attention:
         check_attention(predictor)
     with locked_folder(folder, "a prediction"):
         remove_leftovers(folder / FOLDER)
-        return _predict_all(predictor, cases, folder, skip_existing=skip_existing, attention=attention)
+        _predict_all(predictor, cases, report, skip_existing=skip_existing, attention=attention)
+    return report
 
 
 def _predict_all(
-    predictor: Predictor, cases: Sequence[Item], folder: Path, *, skip_existing: bool, attention: bool
-) -> RunReport:
-    described = _describe(predictor) | ({"attention": True} if attention else {})
-    report = RunReport(folder, run=described)
+    predictor: Predictor, cases: Sequence[Item], report: RunReport, *, skip_existing: bool, attention: bool
+) -> None:
     kept = _kept(predictor, cases, report.complete_before()) if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # fails before the first case is computed if the output folder cannot be written
-    _refuse_one_file(cases, folder)
+    _refuse_one_file(cases, report.output_dir)
     missing = [case for case in cases if str(case["image"]) not in kept]
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
-        report.add(_predict_case(predictor, case, folder, attention=attention))
-    return report
+        report.add(_predict_case(predictor, case, report.output_dir, attention=attention))
 
 
 def _refuse_inputs(predictor: Predictor, cases: Sequence[Item], folder: Path, *, attention: bool) -> None:

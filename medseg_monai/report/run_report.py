@@ -56,8 +56,9 @@ class CaseReport:
         error: one line; empty if all went well.
         phases: wall time in seconds by phase; only in ``report.json``.
         warnings: what was doubtful in the input or repaired, a line each.
-        input_sha256: SHA-256 of what was read for the case, see :func:`medseg_monai.data.readers.fingerprint.input_sha256`;
-            empty if it could not be read. Only in ``report.json``.
+        input_sha256: SHA-256 of what was read for the case, see
+            :func:`medseg_monai.data.readers.fingerprint.input_sha256`; empty if it could not be read. Only in
+            ``report.json``.
         output_sha256: SHA-256 of each of ``outputs``, in their order; only in ``report.json``.
 
     Example:

@@ -15,10 +15,15 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     JPEGLSLossless,
+    OphthalmicPhotography8BitImageStorage,
     generate_uid,
 )
 
-STORAGE = {"CR": ComputedRadiographyImageStorage, "DX": DigitalXRayImageStorageForPresentation}
+STORAGE = {
+    "CR": ComputedRadiographyImageStorage,
+    "DX": DigitalXRayImageStorageForPresentation,
+    "OP": OphthalmicPhotography8BitImageStorage,
+}
 
 
 def asymmetric(height: int, width: int, *, highest: int = 4095) -> np.ndarray:

@@ -356,7 +356,7 @@ def files_by_folder(root: Path) -> Iterator[list[Path]]:
     """List the files below a folder, folder by folder, without hidden ones and ``DICOMDIR``.
 
     Args:
-        root: the folder. Links to files are followed, links to folders are not.
+        root: the folder. Links to files are followed, links to folders are not; broken links are listed too.
 
     Raises:
         OSError: a folder below it cannot be listed.
@@ -368,7 +368,7 @@ def files_by_folder(root: Path) -> Iterator[list[Path]]:
     for folder, subfolders, names in os.walk(root, onerror=fail):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
-        yield [file for file in files if file.is_file()]
+        yield [file for file in files if file.is_file() or file.is_symlink()]
 
 
 @lru_cache(maxsize=_KEPT_HEADERS)
@@ -430,7 +430,7 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         uid=str(header.get("SOPInstanceUID") or ""),
         shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),
-        decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
+        decoder=missing_decoder(header.file_meta.TransferSyntaxUID, int(header.get("BitsStored") or 0)),
     )
 
 

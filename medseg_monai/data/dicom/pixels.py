@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.uid import RLELossless
 
 from medseg_monai.data.limits import TooLargeError
 
-from .versions import join_fragments
+from .versions import join_fragments, read_pixels
 
 __all__ = ["coded_size", "decode_pixels"]
 
@@ -31,7 +30,7 @@ def decode_pixels(dataset: Dataset) -> npt.NDArray[Any]:
         dataset: the image, with its pixels.
 
     Returns:
-        the stored values, ``[rows, columns]``.
+        the stored values ``[rows, columns]``, or ``[rows, columns, 3]`` of a colour image, those in YBR as RGB.
 
     Raises:
         TooLargeError: the code of the pixels has another size than the header.
@@ -46,7 +45,7 @@ def decode_pixels(dataset: Dataset) -> npt.NDArray[Any]:
                 f"{dataset.filename}: {rows} x {columns} pixels are coded, the header says {stated[0]} x {stated[1]}; "
                 "copy the file again."
             )
-    return np.asarray(dataset.pixel_array)
+    return read_pixels(dataset)
 
 
 def coded_size(code: bytes) -> tuple[int, int] | None:

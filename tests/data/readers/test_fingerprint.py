@@ -12,8 +12,7 @@ import pytest
 from medseg_monai.data import VolumeReader
 from medseg_monai.data.readers.fingerprint import input_files, input_sha256
 from medseg_monai.files import file_sha256
-
-from .dicom_files import write_series
+from tests.data.dicom_files import write_series
 
 
 def write_detached(folder: Path, header: str) -> Path:

@@ -77,13 +77,15 @@ class DicomGrid:
         return ".png" if self.affine is None else ".nii.gz"
 
 
-def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """The values of a 2D mask ``[H, W]``; viewers of volumes save such a mask as a volume of one slice."""
+def read_mask(path: str | os.PathLike[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """The values ``[H, W]`` of a 2D mask, upright, and its metadata; viewers of volumes save it as one slice."""
     if has_ending(path, RASTER_SUFFIXES):
         reader = RasterReader(channels=1)
-        return np.asarray(reader.get_data(reader.read(path))[0][0])
+        values, meta = reader.get_data(reader.read(path))
+        return np.asarray(values[0]), meta
     volumes = VolumeReader(one_slice=True)
-    return volumes.get_data(volumes.read(path))[0].squeeze().T
+    values, meta = volumes.get_data(volumes.read(path))
+    return values.squeeze().T, meta
 
 
 def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
@@ -105,7 +107,7 @@ def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
             raise ValueError(f"{path}: {values.size} bytes, but the image has {_size(grid.shape)} pixels.")
         values = values.reshape(grid.shape, order="C" if grid.affine is None else "F")
     elif grid.affine is None:
-        values = read_mask(path)
+        values, _ = read_mask(path)
         if values.shape != grid.shape:
             raise ValueError(f"{path}: {_size(values.shape)} pixels, but the image has {_size(grid.shape)}.")
         if set(np.unique(values)) == {0, _WHITE}:

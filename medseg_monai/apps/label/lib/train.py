@@ -22,6 +22,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from medseg_monai.bundle import evaluate, flat_keys, merged_config, train
 from medseg_monai.data import Datalist, Item, RasterMaskWriter, VolumeReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
+from medseg_monai.data.readers.exif import EXIF_ORIENTATION
 from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
@@ -210,7 +211,9 @@ class BundleTrainTask(TrainTask):
             target = path.with_name(f"{path.name}.png")
             target.parent.mkdir(parents=True, exist_ok=True)
             writer = RasterMaskWriter(scale=_FOREGROUND if len(self.bundle.labels) == 1 else None)
-            writer.set_data_array(self._by_name(read_mask(label), info), channel_dim=None)
+            mask, meta = read_mask(label)
+            writer.set_data_array(self._by_name(mask, info), channel_dim=None)
+            writer.set_metadata({EXIF_ORIENTATION: meta.get(EXIF_ORIENTATION, 1)})
             writer.write(target)
             return target
         reader = VolumeReader()
