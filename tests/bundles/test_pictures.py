@@ -64,7 +64,8 @@ def test_a_picture_and_its_mask_are_read_upright_and_refused_if_one_of_them_is_n
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6  # shown turned right, so stored turned left
     drawn = Image.fromarray(mask().astype(np.uint8) * 255)
-    Image.new("L", drawn.size).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "image.png", exif=turned)
+    photograph = Image.linear_gradient("L").resize(drawn.size)
+    photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "image.png", exif=turned)
     drawn.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "label.png", exif=turned)
     drawn.save(tmp_path / "upright.png")
     slices = {"slices": True} if "slices" in flat_keys(merged_config(name, ["train"])) else {}
