@@ -46,6 +46,8 @@ def _overrides(args: argparse.Namespace, **named: Any) -> dict[str, Any]:
     from medseg_monai.bundle.loader import check_values
 
     values = {key: value for key, value in named.items() if value is not None}
+    if not args.allow_expressions:
+        check_values(values, "option")
     for pair in args.set or []:
         key, separator, text = pair.partition("=")
         if not separator or not key:
@@ -163,20 +165,12 @@ def _train(args: argparse.Namespace) -> int:
     return EXIT_FAILED if result.missing and result.registers else EXIT_OK
 
 
-def _uids(series: list[str] | None) -> list[str] | None:
-    from medseg_monai.bundle.loader import check_values
-
-    for uid in series or []:
-        check_values({"UID": uid}, "--series")
-    return series
-
-
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
     from medseg_monai.files import locked_folder
 
     inputs = [_absolute(entry) for entry in args.inputs]
-    overrides = _overrides(args, dataset_dir=inputs, series=_uids(args.series))
+    overrides = _overrides(args, dataset_dir=inputs, series=args.series)
     with locked_folder(args.output, "a prediction"):  # at once: loading a network takes long
         predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
         report = predict_cases(

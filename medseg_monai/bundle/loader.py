@@ -256,14 +256,14 @@ def check_values(values: Mapping[str, Any], source: str) -> None:
     """Refuse values that would be run as code.
 
     Args:
-        values: flat keys and their values.
+        values: keys and their values. A key that ends in ``_target_`` names what MONAI calls, so any value is code.
         source: where they come from, for the message.
 
     Raises:
         BundleError: a value is code.
     """
     for key, value in values.items():
-        if is_code(value):
+        if is_code(value) or key.endswith("_target_"):
             raise BundleError(
                 f"{source} {key}={value}: would be run as code; give a value, or --allow-expressions if you trust it."
             )

@@ -14,13 +14,15 @@ from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, RunTracker
 
 from .loader import BundleError
 
-__all__ = ["MISSING", "RUN_NAME", "SAVED", "left_behind", "read_run", "remember_run", "write_run"]
+__all__ = ["MISSING", "RUN_NAME", "SAVED", "TRACKED", "left_behind", "read_run", "remember_run", "write_run"]
 
 RUN_NAME = "run.json"
 #: key for whether there has been a checkpoint
 SAVED = "saved"
 #: and for what MLflow lacks of a complete training
 MISSING = "missing_in_mlflow"
+#: keys for what MLflow is told, which MONAI reads as a config
+TRACKED = ("run_name", "run_id", "experiment_name", "tracking_uri", "registered_model_name", "replaced_runs")
 
 
 def read_run(output_dir: Path) -> dict[str, Any]:
@@ -53,13 +55,12 @@ def read_run(output_dir: Path) -> dict[str, Any]:
 
 def _is_run(content: Any) -> bool:
     """Whether the values of :data:`RUN_NAME` have the kinds with which they are written."""
-    texts = ("run_name", "run_id", "experiment_name", "tracking_uri", "registered_model_name")
     return (
         isinstance(content, dict)
         and isinstance(content.get("overrides"), dict)
         and isinstance(content.get("configs"), list)
         and all(isinstance(name, str) for name in [*content["configs"], *content.get("replaced_runs", [])])
-        and all(isinstance(content.get(name), (str, type(None))) for name in texts)
+        and all(isinstance(content.get(name), (str, type(None))) for name in TRACKED if name != "replaced_runs")
     )
 
 

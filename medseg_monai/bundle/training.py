@@ -38,7 +38,7 @@ from .loader import (
     read_metadata,
 )
 from .overrides import as_it_is
-from .run_record import MISSING, RUN_NAME, SAVED, left_behind, read_run, remember_run, write_run
+from .run_record import MISSING, RUN_NAME, SAVED, TRACKED, left_behind, read_run, remember_run, write_run
 from .tracking import check_server, default_tracking_uri, run_parameters, tracking_settings
 from .training_data import check_evaluation_data, check_training_data
 
@@ -115,7 +115,8 @@ def train(
         resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run. A training that was
             killed before its first checkpoint starts again from the beginning; a complete one only gives MLflow what
             it lacks.
-        allow_expressions: take values from ``run.json`` that MONAI would run as code when ``resume`` is set.
+        allow_expressions: take values that MONAI would run as code, from ``run.json`` when ``resume`` is set, and for
+            what MLflow is told.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, or else a SQLite database in ``output_dir``.
         experiment_name: MLflow experiment; by default the bundle's name.
@@ -127,7 +128,8 @@ def train(
 
     Raises:
         BundleError: unknown bundle, config or override; nothing to resume; a folder that holds another training;
-            weights that are missing or do not fit; a name for the registry although the training is not tracked.
+            weights that are missing or do not fit; a name for the registry although the training is not tracked; a
+            value that would be run as code, see ``allow_expressions``.
         ValueError: what the training writes would replace ``checkpoint`` or the data list; the data list has items
             without a label, only empty labels in a section, or one image or patient in two sections.
         OSError: MLflow does not answer at the start, or another training is at work in the folder.
@@ -170,6 +172,8 @@ def train(
                 given = tracking_uri or run.get("tracking_uri") or variable
                 run["tracking_uri"] = given or default_tracking_uri(output_dir)
                 run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
+                if not allow_expressions:
+                    check_values({key: run.get(key) for key in TRACKED}, "MLflow's")
             if track and is_first_process():
                 settings = _tracking(root, run)
                 check_server(run["tracking_uri"])

@@ -43,17 +43,39 @@ def test_what_monai_would_run_or_look_up_is_code(value):
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    Image.new("L", (60, 50), 90).save(tmp_path / "chest.png")
+    Image.linear_gradient("L").resize((60, 50)).save(tmp_path / "chest.png")
     return tmp_path / "chest.png"
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--set", f"threshold={CODE}"], ["--set", f"image_size=[40, {json.dumps(CODE)}]"], ["--series", CODE]]
+    "arguments",
+    [
+        ["--set", f"threshold={CODE}"],
+        ["--set", f"image_size=[40, {json.dumps(CODE)}]"],
+        ["--set", "preprocessing#transforms#0#reader#_target_=runpy.run_path"],
+        ["--series", CODE],
+    ],
 )
 def test_an_option_is_never_run(arguments, image: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", CXR, str(image), "-o", str(tmp_path / "out"), *arguments]) == 2
     assert "would be run as code" in capsys.readouterr().err
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "prune"])
+def test_the_name_of_a_section_is_never_run(verb: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, CXR, "--datalist", str(tmp_path / "datalist.json"), "--section", CODE]) == 2
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize("option", ["--experiment", "--register", "--tracking-uri"])
+def test_what_mlflow_is_told_is_never_run(option: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = str(tmp_path / "run")
+    assert main(["train", CXR, "--dataset-dir", str(tmp_path), "--output-dir", folder, option, CODE]) == 2
+    assert "would be run as code; give a value, or --allow-expressions" in capsys.readouterr().err
     assert not (tmp_path / "hit").exists()
 
 
@@ -111,6 +133,16 @@ def test_code_in_the_record_of_a_run_is_not_run_when_it_is_resumed(run, tmp_path
     record.write_text(json.dumps(content))
     with pytest.raises(BundleError, match=r"run\.json: seed=.*would be run as code"):
         train(CXR, overrides={"output_dir": overrides["output_dir"]}, resume=True, track=False)
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("run_name", CODE), ("run_id", CODE), ("replaced_runs", [CODE])])
+def test_code_for_mlflow_in_the_record_of_a_run_is_not_run(key: str, value, run, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides, record = run
+    record.write_text(json.dumps({**json.loads(record.read_text()), key: value}))
+    with pytest.raises(BundleError, match=f"MLflow's {key}=.*would be run as code"):
+        train(CXR, overrides={"output_dir": overrides["output_dir"]}, resume=True)
     assert not (tmp_path / "hit").exists()
 
 
