@@ -21,14 +21,17 @@ _HALF = 127.5
 _NOISE = 32
 #: the largest part of a mask that its edges can be; most of a photograph lies between black and white
 _EDGES = 0.25
+#: the most values that a mask of numbered structures has; JPEG of ordinary quality leaves more
+_FEW = 8
 
 
 class BinarizeMaskd(MapTransform):
     """Find the foreground of a mask whose file may hold 0 and 255, 0 and 1, 16 bits, a colour or a palette.
 
     A mask with one value besides 0 has that as its foreground. One that reaches white may also hold what JPEG and
-    smooth edges leave in between; its foreground is above 127.5. A mask of several structures, a photograph, and
-    whatever else leaves open what is foreground is refused. A mask of zeros is empty.
+    smooth edges leave in between; its foreground is above 127.5. A mask of several structures (also one in which they
+    are 1, 2 ... and 255 means "ignore"), a photograph, and whatever else leaves open what is foreground is refused. A
+    mask of zeros is empty.
 
     Args:
         keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them.
@@ -81,14 +84,23 @@ class BinarizeMaskd(MapTransform):
 def _is_clear(values: torch.Tensor) -> bool:
     if bool(((values == 0) | (values == values.max())).all()):
         return True
-    if values.max() <= _HALF:
+    if values.max() <= _HALF or _is_numbered(values):
         return False
     between = (values > _NOISE) & (values < 255 - _NOISE)
     return not between.any() or (float(between.float().mean()) <= _EDGES and not _has_area(values, between))
 
 
+def _is_numbered(values: torch.Tensor) -> bool:
+    """Whether low values are numbers of structures: JPEG's noise is near white too, and seldom has so few values."""
+    levels = values.unique()
+    inner = (values > levels[0]) & (values < levels[-1])
+    return len(levels) <= _FEW and bool((values[inner] <= _NOISE).all()) and _has_area(values, inner)
+
+
 def _has_area(values: torch.Tensor, between: torch.Tensor) -> bool:
     """Whether a value between fills 3x3 pixels somewhere: another structure does, an edge changes from row to row."""
+    if min(values.shape[1:]) < 3:
+        return False
     highest, lowest = max_pool2d(values, 3, 1), -max_pool2d(-values, 3, 1)
     return bool(((highest == lowest) & between[:, 1:-1, 1:-1]).any())
 

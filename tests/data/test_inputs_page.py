@@ -13,8 +13,10 @@ DATA = ROOT / "medseg_monai" / "data"
 PAGE = ROOT / "docs" / "inputs.md"
 MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").glob("*.py"), *(DATA / "dicom").glob("*.py")])
 MODULES += [
-    ROOT / "medseg_monai" / "transforms" / f"{name}.py" for name in ("hounsfield", "in_plane", "not_blank", "same_size")
+    ROOT / "medseg_monai" / "transforms" / f"{name}.py"
+    for name in ("binarize", "hounsfield", "in_plane", "not_blank", "same_size")
 ]
+MODULES += [ROOT / "medseg_monai" / "bundle" / "training_data.py"]
 OTHER_PAGES = ("datalist.py", "segments.py", "splits.py")  # of data lists and structures, not of images
 ERRORS = ("ValueError", "FileNotFoundError", "OSError", "TooLargeError")
 # reasons that are caught and told in another message, and faults of a program that calls a reader or a writer

@@ -60,7 +60,7 @@ def test_a_mask_of_two_values_gives_its_foreground_however_it_is_stored(kind: st
     np.testing.assert_array_equal(found[0].numpy(), structure())
 
 
-@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("quality", [30, 75, 95, 100])
 def test_the_noise_of_jpeg_is_not_taken_for_structures(quality: int, tmp_path: Path):
     Image.fromarray((structure() * 255).astype(np.uint8)).save(tmp_path / "mask.jpg", quality=quality)
     stored = np.asarray(Image.open(tmp_path / "mask.jpg"))
@@ -74,6 +74,11 @@ def test_smooth_edges_are_cut_in_the_middle(sigma: float, tmp_path: Path):
     np.testing.assert_array_equal(read(tmp_path / "mask.png")[0].numpy(), smooth > 127)
 
 
+def test_a_palette_need_not_have_pure_black_and_white(tmp_path: Path):
+    Image.fromarray(np.where(structure(), 253, 3).astype(np.uint8)).save(tmp_path / "mask.gif")  # as in DRIVE
+    np.testing.assert_array_equal(read(tmp_path / "mask.gif")[0].numpy(), structure())
+
+
 def test_a_mask_of_zeros_is_empty(tmp_path: Path):
     Image.new("L", (56, 40)).save(tmp_path / "mask.png")
     assert not read(tmp_path / "mask.png").any()
@@ -85,6 +90,7 @@ def labels(first: int, second: int) -> Image.Image:
 
 UNCLEAR = {
     "labels 1 and 2": (labels(1, 2), "0, 1, 2"),
+    "label 1, and 255 to ignore": (labels(1, 255), "0, 1, 255"),
     "labels 128 and 255": (labels(128, 255), "0, 128, 255"),
     "labels 100 and 200": (labels(100, 200), "0, 100, 200"),
     "no background": (Image.fromarray((structure() + 1).astype(np.uint8)), "1, 2"),
