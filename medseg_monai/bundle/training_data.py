@@ -15,7 +15,7 @@ from monai.transforms import Transform
 from PIL import Image
 
 from medseg_monai.data.datalist import Item, read_sections, refuse_leaks
-from medseg_monai.data.readers.raster import RASTER_SUFFIXES
+from medseg_monai.data.readers.raster import RASTER_SUFFIXES, picture_formats
 from medseg_monai.errors import shorten
 from medseg_monai.files import file_sha256, has_ending
 
@@ -126,7 +126,7 @@ def _hash(image: str) -> str | None:
 
 def _hash_of_pixels(image: str) -> str | None:
     try:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=picture_formats()) as opened:
             pixels = opened if opened.mode.startswith(("I", "F")) else opened.convert("RGB")
             return hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
     except Exception:  # Pillow's decoders raise many types on damaged files, which are refused when they are read

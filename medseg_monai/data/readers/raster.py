@@ -20,7 +20,7 @@ from medseg_monai.files import has_ending, one_line
 from .exif import EXIF_ORIENTATION, to_upright
 from .memory import names_file
 
-__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader"]
+__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader", "picture_formats"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -175,6 +175,18 @@ class RasterReader(ImageReader):
         return np.ascontiguousarray(np.moveaxis(ordered, -1, 0))
 
 
+def picture_formats() -> list[str]:
+    """Pillow's formats but for EPS: whatever its name, Pillow has Ghostscript run the program in such a file.
+
+    Example:
+        >>> from medseg_monai.data.readers.raster import picture_formats
+        >>> [name in picture_formats() for name in ("PNG", "EPS")]
+        [True, False]
+    """
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
 def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
     """Load a file; return the image, as stored except for a TIFF, which Pillow turns upright, and its orientation."""
     if not path.exists():
@@ -183,7 +195,7 @@ def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
         raise ValueError(f"{path}: a folder, expected one image file.")
     try:
         # from the name of an uncompressed TIFF, Pillow would map the file with height and width exchanged
-        with path.open("rb") as stream, Image.open(stream) as image:
+        with path.open("rb") as stream, Image.open(stream, formats=picture_formats()) as image:
             check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
             frames = getattr(image, "n_frames", 1)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -21,7 +21,7 @@ from monai.transforms import (
     Resized,
     SpatialCropd,
 )
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from medseg_monai.data.readers.raster import RasterReader
 
@@ -307,6 +307,17 @@ def test_a_text_file_with_an_image_name_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("not an image")
     with pytest.raises(ValueError, match=r"notes\.png: truncated or not an image"):
         load(tmp_path / "notes.png")
+
+
+def test_the_program_in_a_postscript_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "has_ghostscript", lambda: True)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "chest.png").write_text(program)
+    with pytest.raises(ValueError, match=r"chest\.png: truncated or not an image"):
+        load(tmp_path / "chest.png")
+    assert started == []
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
