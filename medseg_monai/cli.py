@@ -331,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a flat key of the bundle's config")
     keys.add_argument(
-        "--allow-expressions", action="store_true", help="let --set and a resumed run.json hold code, which is run"
+        "--allow-expressions", action="store_true", help="let options and a resumed run.json hold code, which is run"
     )
     weights = argparse.ArgumentParser(add_help=False)
     weights.add_argument(

@@ -120,6 +120,8 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
     """
     target = Path(folder)
     made = [path for path in (target, *target.parents) if not path.exists()]
+    if taken := next((path for path in (target, *target.parents) if path.is_file()), None):
+        raise NotADirectoryError(f"{taken}: a file, not a folder; choose another folder.")
     target.mkdir(parents=True, exist_ok=True)
     file = target / LOCK_NAME
     lock = FileLock(file, is_singleton=True)  # which the same thread may take again

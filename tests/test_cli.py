@@ -128,8 +128,9 @@ def test_an_output_that_is_a_file_is_refused(
 ):
     target = tmp_path / "taken"
     target.write_text("a file")
-    assert predict(model, images, target) == 2
-    assert str(target) in last_error(capsys)
+    for output in (target, target / "masks"):
+        assert predict(model, images, output) == 2
+        assert f"{target}: a file, not a folder; choose another folder." in last_error(capsys)
     assert target.read_text() == "a file"
 
 

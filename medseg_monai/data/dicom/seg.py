@@ -265,6 +265,7 @@ def _made_by_highdicom(
             manufacturer_model_name=algorithm_name,
             software_versions=medseg_monai.__version__,
             device_serial_number=algorithm_version,
+            omit_empty_frames=bool(frames.any()),  # there must be one; highdicom would warn
         )
     if characters:
         segmentation.SpecificCharacterSet = characters

@@ -516,11 +516,12 @@ def test_the_seg_of_a_radiograph_holds_the_sources_patient_data_and_nothing_else
     assert patient_data(dcmread(write_lungs(tmp_path / "y.seg.dcm", lungs, anonymous))) == {}
 
 
-def test_an_empty_mask_of_a_radiograph_is_a_valid_file(tmp_path):
+def test_an_empty_mask_of_a_radiograph_is_a_valid_file_without_a_word_of_the_library(tmp_path, caplog):
     source = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47))
     file = dcmread(write_lungs(tmp_path / "x.seg.dcm", np.zeros((31, 47), dtype=np.int64), source))
     assert file.pixel_array.shape[-2:] == (31, 47)
     assert not file.pixel_array.any()
+    assert caplog.text == ""
 
 
 def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_written(tmp_path, lungs):
