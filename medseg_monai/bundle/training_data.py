@@ -59,7 +59,7 @@ def check_evaluation_data(parser: ConfigParser) -> None:
 
 
 def refuse_unlabelled(datalist: str | os.PathLike[str], section: str, items: Sequence[Item]) -> None:
-    """Refuse items without a label.
+    """Refuse items without a label, or with one that is no path.
 
     Args:
         datalist: the data list, for the message.
@@ -71,6 +71,10 @@ def refuse_unlabelled(datalist: str | os.PathLike[str], section: str, items: Seq
     """
     if without := [str(item["image"]) for item in items if not item.get("label")]:
         raise ValueError(f"{datalist}: items without 'label' in section '{section}': {shorten(without)}; add the key.")
+    if strange := [str(item["label"]) for item in items if not isinstance(item["label"], str)]:
+        raise ValueError(
+            f"{datalist}: labels that are no paths in section '{section}': {shorten(strange)}; name one file each."
+        )
 
 
 def read_label(item: Item, load_transforms: Sequence[Transform]) -> torch.Tensor:

@@ -104,6 +104,13 @@ def test_a_training_names_the_image_that_has_no_label(radiographs: Path, section
         start(LUNGS, datalist, tmp_path)
 
 
+@pytest.mark.parametrize("label", [5, ["masks/a.png"]])
+def test_a_training_names_a_label_that_is_no_path(radiographs: Path, label: object, tmp_path: Path):
+    datalist = changed(radiographs, tmp_path, lambda sections, _: sections["training"][1].update(label=label))
+    with pytest.raises(ValueError, match=r"labels that are no paths in section 'training': .*; name one"):
+        start(LUNGS, datalist, tmp_path)
+
+
 @pytest.mark.parametrize("key", ["fov", "label_expert1"])
 def test_an_evaluation_names_the_column_that_its_bundle_does_not_read(radiographs: Path, key: str, tmp_path: Path):
     datalist = changed(
