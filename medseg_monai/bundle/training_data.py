@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from monai.transforms import Transform
 from PIL import Image
 
 from medseg_monai.data.datalist import Item, read_sections, refuse_leaks
+from medseg_monai.data.dicom.files import is_dicom_file, read_dicom
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES, picture_formats
 from medseg_monai.errors import shorten
 from medseg_monai.files import file_sha256, has_ending
@@ -124,8 +126,21 @@ def _hash(image: str) -> str | None:
         return None
     if has_ending(image, RASTER_SUFFIXES):
         return _hash_of_pixels(image)
+    if os.path.isfile(image) and is_dicom_file(image):
+        return _hash_of_dicom(image)
     files = [path for path in sorted(Path(image).rglob("*")) if path.is_file()] or [Path(image)]
     return "".join(sorted(map(file_sha256, files)))
+
+
+def _hash_of_dicom(image: str) -> str | None:
+    """The hash of the pixels as they are coded, which an export under another name leaves as they are."""
+    try:
+        header = read_dicom(image, stop_before_pixels=True)
+        size = (header.Rows, header.Columns)
+        pixels = read_dicom(image, pixels=math.prod(size)).PixelData
+        return hashlib.sha256(repr(size).encode() + pixels).hexdigest()
+    except Exception:  # pydicom raises many types on damaged files, which are refused when they are read
+        return None
 
 
 def _hash_of_pixels(image: str) -> str | None:

@@ -11,9 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from medseg_monai.bundle import evaluate, find_bundle, train
-from medseg_monai.phantoms import phantom_writer
+from medseg_monai.phantoms import phantom_writer, write_chest_xray_phantoms
 from tests.bundles.tiny import phantom_size, tiny_training
 
 LUNGS, LIVER, VESSELS = "lung_cxr_rescrnet", "liver_ct_anunet", "retinal_vessel_fundus_cenet"
@@ -127,6 +128,16 @@ def test_a_training_finds_the_same_pixels_in_two_sections_whatever_their_files(r
 
     with pytest.raises(ValueError, match=r"image in two sections: .*\.png \(training\), .*other\.tif \(test\); keep"):
         start(LUNGS, changed(radiographs, tmp_path, change), tmp_path)
+
+
+def test_a_training_finds_a_radiograph_that_was_exported_twice(tmp_path: Path):
+    counts = {"training": 2, "validation": 1}
+    datalist = write_chest_xray_phantoms(tmp_path, counts=counts, size=(150, 181), seed=0, image_format="dicom")
+    again = dcmread(tmp_path / "images" / "phantom_0001.dcm")
+    again.PatientID = "under another name"
+    again.save_as(tmp_path / "images" / "phantom_0003.dcm")
+    with pytest.raises(ValueError, match=r"image in two sections: .*0001\.dcm .*, .*0003\.dcm"):
+        start(LUNGS, str(datalist), tmp_path)
 
 
 def test_a_training_finds_the_copy_of_a_volume_in_another_section(tmp_path: Path):
