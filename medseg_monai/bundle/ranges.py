@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 __all__ = ["value_fault"]
 
@@ -46,7 +49,14 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
     **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib"), _FROM_ONE),
+    **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks"), _FROM_ONE),
+    **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
+    "num_lstm_blocks": _COUNT,
 }
+#: keys whose values are lists of numbers
+_LISTS = ("image_size", "crop_size", "features", "stage1_features", "stage2_features")
+#: keys that name one file or folder, or a section of a data list
+_TEXTS = ("datalist", "output_dir", "checkpoint", "initial_weights", "section")
 
 
 def value_fault(key: str, value: Any, default: Any) -> str:
@@ -71,12 +81,30 @@ def value_fault(key: str, value: Any, default: Any) -> str:
         >>> value_fault("amp", "perhaps", True)
         "expected true or false, got 'perhaps'"
     """
+    if value == default and isinstance(value, (str, type(None))):
+        return ""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else f"expected true or false, got {value!r}"
+    if key == "device":
+        return _device_fault(value)
+    if key in _TEXTS and not isinstance(value, (str, os.PathLike)):
+        return f"expected a text, got {value!r}"
     allowed = _RANGES.get(key, _ANY)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (isinstance(default, (int, float)) and not is_number) or not all(allowed.holds(one) for one in _numbers(value)):
+    is_list = isinstance(value, (list, tuple)) and len(value) > 0
+    if key in _LISTS and not (is_list and all(allowed.holds(one) for one in _numbers(value))):
+        return f"expected a list, each {allowed}, got {value!r}"
+    has_kind = is_number or not isinstance(default, (int, float))
+    if not has_kind or (key in _RANGES and not (is_number or is_list)):
         return f"expected {allowed}, got {value!r}"
+    return "" if all(allowed.holds(one) for one in _numbers(value)) else f"expected {allowed}, got {value!r}"
+
+
+def _device_fault(value: Any) -> str:
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        return f"expected a device that this machine has, such as cpu or cuda:0, got {value!r}"
     return ""
 
 

@@ -342,7 +342,7 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, UnicodeError) as error:  # or a path that is not UTF-8
         what = "database cannot be used" if uri.startswith("sqlite:") else "server does not answer as it should"
         remedy = "see to it, name another (--tracking-uri), or train without (--no-tracking)"
         raise OSError(f"{uri}: the MLflow {what} ({why(error)}); {remedy}.") from error

@@ -43,7 +43,7 @@ def test_what_monai_would_run_or_look_up_is_code(value):
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    Image.new("L", (60, 50), 90).save(tmp_path / "chest.png")
+    Image.linear_gradient("L").resize((60, 50)).save(tmp_path / "chest.png")
     return tmp_path / "chest.png"
 
 
@@ -67,7 +67,8 @@ def test_who_trusts_an_expression_can_allow_it(image: Path, tmp_path: Path):
     [
         *("threshold=NaN", "threshold=-5", "threshold=1.5", "threshold=much", "threshold=null"),
         *("keep_largest=-1", "keep_largest=0.5", "image_size=[40, NaN]", "image_size=[40, 0]", "amp=1"),
-        "threshold=Infinity",
+        *("threshold=Infinity", "threshold=[0.5]", "image_size=40", "image_size=tall", "image_size=[]"),
+        *("filters=-1", "filters=x", "device=toaster", "device=cuda:99", "checkpoint=5"),
     ],
 )
 def test_a_value_that_a_key_cannot_have_is_refused_by_name(pair: str, image: Path, tmp_path: Path, capsys):
