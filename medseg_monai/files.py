@@ -119,9 +119,9 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
         True
     """
     target = Path(folder)
-    made = [path for path in (target, *target.parents) if not path.exists()]
     file = target / LOCK_NAME
     try:
+        made = [path for path in (target, *target.parents) if not path.exists()]
         target.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file, is_singleton=True)  # which the same thread may take again
         lock.acquire(blocking=False)
