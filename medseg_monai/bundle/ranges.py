@@ -26,11 +26,11 @@ class _Range:
         return (
             f"{kind} of at least {self.low:g}"
             if math.isinf(self.high)
-            else f"{kind} from {self.low:g} to {self.high:g}"
+            else f"{kind} from {self.low:g} to {self.high:.10g}"
         )
 
     def holds(self, number: float) -> bool:
-        is_right_kind = float(number).is_integer() if self.is_whole else math.isfinite(number)
+        is_right_kind = isinstance(number, int) if self.is_whole else -math.inf < number < math.inf
         return is_right_kind and self.low <= number <= self.high
 
 
@@ -44,7 +44,7 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
     **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth"), _POSITIVE),
-    **dict.fromkeys(("keep_largest", "num_workers", "seed", "overlay_cases"), _COUNT),
+    **dict.fromkeys(("keep_largest", "num_workers", "overlay_cases"), _COUNT),
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
@@ -52,6 +52,7 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks"), _FROM_ONE),
     **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
     "num_lstm_blocks": _COUNT,
+    "seed": _Range(0, 2**32 - 1, is_whole=True),  # what NumPy takes
 }
 #: keys whose values are lists of numbers
 _LISTS = ("image_size", "crop_size", "features", "stage1_features", "stage2_features")
