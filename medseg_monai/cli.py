@@ -184,7 +184,8 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _failure(case: CaseReport) -> str:
     written = f"; written: {', '.join(case.outputs)}" if case.outputs else ""
-    return f"{case.status}: {case.input}: {case.error}{written}"
+    told = case.error if case.error.startswith(f"{case.input}: ") else f"{case.input}: {case.error}"
+    return f"{case.status}: {told}{written}"
 
 
 def _prune(args: argparse.Namespace) -> int:

@@ -119,18 +119,18 @@ def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
         True
     """
     target = Path(folder)
-    made = [path for path in (target, *target.parents) if not path.exists()]
-    if taken := next((path for path in (target, *target.parents) if path.is_file()), None):
-        raise NotADirectoryError(f"{taken}: a file, not a folder; choose another folder.")
-    target.mkdir(parents=True, exist_ok=True)
     file = target / LOCK_NAME
-    lock = FileLock(file, is_singleton=True)  # which the same thread may take again
     try:
+        made = [path for path in (target, *target.parents) if not path.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, is_singleton=True)  # which the same thread may take again
         lock.acquire(blocking=False)
     except Timeout:
         raise BlockingIOError(
             f"{target}: in use by {_read_owner(file)}; wait until that has ended, or choose another folder."
         ) from None
+    except OSError as error:
+        raise OSError(f"{target}: cannot be written to ({error.strerror or error}); choose another folder.") from error
     is_first = lock.lock_counter == 1
     try:
         if is_first:

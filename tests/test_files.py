@@ -138,6 +138,13 @@ def test_the_owner_of_a_folder_may_enter_it_again_and_keeps_it(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "notes.txt/run", "n" * 300])
+def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(name, tmp_path):
+    (tmp_path / "notes.txt").write_text("no folder")
+    with pytest.raises(OSError, match=rf"{name}: cannot be written to \(.*\); choose another folder\."):
+        locked_folder(tmp_path / name, "a training").__enter__()
+
+
 def test_a_folder_made_for_work_that_wrote_nothing_is_gone_with_it(tmp_path):
     with pytest.raises(ValueError, match="refused"), locked_folder(tmp_path / "runs" / "one", "a training"):
         raise ValueError("refused")

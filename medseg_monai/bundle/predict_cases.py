@@ -19,7 +19,7 @@ from medseg_monai.data.inputs import FoundCases
 from medseg_monai.data.names import NAME_KEY, case_name, name_cases
 from medseg_monai.data.readers.fingerprint import input_sha256
 from medseg_monai.data.results.save import PartlySavedError, save_all
-from medseg_monai.errors import explain
+from medseg_monai.errors import explain, is_users_mistake
 from medseg_monai.files import REPORT_FILES, file_sha256, locked_folder, refuse_given, remove_leftovers, same_place
 from medseg_monai.networks.weights.model_file import settings_file
 from medseg_monai.report import CaseReport, RunReport, installed_versions
@@ -174,7 +174,7 @@ def _attempt(predictor: Predictor, case: Item, folder: Path, *, attention: bool)
         written = [file_sha256(path) for path in outputs]
     except Exception as error:  # the next case must be predicted, whatever happened to this one
         seconds = time.perf_counter() - start
-        told = f"{type(error).__name__}: {explain(error)}"
+        told = explain(error) if is_users_mistake(error) else f"{type(error).__name__}: {explain(error)}"
         return CaseReport(image, [], "failed", seconds, 0.0, told, input_sha256=read)
     end = time.perf_counter()
     return CaseReport(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 __all__ = ["value_fault"]
 
@@ -23,11 +26,11 @@ class _Range:
         return (
             f"{kind} of at least {self.low:g}"
             if math.isinf(self.high)
-            else f"{kind} from {self.low:g} to {self.high:g}"
+            else f"{kind} from {self.low:g} to {self.high:.10g}"
         )
 
     def holds(self, number: float) -> bool:
-        is_right_kind = float(number).is_integer() if self.is_whole else math.isfinite(number)
+        is_right_kind = isinstance(number, int) if self.is_whole else -math.inf < number < math.inf
         return is_right_kind and self.low <= number <= self.high
 
 
@@ -41,12 +44,20 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
     **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth"), _POSITIVE),
-    **dict.fromkeys(("keep_largest", "num_workers", "seed", "overlay_cases"), _COUNT),
+    **dict.fromkeys(("keep_largest", "num_workers", "overlay_cases"), _COUNT),
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
     **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib"), _FROM_ONE),
+    **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks"), _FROM_ONE),
+    **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
+    "num_lstm_blocks": _COUNT,
+    "seed": _Range(0, 2**32 - 1, is_whole=True),  # what NumPy takes
 }
+#: keys whose values are lists of numbers
+_LISTS = ("image_size", "crop_size", "features", "stage1_features", "stage2_features")
+#: keys that name one file or folder, or a section of a data list
+_TEXTS = ("datalist", "output_dir", "checkpoint", "initial_weights", "section")
 
 
 def value_fault(key: str, value: Any, default: Any) -> str:
@@ -71,12 +82,30 @@ def value_fault(key: str, value: Any, default: Any) -> str:
         >>> value_fault("amp", "perhaps", True)
         "expected true or false, got 'perhaps'"
     """
+    if value == default and isinstance(value, (str, type(None))):
+        return ""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else f"expected true or false, got {value!r}"
+    if key == "device":
+        return _device_fault(value)
+    if key in _TEXTS and not isinstance(value, (str, os.PathLike)):
+        return f"expected a text, got {value!r}"
     allowed = _RANGES.get(key, _ANY)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (isinstance(default, (int, float)) and not is_number) or not all(allowed.holds(one) for one in _numbers(value)):
+    is_list = isinstance(value, (list, tuple)) and len(value) > 0
+    if key in _LISTS and not (is_list and all(allowed.holds(one) for one in _numbers(value))):
+        return f"expected a list, each {allowed}, got {value!r}"
+    has_kind = is_number or not isinstance(default, (int, float))
+    if not has_kind or (key in _RANGES and not (is_number or is_list)):
         return f"expected {allowed}, got {value!r}"
+    return "" if all(allowed.holds(one) for one in _numbers(value)) else f"expected {allowed}, got {value!r}"
+
+
+def _device_fault(value: Any) -> str:
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        return f"expected a device that this machine has, such as cpu or cuda:0, got {value!r}"
     return ""
 
 

@@ -58,10 +58,14 @@ def _is_run(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and isinstance(content.get("overrides"), dict)
-        and isinstance(content.get("configs"), list)
-        and all(isinstance(name, str) for name in [*content["configs"], *content.get("replaced_runs", [])])
+        and bool(content.get("configs"))
+        and all(_are_texts(content.get(name, [])) for name in ("configs", "replaced_runs"))
         and all(isinstance(content.get(name), (str, type(None))) for name in TRACKED if name != "replaced_runs")
     )
+
+
+def _are_texts(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(one, str) for one in content)
 
 
 def left_behind(output_dir: Path) -> list[str]:

@@ -11,7 +11,7 @@ import mlflow
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from medseg_monai import __version__
-from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.files import as_utf8, atomic_path, file_sha256
 from medseg_monai.handlers.run_tracker import answering
 
 __all__ = ["check_server", "default_tracking_uri", "run_parameters", "tracking_settings"]
@@ -96,7 +96,7 @@ def run_parameters(root: Path, version: str, config: Mapping[str, Any], datalist
         is_scalar_list = isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
         if is_scalar or is_scalar_list:
             parameters[key.replace("::", "#").replace("#", ".")] = str(value)
-    return {key: value[:MAX_PARAMETER_LENGTH] for key, value in parameters.items()}
+    return {key: as_utf8(value)[:MAX_PARAMETER_LENGTH] for key, value in parameters.items()}
 
 
 def tracking_settings(

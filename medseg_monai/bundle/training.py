@@ -20,7 +20,7 @@ from typing import Any
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import locked_folder, refuse_given, remove_leftovers
+from medseg_monai.files import locked_folder, refuse_given, remove_leftovers, same_place
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
 from medseg_monai.handlers.run_tracker import UNSENT_NAME, impatient
 from medseg_monai.networks.weights.model_file import settings_file
@@ -198,6 +198,8 @@ def _resumed(
     if not allow_expressions:
         check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
         _check_configs(root, run["configs"], configs)
+    _check_record(root, run, output_dir / RUN_NAME)
+    _warn_of_configs(run["configs"], configs)
     resume = (output_dir / CHECKPOINT_NAME).exists()
     if resume:  # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
         run["configs"] = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
@@ -238,6 +240,26 @@ def _check_configs(root: Path, recorded: Sequence[str], named: Sequence[str]) ->
             raise BundleError(
                 f"{RUN_NAME}: config {name} is run as code; name it again (--config {name}), or --allow-expressions if "
                 "you trust it."
+            )
+
+
+def _check_record(root: Path, run: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings of a run's record that its bundle does not take; the user may not have given them."""
+    try:
+        check_overrides(root, run["configs"], run["overrides"])
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def _warn_of_configs(recorded: Sequence[str], named: Sequence[str]) -> None:
+    """Say which config files have no effect, since the training was started without them."""
+    for name in named:
+        if not any(name == one or same_place(name, one) for one in recorded):
+            _LOGGER.warning(
+                "--config %s: not taken: a resumed training keeps the configs that it was started with (%s); start a "
+                "new one from its weights (--checkpoint) to change them.",
+                name,
+                ", ".join(recorded),
             )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from requests.exceptions import Timeout
 
+from medseg_monai.files import write_text
+
 __all__ = ["NoAnswerError", "RunLog", "is_refusal", "why"]
 
 #: points that MLflow takes in one request
@@ -101,7 +103,7 @@ class RunLog:
         Raises:
             OSError: the file cannot be written.
         """
-        self._append([entry])
+        self._append(entry)
         self._do(self._send_next)
 
     def read(self) -> list[dict[str, Any]]:
@@ -109,16 +111,19 @@ class RunLog:
         return list(_parsed(self.path.read_bytes().splitlines())) if self.path.exists() else []
 
     def replace(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Send these entries instead of those that an earlier process has left.
+        """Send these entries instead of those that an earlier process has left; a kill meanwhile loses none of them.
 
         Args:
             entries: the entries.
+
+        Raises:
+            OSError: the file cannot be written.
         """
+        text = "".join(map(_line, entries))
         with self._lock:
             self._sent = 0
-            self.path.unlink(missing_ok=True)
-        for entry in entries:
-            self.add(entry)
+            write_text(self.path, text)
+        self._do(self._send_next)
 
     def call(self, function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:
         """Call a function in the thread, after what it is doing, and wait for its result.
@@ -224,11 +229,10 @@ class RunLog:
         self._pause = min(max(2 * self._pause, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
         self._next_try = time.monotonic() + self._pause
 
-    def _append(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    def _append(self, entry: Mapping[str, Any]) -> None:
         try:
             with self._lock, self.path.open("ab", buffering=0) as stream:  # a kill loses nothing that was written
-                stream.write(text.encode())
+                stream.write(_line(entry).encode())
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror}); make room and resume.") from error
 
@@ -264,6 +268,10 @@ class RunLog:
     def _unsent(self) -> int:
         with self._lock:
             return self._size() - self._sent
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
 
 
 def _parsed(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:

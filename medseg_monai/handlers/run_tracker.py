@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,8 @@ class RunTracker(MLFlowHandler):
         except (MlflowException, OSError) as error:
             self._miss(why(error))
         finally:
-            self._log.call(self._dispose_sqlite_store, timeout=_END_S)
+            with suppress(NoAnswerError):  # a call to a server that hangs, if a user lets it take longer
+                self._log.call(self._dispose_sqlite_store, timeout=_END_S)
             self._log.stop()
 
     def _finish(self) -> None:
@@ -342,7 +343,7 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, UnicodeError) as error:  # or a path that is not UTF-8
         what = "database cannot be used" if uri.startswith("sqlite:") else "server does not answer as it should"
         remedy = "see to it, name another (--tracking-uri), or train without (--no-tracking)"
         raise OSError(f"{uri}: the MLflow {what} ({why(error)}); {remedy}.") from error

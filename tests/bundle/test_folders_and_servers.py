@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ import mlflow
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from medseg_monai.bundle import BundleError, build_workflow, evaluate, train
+from medseg_monai.bundle import BundleError, build_workflow, evaluate, find_bundle, train
 from medseg_monai.bundle.tracking import check_server
 from medseg_monai.cli import main
 from medseg_monai.errors import explain
@@ -197,7 +198,9 @@ def test_a_training_whose_checkpoint_is_gone_is_not_resumed_from_the_beginning(d
         "null",
         '{"overrides": [], "configs": []}',
         '{"overrides": {}, "configs": "train"}',
+        '{"overrides": {}, "configs": []}',
         '{"overrides": {}, "configs": ["train"], "run_id": 7}',
+        '{"overrides": {}, "configs": ["train"], "replaced_runs": null}',
         "[" * 100_000,
     ],
 )
@@ -206,6 +209,45 @@ def test_a_damaged_record_of_a_training_is_named(content, trained, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(BundleError, match=r"run\.json: damaged; start a new training from the beginning in another"):
         train(BUNDLE, overrides={"output_dir": str(tmp_path)}, resume=True)
+
+
+def test_a_record_with_a_setting_that_the_bundle_does_not_take_is_named(trained, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
+    (tmp_path / "run.json").write_text('{"overrides": {"max_epochs": "abc"}, "configs": ["train"]}')
+    with pytest.raises(BundleError, match=r"run\.json: max_epochs: expected a whole number"):
+        train(BUNDLE, overrides={"output_dir": str(tmp_path)}, resume=True)
+
+
+def test_a_training_is_not_resumed_by_another_bundle(trained, tmp_path):
+    other = tmp_path / "another_bundle"
+    shutil.copytree(find_bundle(BUNDLE), other)
+    config = json.loads((other / "configs" / "train.json").read_text())
+    (other / "configs" / "train.json").write_text(json.dumps({**config, "weights_of": "another_bundle"}))
+    folder = shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(RuntimeError) as caught:
+        train(other, overrides={"output_dir": str(folder), "max_epochs": 3}, resume=True, track=False)
+    assert re.search(rf"checkpoint\.pt: weights of {BUNDLE}, not of another_bundle", explain(caught.value))
+
+
+def test_a_resumed_training_says_which_config_it_does_not_take(trained, tmp_path, caplog):
+    (tmp_path / "overlay.json").write_text('{"dropout": 0.9}')
+    folder = shutil.copytree(trained, tmp_path / "run")
+    configs = ["train", str(tmp_path / "overlay.json")]
+    train(BUNDLE, configs=configs, overrides={"output_dir": str(folder)}, resume=True, track=False)
+    (warning,) = [record.message for record in caplog.records if "not taken" in record.message]
+    assert warning.startswith(f"--config {tmp_path / 'overlay.json'}: not taken: a resumed training keeps the configs")
+
+
+def test_a_folder_whose_name_is_not_utf8_is_named_where_mlflow_cannot_use_it(datalist, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(OSError, match="the MLflow database cannot be used") as caught:
+        train(BUNDLE, overrides=values(datalist, folder))
+    assert str(folder) in str(caught.value)
+    result = train(
+        BUNDLE, overrides=values(datalist, folder, max_epochs=1), tracking_uri=f"sqlite:///{tmp_path / 'runs.db'}"
+    )
+    assert result.missing is None
+    assert result.model.is_file()
 
 
 def test_a_server_that_is_not_there_is_told_before_anything_is_read_or_written(datalist, tmp_path, capfd):

@@ -160,7 +160,7 @@ def test_a_user_may_change_scalars_expressions_and_plain_lists_but_not_component
     "key", ["learning_rate", "image_size", "network_def#out_channels", "network_def::kernel_size::1", "layers#0"]
 )
 def test_a_known_key_may_be_changed_nested_or_not(key, shelf):
-    check_overrides("toy_eye_net", ["train"], {key: 1})
+    check_overrides("toy_eye_net", ["train"], {key: [3, 5] if key == "image_size" else 1})
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def test_who_trusts_an_expression_can_allow_it(image: Path, tmp_path: Path):
     [
         *("threshold=NaN", "threshold=-5", "threshold=1.5", "threshold=much", "threshold=null"),
         *("keep_largest=-1", "keep_largest=0.5", "image_size=[40, NaN]", "image_size=[40, 0]", "amp=1"),
-        "threshold=Infinity",
+        *("threshold=Infinity", "threshold=[0.5]", "image_size=40", "image_size=tall", "image_size=[]"),
+        *("keep_largest=2.0", f"keep_largest=-1{'0' * 400}", f"threshold=1{'0' * 400}"),
+        *("filters=-1", "filters=x", "device=toaster", "device=cuda:99", "checkpoint=5"),
     ],
 )
 def test_a_value_that_a_key_cannot_have_is_refused_by_name(pair: str, image: Path, tmp_path: Path, capsys):
@@ -104,6 +106,12 @@ def test_a_learning_rate_that_is_no_number_starts_no_training(tmp_path: Path, ca
     assert main(["train", CXR, "--output-dir", str(folder), "--set", "learning_rate=NaN"]) == 2
     assert "learning_rate: expected a number of at least 0, got nan; the bundle has 0.001." in capsys.readouterr().err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("seed", ["1e3", "-1", "4294967296"])
+def test_a_seed_that_numpy_does_not_take_starts_no_training(seed: str, tmp_path: Path, capsys):
+    assert main(["train", CXR, "--output-dir", str(tmp_path / "run"), "--set", f"seed={seed}"]) == 2
+    assert "seed: expected a whole number from 0 to 4294967295, got " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list_bundles())

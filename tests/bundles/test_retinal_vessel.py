@@ -1,7 +1,8 @@
-"""The vessel bundle's own choice: whether the evaluation counts inside the field of view or everywhere."""
+"""The vessel bundle's own choices: patches, and an evaluation inside the field of view or everywhere."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,12 @@ def test_another_word_is_a_users_mistake_that_names_both(tmp_path):
         evaluation(tmp_path, fov="outside")
     assert is_users_mistake(caught.value)
     assert "inside, ignore" in explain(caught.value)
+
+
+def test_a_patch_that_is_larger_than_the_image_is_not_turned(case, tmp_path):
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [{**case, "patient": "a"}]}))
+    sizes = {"image_size": [192, 224], "patch_size": [256, 256]}  # patch_size as in train_from_scratch
+    workflow = make_workflow(BUNDLE, "train", workflow_type="train", dataset_dir=str(tmp_path), **sizes)
+    workflow.parser.parse(reset=True)
+    dataset = workflow.parser.get_parsed_content("train#dataset")
+    assert {tuple(dataset[0]["image"].shape) for _ in range(8)} == {(3, 192, 224)}

@@ -141,6 +141,17 @@ def test_a_training_goes_on_without_its_server_and_gives_it_everything_when_resu
     check_complete(folder, server, registered=folder.name)
 
 
+def test_a_training_ends_well_although_a_call_of_its_log_still_hangs(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # set by a user, and longer than the end may take
+    monkeypatch.setattr("medseg_monai.handlers.run_tracker._END_S", 0.2)
+    toy, tracker = tracked(tmp_path / "patient", server)
+    in_epoch(toy, 1, lambda: server.send(signal.SIGSTOP))
+    toy.trainer.run()
+    server.send(signal.SIGCONT)
+    assert toy.trainer.state.epoch == EPOCHS
+    assert "MLflow does not answer" in tracker.missing
+
+
 def test_a_server_that_hangs_for_a_while_has_everything_at_the_end(server, tmp_path, monkeypatch):
     monkeypatch.setattr("medseg_monai.handlers.run_tracker._PATIENCE_S", 60)
     folder = tmp_path / "hangs"

@@ -112,6 +112,22 @@ def test_what_is_unsent_is_left_to_the_next_process_but_for_a_line_that_was_cut_
     resumed.stop()
 
 
+def test_a_kill_while_what_is_unsent_is_sorted_loses_none_of_it(log, server, monkeypatch):
+    server.is_away = True
+    for step in range(1, 4):
+        log.add(point(step))
+    log.stop()
+    resumed = RunLog(log.path, ADDRESS, Server().send)
+
+    def entries():
+        yield point(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resumed.replace(entries())
+    assert resumed.read() == [point(1), point(2), point(3)]
+
+
 def test_an_entry_that_a_server_will_never_take_is_counted_and_holds_up_no_other(log, server, caplog):
     server.refused = "bad.png"
     for entry in ({"artifact": "bad.png"}, point(1), {"artifact": "bad.png"}, {"artifact": "good.png"}):
