@@ -2,6 +2,7 @@
 
 from medseg_monai.files import file_sha256
 
+from .allocator import keep_freed_memory
 from .distributed import end_process_group, start_process_group
 from .loader import (
     BundleError,
@@ -40,6 +41,7 @@ __all__ = [
     "file_sha256",
     "find_bundle",
     "flat_keys",
+    "keep_freed_memory",
     "list_bundles",
     "load_initial_weights",
     "load_network",

@@ -40,18 +40,23 @@ _FROM_ONE = _Range(1, is_whole=True)
 _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
-    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth"), _POSITIVE),
+    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth", "max_grad_norm"), _POSITIVE),
     **dict.fromkeys(("keep_largest", "num_workers", "seed", "overlay_cases", "lung_channel"), _COUNT),
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
-    **dict.fromkeys(("plateau_patience", "stop_patience"), _FROM_ONE),
+    **dict.fromkeys(("plateau_patience", "stop_patience", "accumulation_steps"), _FROM_ONE),
+    "ema_decay": _Range(0, 0.999999),  # with 1 the average would stay what it was after the first step
 }
+
+#: what a key takes instead of yes or no, if this is the bundle's own value
+_AUTO = "auto"
 
 
 def value_fault(key: str, value: Any, default: Any) -> str:
     """Say what is wrong with a value of a flat key.
 
-    A bundle that has a number or yes or no for a key takes nothing else, and a number is always finite.
+    A bundle that has a number or yes or no for a key takes nothing else, and a number is always finite. Where it has
+    ``auto``, yes and no decide it.
 
     Args:
         key: the key.
@@ -72,6 +77,8 @@ def value_fault(key: str, value: Any, default: Any) -> str:
     """
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else f"expected true or false, got {value!r}"
+    if default == _AUTO:
+        return "" if isinstance(value, bool) or value == _AUTO else f"expected true, false or auto, got {value!r}"
     allowed = _RANGES.get(key, _ANY)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if (isinstance(default, (int, float)) and not is_number) or not all(allowed.holds(one) for one in _numbers(value)):
