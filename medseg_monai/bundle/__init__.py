@@ -22,7 +22,7 @@ from .predict_cases import predict_cases
 from .predictor import Prediction, Predictor
 from .pruning import LevelResult, PruningResult, choose_level, prune
 from .training import TrainingResult, evaluate, train
-from .weights import load_initial_weights, load_network
+from .weights import load_initial_weights, load_network, place_network
 
 __all__ = [
     "BundleError",
@@ -47,6 +47,7 @@ __all__ = [
     "load_network",
     "loaded_by_monai",
     "merged_config",
+    "place_network",
     "predict_cases",
     "prune",
     "read_metadata",

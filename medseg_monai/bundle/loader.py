@@ -192,7 +192,7 @@ REPLACED = {
 }
 
 #: keys that are flat in form but belong to the workflow itself
-_STEPS = ("imports", "initialize", "run", "finalize", "model_file", "initial_network", "memory_format", "network")
+_STEPS = ("imports", "initialize", "run", "finalize", "model_file", "initial_network", "network")
 
 
 def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,6 @@ OWN: dict[tuple[str, str], str] = {
 
 #: blocks of single bundles that differ from the others' or are absent: (config, block) -> bundle -> why
 EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
-    ("train", "memory_format"): {"lung_lobe_ct_ctsunet": "its images have three dimensions"},
     ("train", "initial_network"): {"lung_lobe_ct_ctsunet": "refuses the key that it had before initial_weights"},
     ("train", "initialize"): {"abdomen_mri_anunet": "an unknown organ is refused before anything is read"},
     ("multi_gpu_train", "initialize"): {"abdomen_mri_anunet": "an unknown organ is refused before anything is read"},

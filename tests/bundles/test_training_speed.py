@@ -23,7 +23,7 @@ def losses(bundle: Path, phantoms: Phantoms, folder: Path, **overrides: Any) -> 
         **training_overrides(bundle, phantoms, folder),
         "has_validation": False,
         "train#trainer#epoch_length": STEPS,
-        "learning_rate": 1e-4,
+        "learning_rate": 1e-5,
         "batch_size": 1,
         **overrides,
     }

@@ -46,15 +46,16 @@ def use_exact_batch_norms(network: nn.Module) -> nn.Module:
 class _ExactStatistics(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise ``[B, C, *spatial]``."""
-        if not self._adds_one_by_one(input):
+        mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
+        momentum = self.momentum  # without one, torch averages over all batches
+        if mean is None or variance is None or count is None or not momentum or not self._adds_one_by_one(input):
             return super().forward(input)
         x = input.as_tensor() if isinstance(input, MetaTensor) else input
-        output, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        with torch.no_grad():
-            count = x.numel() // x.shape[1]
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+        output, batch_mean, batch_variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        values = x.numel() // x.shape[1]
+        count.add_(1)
+        mean.lerp_(batch_mean, momentum)
+        variance.lerp_(batch_variance * (values / max(values - 1, 1)), momentum)
         return output
 
     def _adds_one_by_one(self, x: torch.Tensor) -> bool:
@@ -62,8 +63,6 @@ class _ExactStatistics(nn.modules.batchnorm._BatchNorm):
         return bool(
             self.training
             and self.affine
-            and self.track_running_stats
-            and self.momentum is not None
             and x.device.type == "cpu"
             and x.dtype == torch.float32
             and not x.is_contiguous()
