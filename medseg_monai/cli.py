@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg_monai import __version__
 from medseg_monai.errors import explain, is_users_mistake
+from medseg_monai.files import as_utf8
 from medseg_monai.streams import set_up_logging
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def _answer(args: argparse.Namespace, content: Any, text: str) -> None:
-    args.answers.write((json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
+    args.answers.write(as_utf8(json.dumps(content, indent=2, default=str) if args.json else text) + "\n")
 
 
 def _parse_value(text: str) -> Any:
@@ -157,7 +158,9 @@ def _train(args: argparse.Namespace) -> int:
     if result.tracking_uri:
         text += f"\nMLflow: {result.tracking_uri} (run {result.run_id})"
     _answer(args, result.__dict__, text)
-    return EXIT_OK
+    if result.missing:
+        sys.stderr.write(f"medseg: {result.missing}\n")
+    return EXIT_FAILED if result.missing and result.registers else EXIT_OK
 
 
 def _uids(series: list[str] | None) -> list[str] | None:
@@ -170,13 +173,15 @@ def _uids(series: list[str] | None) -> list[str] | None:
 
 def _predict(args: argparse.Namespace) -> int:
     from medseg_monai.bundle import Predictor, predict_cases
+    from medseg_monai.files import locked_folder
 
     inputs = [_absolute(entry) for entry in args.inputs]
     overrides = _overrides(args, dataset_dir=inputs, series=_uids(args.series))
-    predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
-    report = predict_cases(
-        predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
-    )
+    with locked_folder(args.output, "a prediction"):  # at once: loading a network takes long
+        predictor = Predictor(args.bundle, checkpoint=_weights(args.checkpoint), overrides=overrides)
+        report = predict_cases(
+            predictor, predictor.cases, args.output, skip_existing=args.skip_existing, attention=args.attention
+        )
     lines = [f"{len(report.cases) - len(report.failed)} of {len(report.cases)} predicted into {args.output}"]
     lines += [_failure(case) for case in report.failed]
     _answer(args, report.as_dict(), "\n".join(lines))

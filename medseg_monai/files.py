@@ -9,19 +9,30 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shlex
+import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 __all__ = [
+    "LOCK_NAME",
     "REPORT_FILES",
+    "as_utf8",
     "atomic_path",
     "file_sha256",
     "has_ending",
+    "locked_folder",
     "one_line",
     "refuse_given",
+    "remove_leftovers",
     "same_place",
     "write_csv",
     "write_json",
@@ -31,13 +42,20 @@ __all__ = [
 REPORT_FILES = ("report.json", "report.csv")
 """Files that a prediction run leaves in the folder of its results, by which the folder is known."""
 
+#: file that a folder holds while :func:`locked_folder` has it, with one line about the owner
+LOCK_NAME = ".medseg.lock"
+
+#: a temporary file of :func:`atomic_path`
+_TEMPORARY = re.compile(r"\..*\.medseg-[0-9a-f]{32}(\.[^.]*)?")
+_LONGEST_COMMAND = 200
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Provide a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
     A block that raises leaves neither the temporary file nor a half-written ``path``. The folder is created if it is
-    missing.
+    missing. What a killed process leaves, :func:`remove_leftovers` removes.
 
     Args:
         path: the file to write or replace.
@@ -57,13 +75,112 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.medseg-{uuid.uuid4().hex}{target.suffix}")
     try:
         yield temporary
         _flush_to_disc(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
+    """Have a folder for one piece of work alone, and remove what killed ones have left half-written in it.
+
+    The folder is created if it is missing. The operating system frees the lock of a process that ends in whatever way,
+    so that a kill leaves nothing that blocks. A thread that has the folder may enter it again.
+
+    The lock is that of ``flock``. On NFS it holds between machines if the server has locks, as it does by default. On
+    a file system without them, ``.medseg.lock`` itself is the lock, and stays after a kill until it is deleted by hand.
+
+    Args:
+        folder: folder that the work writes into; its subfolders are not locked.
+        work: what is done there, with an article, for the message to the next who tries: ``"a training"``.
+
+    Raises:
+        BlockingIOError: somebody else has the folder; the message names the work, process, machine, start and command.
+        OSError: the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> from threading import Thread
+        >>> from medseg_monai.files import locked_folder
+        >>> def also_train(folder):
+        ...     try:
+        ...         with locked_folder(folder, "a training"):
+        ...             print("never printed")
+        ...     except BlockingIOError as error:
+        ...         print("in use by a training (process" in str(error))
+        >>> with tempfile.TemporaryDirectory() as folder, locked_folder(folder, "a training"):
+        ...     other = Thread(target=also_train, args=[folder])
+        ...     other.start()
+        ...     other.join()
+        True
+    """
+    target = Path(folder)
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    file = target / LOCK_NAME
+    lock = FileLock(file, is_singleton=True)  # which the same thread may take again
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BlockingIOError(
+            f"{target}: in use by {_read_owner(file)}; wait until that has ended, or choose another folder."
+        ) from None
+    is_first = lock.lock_counter == 1
+    try:
+        if is_first:
+            file.write_text(as_utf8(_owner(work)) + "\n", encoding="utf-8")
+            remove_leftovers(target)
+        yield
+    finally:
+        if is_first:
+            file.unlink(missing_ok=True)  # while it is held: whoever has opened it by now sees that it has no name
+        lock.release()
+        for path in made if is_first else []:
+            with suppress(OSError):  # it is not empty, as nearly always
+                path.rmdir()
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes have left of :func:`atomic_path`.
+
+    Args:
+        folder: a folder that nobody else writes into; its subfolders are left alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.files import atomic_path, remove_leftovers
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     killed = atomic_path(Path(folder, "a.txt")).__enter__()
+        ...     _ = killed.write_text("ha")
+        ...     remove_leftovers(folder)
+        ...     killed.exists()
+        False
+    """
+    for path in Path(folder).glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _owner(work: str) -> str:
+    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    if len(command) > _LONGEST_COMMAND:
+        command = f"{command[:_LONGEST_COMMAND]} ..."
+    about = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command}"
+    return " ".join(f"{work} ({about})".split())
+
+
+def _read_owner(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    return lines[0] if lines else "another process"
 
 
 @contextmanager
@@ -161,8 +278,23 @@ def write_json(path: str | os.PathLike[str], content: Any, *, allow_nan: bool = 
     write_text(path, json.dumps(content, indent=2, allow_nan=allow_nan) + "\n")
 
 
+def as_utf8(text: str) -> str:
+    r"""A text that every stream takes: the bytes of a file name that is not UTF-8 are written as ``\udcXX``.
+
+    Args:
+        text: a text with names of files, in which Python holds such bytes as lone surrogates.
+
+    Example:
+        >>> import os
+        >>> from medseg_monai.files import as_utf8
+        >>> print(as_utf8(os.fsdecode(b"caf\xe9.png")))
+        caf\udce9.png
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write text in UTF-8, all or nothing.
+    """Write text in UTF-8, all or nothing; what UTF-8 cannot hold is written as :func:`as_utf8` says.
 
     Args:
         path: the file to write or replace.
@@ -181,11 +313,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         'a table'
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(as_utf8(text), encoding="utf-8")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    r"""Write a table as CSV with a header, all or nothing.
+    r"""Write a table as CSV with a header, all or nothing; what UTF-8 cannot hold is written as for :func:`write_text`.
 
     Args:
         path: the file to write or replace.
@@ -205,7 +337,10 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
         ...     Path(folder, "a.csv").read_text()
         'case,dice\nx,0.5\n'
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.DictWriter(stream, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

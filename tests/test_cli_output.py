@@ -59,8 +59,27 @@ def with_short_label(folder: Path, datalist: Path) -> Path:
     return datalist
 
 
+def with_cut_image(folder: Path, datalist: Path) -> Path:
+    """A list of two cases; the image of the second, which is read when the evaluation runs, is cut off."""
+    whole = folder / "images" / "MCUCXR_0001_0.png"
+    (folder / "cut.png").write_bytes(whole.read_bytes()[:200])
+    label = "montgomery/masks/MCUCXR_0001_0.png"
+    images = {"1": "montgomery/images/MCUCXR_0001_0.png", "2": "montgomery/cut.png"}
+    items = [{"image": image, "label": label, "patient": patient} for patient, image in images.items()]
+    datalist.write_text(json.dumps({"training": [], "validation": [], "test": items}))
+    return datalist
+
+
+#: the commands that are refused, by a part of them, and what the line names
+REFUSED = {"short.json": "short.png", "cut.json": "cut.png: truncated", "lung_channel=99": "lung_channel: expected"}
+
+
+def is_refused(command: list[str]) -> bool:
+    return any(part in str(command) for part in REFUSED)
+
+
 def verbs(root: Path) -> list[list[str]]:
-    """A command of each verb that answers and ends soon; all of them go well but one evaluation."""
+    """A command of each verb that answers and ends soon, and some that are refused."""
     data, masks, scan = root / "list.json", root / "masks", write_volume(root / "ct.nii.gz")
     folder = write_radiographs(root / "montgomery")
     weights = root / "run" / "model.pt"
@@ -72,6 +91,7 @@ def verbs(root: Path) -> list[list[str]]:
     plain = ["--set", "fast=false", "--set", "device=cpu"]
     rescr = ["lung_cxr_rescrnet", "--datalist", str(data)]
     broken = ["lung_cxr_rescrnet", "--datalist", str(with_short_label(folder, root / "short.json"))]
+    cut = ["lung_cxr_rescrnet", "--datalist", str(with_cut_image(folder, root / "cut.json"))]
     sets = [f"montgomery={folder}", f"shenzhen={root / 'shenzhen'}"]
     (root / "shenzhen").mkdir()
     for part in ("images", "masks"):
@@ -87,6 +107,9 @@ def verbs(root: Path) -> list[list[str]]:
         ["train", *rescr, "-o", str(root / "run"), *TINY],
         ["evaluate", *rescr, "-o", str(root / "run"), "--section", "validation", *TINY],
         ["evaluate", *broken, "-o", str(root / "run2"), "--checkpoint", str(weights), *TINY],
+        [*["evaluate", *cut, "-o", str(root / "run3"), "--checkpoint", str(weights), *TINY], "--set", "num_workers=2"],
+        ["evaluate", *rescr, "-o", str(root / "run"), *TINY, "--set", "lung_channel=99"],
+        ["predict", "lung_cxr_rescrnet", str(folder / "images"), "-o", str(masks), "--set", "lung_channel=99"],
         ["predict", "lung_cxr_rescrnet", str(folder / "images"), "-o", str(masks), "--checkpoint", str(weights)],
         ["predict", str(bundle), str(scan), "-o", str(root / "labels"), *plain],
         ["prune", str(bundle), "--datalist", str(prune_list), "--section", "test", "--max-dice-loss", "1", *plain],
@@ -117,21 +140,24 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[str]], lis
 
 def test_every_verb_answers_in_json_and_writes_nothing_else(told):
     commands, answers, errors = told
-    assert [answer["code"] for answer in answers] == [2 if "short.json" in str(command) else 0 for command in commands]
+    assert [answer["code"] for answer in answers] == [2 if is_refused(command) else 0 for command in commands]
     for command, answer in zip(commands, answers, strict=True):
         if answer["code"] == 0:
             assert isinstance(json.loads(answer["out"]), dict | list), command
     assert "\n{" not in errors
 
 
-def test_a_label_that_does_not_fit_is_told_in_one_line_without_traceback_or_answer(told):
-    _, answers, errors = told
-    (refused,) = [answer for answer in answers if answer["code"] != 0]
-    assert refused == {"code": 2, "out": ""}
+def test_what_is_refused_is_told_in_one_line_without_traceback_or_answer(told):
+    """A label that does not fit, a damaged image that a worker reads, an option out of range in two verbs."""
+    commands, answers, errors = told
+    refused = [answer for answer in answers if answer["code"] != 0]
+    assert refused == [{"code": 2, "out": ""}] * 4
     assert "Traceback" not in errors
-    lines = [line for line in errors.splitlines() if "short.png" in line or "ERROR" in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("medseg: ")
+    lines = [line for line in errors.splitlines() if any(named in line for named in (*REFUSED.values(), "ERROR"))]
+    assert all(line.startswith("medseg: ") for line in lines)
+    expected = [name for command in commands for part, name in REFUSED.items() if part in str(command)]
+    assert len(lines) == len(expected)
+    assert all(name in line for name, line in zip(expected, lines, strict=True))
 
 
 def test_the_progress_of_a_training_stays_visible_on_standard_error(told):

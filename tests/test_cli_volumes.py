@@ -179,6 +179,24 @@ def test_infection_masks_give_severity_scores(lobe_model: Path, scans: Path, tmp
     assert content["all_lobes"]["severity_score"] == 5 * len(present)
 
 
+def test_a_replaced_infection_mask_makes_its_table_anew_and_no_other(lobe_model: Path, scans: Path, tmp_path: Path):
+    masks, output = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for path in scans.iterdir():
+        scan = nib.load(path)
+        nib.Nifti1Image(np.ones(scan.shape, np.uint8), scan.affine).to_filename(masks / path.name)
+    options = ["--skip-existing", "--set", f"infection_dir={masks}"]
+    assert predict(lobe_model, scans, output, *options) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")}
+    scan = nib.load(scans / "second.v2.nii")
+    nib.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine).to_filename(masks / "second.v2.nii")
+    assert predict(lobe_model, scans, output, *options) == 0
+    changed = {path.name for path in output.glob("*.nii.gz") if path.stat().st_mtime_ns != before[path.name]}
+    assert changed == {"second.v2.nii.gz"}
+    rows = json.loads((output / "second.v2_lobes.json").read_text())["lobes"]
+    assert {row["severity_score"] for row in rows} <= {0, None}
+
+
 def test_probabilities_may_be_brought_back_instead_of_labels(lobe_model: Path, scans: Path, tmp_path: Path):
     for restore in ("labels", "probabilities"):
         assert predict(lobe_model, scans / "first.nii.gz", tmp_path / restore, "--set", f"restore={restore}") == 0

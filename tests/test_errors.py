@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose, LoadImaged, MapTransform
 from PIL import Image
 
 from medseg_monai.bundle import BundleError
-from medseg_monai.data import RasterReader
+from medseg_monai.data import RasterReader, VolumeReader
 from medseg_monai.errors import explain, is_users_mistake
 
 
@@ -127,3 +132,84 @@ def test_a_workers_fault_of_the_program_stays_one():
 
     error = caught(lambda: list(DataLoader(Dataset([1], fail), num_workers=1)))
     assert not is_users_mistake(error)
+
+
+class Hungry(MapTransform):
+    """Asks for more memory than any machine has, or fails in another way."""
+
+    def __init__(self, fail: Callable[[], object]) -> None:
+        super().__init__("image")
+        self.fail = fail
+
+    def __call__(self, data: Any) -> Any:
+        return self.fail()
+
+
+def too_much_of_numpy() -> object:
+    return np.empty((30000, 30000, 30000, 1000), np.int16)
+
+
+def too_much_of_torch() -> object:
+    return torch.empty(30000, 30000, 30000, 1000, dtype=torch.int16)
+
+
+def too_much() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("fail", "asked", "num_workers"),
+    [
+        (too_much, "", None),
+        (too_much, "", 1),
+        (too_much_of_numpy, " (48.0 PiB asked for)", None),
+        (too_much_of_torch, " (54000000000000000 bytes asked for)", None),
+    ],
+)
+def test_too_little_memory_in_a_transform_is_told_in_a_line_that_says_so(fail, asked, num_workers):
+    transform = Compose([Hungry(fail)])
+    if num_workers is None:
+        error = caught(lambda: transform({"image": "a.png"}))
+    else:
+        error = caught(lambda: list(DataLoader(Dataset([{"image": "a.png"}], transform), num_workers=num_workers)))
+    assert explain(error) == f"not enough memory{asked}; use a machine with more, or a smaller image."
+    assert is_users_mistake(error)
+
+
+def test_too_little_memory_of_an_accelerator_is_told_in_the_same_way():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8")
+    assert explain(error) == "not enough memory (20.00 GiB asked for); use a machine with more, or a smaller image."
+    assert is_users_mistake(error)
+
+
+@pytest.mark.parametrize("num_workers", [None, 1])
+def test_a_file_that_the_memory_does_not_suffice_for_is_named(num_workers, truncated, monkeypatch):
+    monkeypatch.setattr("medseg_monai.data.readers.raster._open", lambda *_: too_much_of_numpy())
+    error = caught(reading(truncated, num_workers=num_workers))
+    assert explain(error) == (
+        f"{truncated}: not enough memory (48.0 PiB asked for); use a machine with more, or a smaller image."
+    )
+    assert is_users_mistake(error)
+
+
+def test_a_nifti_header_that_claims_more_than_any_memory_is_told_with_its_file(tmp_path):
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([1, 1, 2, 1]))
+    content = bytearray(image.to_bytes())
+    content[42:48] = np.full(3, 30000, np.int16).tobytes()
+    for name in ("scan.nii", "scan.nii.gz"):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        error = caught(lambda path=path: Compose([LoadImaged("image", reader=VolumeReader())])({"image": str(path)}))
+        assert explain(error).startswith(f"{path}: ")
+        assert is_users_mistake(error)
+
+
+def test_a_fault_of_the_program_in_a_transform_is_told_without_the_name_of_an_object():
+    error = caught(lambda: Compose([Hungry(lambda: {}["missing"])])({"image": "a.png"}))
+    assert not is_users_mistake(error)
+    assert explain(error) == "KeyError: 'missing'"
+
+
+def test_a_fault_of_the_program_in_a_config_is_told_without_the_expression():
+    error = caught(lambda: ConfigParser({"a": "$[0][1]"}).get_parsed_content("a"))
+    assert explain(error) == "IndexError: list index out of range"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["end_process_group", "start_process_group"]
+__all__ = ["end_process_group", "is_first_process", "start_process_group"]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one of a training or the first of those that ``torchrun`` started.
+
+    Other than ``torch.distributed``, it knows before the processes have joined.
+    """
+    return os.environ.get("RANK", "0") == "0"
 
 
 def start_process_group(backend: str) -> None:

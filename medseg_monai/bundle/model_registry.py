@@ -14,7 +14,7 @@ from mlflow.models import Model
 
 from medseg_monai.files import file_sha256
 from medseg_monai.handlers import MODEL_NAME
-from medseg_monai.handlers.run_tracker import MODEL_SHA256, SETTINGS_SHA256
+from medseg_monai.handlers.run_tracker import MODEL_SHA256, SETTINGS_SHA256, impatient
 from medseg_monai.networks.weights import ModelFile, copy_model, settings_file
 
 __all__ = ["fetch_weights", "is_registered"]
@@ -66,7 +66,8 @@ def fetch_weights(address: str) -> Path:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise ValueError(f"{address}: set MLFLOW_TRACKING_URI to the address of the MLflow server with the model.")
     with tempfile.TemporaryDirectory() as folder:
-        metadata = Model.load(_download(address, "MLmodel", folder)).metadata or {}
+        with impatient():  # a server that is not there is told soon; the weights may take their time
+            metadata = Model.load(_download(address, "MLmodel", folder)).metadata or {}
         sha256 = str(metadata.get(MODEL_SHA256, ""))
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 import medseg_monai
 from medseg_monai.data.datalist import Item
-from medseg_monai.data.names import NAME_KEY, name_cases
+from medseg_monai.data.inputs import FoundCases
+from medseg_monai.data.names import NAME_KEY, case_name, name_cases
+from medseg_monai.data.readers.fingerprint import input_sha256
 from medseg_monai.data.results.save import PartlySavedError, save_all
 from medseg_monai.errors import explain
-from medseg_monai.files import REPORT_FILES, refuse_given, same_place
+from medseg_monai.files import REPORT_FILES, file_sha256, locked_folder, refuse_given, remove_leftovers, same_place
 from medseg_monai.networks.weights.model_file import settings_file
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
@@ -39,15 +41,19 @@ def predict_cases(
 ) -> RunReport:
     """Predict cases one after the other, and write each prediction and a report.
 
+    The folder is locked meanwhile, and what a killed run left half-written in it is removed.
+
     A result that cannot be written does not keep the others of its case from being written; the case is ``partial``
     then, and ``skip_existing`` predicts it again. What the package warns of during a case is in its report.
 
     Args:
         predictor: the loaded bundle.
-        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`).
+        cases: items with ``image``; those without a ``name`` get one (:func:`medseg_monai.data.names.name_cases`). The
+            report lists what finding them left out.
         output_dir: folder for predictions, ``report.json`` and ``report.csv``.
         skip_existing: keep the predictions that the ``report.json`` of an earlier run lists as complete, if they were
-            made with the same bundle, weights and settings and their files still exist.
+            made with the same versions of package and bundle, the same weights and settings, and if neither the input
+            nor a file that was written has changed since, by their SHA-256. All others are predicted again.
         attention: draw the coefficients of the network's attention gates, see :func:`.attention.save_attention`.
 
     Returns:
@@ -58,6 +64,7 @@ def predict_cases(
             replace: an image, also through a link, a file of a DICOM series, an infection mask, the weights. Names that
             differ in upper and lower case alone, where ``output_dir`` ignores these. ``attention`` is set for a
             network without attention gates.
+        BlockingIOError: another prediction is writing into ``output_dir``; the message says which.
         OSError: ``output_dir`` cannot be written.
 
     Example:
@@ -73,29 +80,67 @@ def predict_cases(
         (['ok', 'ok'], [])
     """
     folder = Path(output_dir)
+    described = _describe(predictor) | ({"attention": True} if attention else {})
+    described |= {"left_out": cases.left_out} if isinstance(cases, FoundCases) else {}
+    report = RunReport(folder, run=described)
     cases = name_cases(cases)
     _refuse_inputs(predictor, cases, folder, attention=attention)
     if attention:
         check_attention(predictor)
-    described = _describe(predictor) | ({"attention": True} if attention else {})
-    report = RunReport(folder, run=described)
-    kept = report.complete_before() if skip_existing else {}
+    with locked_folder(folder, "a prediction"):
+        remove_leftovers(folder / FOLDER)
+        _predict_all(predictor, cases, report, skip_existing=skip_existing, attention=attention)
+    return report
+
+
+def _predict_all(
+    predictor: Predictor, cases: Sequence[Item], report: RunReport, *, skip_existing: bool, attention: bool
+) -> None:
+    kept = _kept(predictor, cases, report.complete_before()) if skip_existing else {}
     report.cases += [kept[str(case["image"])] for case in cases if str(case["image"]) in kept]
     report.write()  # fails before the first case is computed if the output folder cannot be written
-    _refuse_one_file(cases, folder)
+    _refuse_one_file(cases, report.output_dir)
     missing = [case for case in cases if str(case["image"]) not in kept]
     for case in tqdm(missing, desc="predicting", unit="case", disable=None):
-        report.add(_predict_case(predictor, case, folder, attention=attention))
-    return report
+        report.add(_predict_case(predictor, case, report.output_dir, attention=attention))
 
 
 def _refuse_inputs(predictor: Predictor, cases: Sequence[Item], folder: Path, *, attention: bool) -> None:
     """Refuse an output folder in which a result would replace something that was given."""
-    given = [value for value in predictor.settings.values() if isinstance(value, (str, os.PathLike))]
-    folders = [value for value in given if os.path.isdir(value)]  # of infection masks, for example
-    refuse_folders_of_inputs([folder, folder / FOLDER] if attention else [folder], cases, folders)
+    refuse_folders_of_inputs([folder, folder / FOLDER] if attention else [folder], cases, _given_folders(predictor))
     weights = [predictor.checkpoint, settings_file(predictor.checkpoint)]
     refuse_given([folder / name for name in REPORT_FILES], weights, "give another folder for the results")
+
+
+def _given_folders(predictor: Predictor) -> list[Path]:
+    """The folders among the settings, such as that of infection masks."""
+    given = [value for value in predictor.settings.values() if isinstance(value, (str, os.PathLike))]
+    return [Path(value) for value in given if os.path.isdir(value)]
+
+
+def _kept(predictor: Predictor, cases: Sequence[Item], complete: Mapping[str, CaseReport]) -> dict[str, CaseReport]:
+    """The complete cases whose inputs are still what they were predicted from."""
+    recorded = [case for case in cases if str(case["image"]) in complete]
+    kept = {}
+    for case in tqdm(recorded, desc="comparing", unit="case", disable=None):
+        earlier = complete[str(case["image"])]
+        if earlier.input_sha256 and _input_sha256(predictor, case) == earlier.input_sha256:
+            kept[earlier.input] = earlier
+    return kept
+
+
+def _input_sha256(predictor: Predictor, case: Item) -> str:
+    """SHA-256 of what is read for a case: its image, and what folders among the settings have under its name."""
+    try:
+        beside = [
+            path
+            for folder in _given_folders(predictor)
+            for path in sorted(folder.iterdir())
+            if path.is_file() and case_name(path) == case[NAME_KEY]
+        ]
+        return input_sha256([case["image"], *beside])
+    except (OSError, ValueError):  # whoever reads it next says what is wrong
+        return ""
 
 
 def _refuse_one_file(cases: Sequence[Item], folder: Path) -> None:
@@ -121,18 +166,28 @@ def _predict_case(predictor: Predictor, case: Item, folder: Path, *, attention: 
 
 def _attempt(predictor: Predictor, case: Item, folder: Path, *, attention: bool) -> CaseReport:
     start = time.perf_counter()
+    image, read = str(case["image"]), _input_sha256(predictor, case)
     try:
         prediction = predictor(case)
         predicted = time.perf_counter()
         outputs, missing = _save(predictor, prediction, folder, attention=attention)
+        written = [file_sha256(path) for path in outputs]
     except Exception as error:  # the next case must be predicted, whatever happened to this one
         seconds = time.perf_counter() - start
-        return CaseReport(str(case["image"]), [], "failed", seconds, 0.0, f"{type(error).__name__}: {explain(error)}")
+        told = f"{type(error).__name__}: {explain(error)}"
+        return CaseReport(image, [], "failed", seconds, 0.0, told, input_sha256=read)
     end = time.perf_counter()
-    status = ("partial" if outputs else "failed") if missing else "ok"
-    phases = {**prediction.phases, "writing": end - predicted}
-    peak = prediction.peak_memory_mib
-    return CaseReport(str(case["image"]), outputs, status, end - start, peak, missing, phases=phases)
+    return CaseReport(
+        image,
+        outputs,
+        ("partial" if outputs else "failed") if missing else "ok",
+        end - start,
+        prediction.peak_memory_mib,
+        missing,
+        phases={**prediction.phases, "writing": end - predicted},
+        input_sha256=read,
+        output_sha256=written,
+    )
 
 
 def _save(predictor: Predictor, prediction: Prediction, folder: Path, *, attention: bool) -> tuple[list[str], str]:
@@ -170,6 +225,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
     return {
         "bundle": metadata["name"],
         "bundle_version": metadata["version"],
+        "config_sha256": predictor.config_sha256,
         "model": str(predictor.checkpoint),
         "model_sha256": predictor.model_sha256,
         "model_settings": predictor.model_file.settings,

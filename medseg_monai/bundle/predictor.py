@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 import os
 import resource
@@ -34,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _PHASES = ("reading", "network", "postprocessing")
 _NO_SETTINGS = ("dataset_dir", "output_dir", "checkpoint", "device", "num_workers")  # these change no prediction
+_NOT_HASHED = (*_NO_SETTINGS, "bundle_root", "_meta_")
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,15 @@ class Predictor:
     def model_sha256(self) -> str:
         """SHA-256 of the file of weights."""
         return self.model_file.sha256
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the bundle's config with the overrides, without the keys that change no prediction.
+
+        A copy of a bundle with an edited config has another one, although its name and version are the same.
+        """
+        config = {key: value for key, value in self.workflow.parser.config.items() if key not in _NOT_HASHED}
+        return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def network_facts(self) -> dict[str, Any]:

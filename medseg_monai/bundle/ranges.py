@@ -41,10 +41,11 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
     **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth", "max_grad_norm"), _POSITIVE),
-    **dict.fromkeys(("keep_largest", "num_workers", "seed", "overlay_cases", "lung_channel"), _COUNT),
+    **dict.fromkeys(("keep_largest", "num_workers", "seed", "overlay_cases"), _COUNT),
+    "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
-    **dict.fromkeys(("plateau_patience", "stop_patience", "accumulation_steps"), _FROM_ONE),
+    **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib", "accumulation_steps"), _FROM_ONE),
     "ema_decay": _Range(0, 0.999999),  # with 1 the average would stay what it was after the first step
 }
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg_monai import __version__
-from medseg_monai.files import file_sha256
+import mlflow
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-__all__ = ["default_tracking_uri", "run_parameters", "tracking_settings"]
+from medseg_monai import __version__
+from medseg_monai.files import atomic_path, file_sha256
+from medseg_monai.handlers.run_tracker import answering
+
+__all__ = ["check_server", "default_tracking_uri", "run_parameters", "tracking_settings"]
 
 MAX_PARAMETER_LENGTH = 250
+
+_SQLITE = "sqlite:///"
 
 
 def default_tracking_uri(output_dir: Path) -> str:
@@ -22,6 +28,24 @@ def default_tracking_uri(output_dir: Path) -> str:
         output_dir: folder of the run.
     """
     return f"sqlite:///{(output_dir / 'mlruns.db').absolute()}"
+
+
+def check_server(uri: str) -> None:
+    """Make sure before the data are read that MLflow answers; a new database is made, whole or not at all.
+
+    Args:
+        uri: address of the server or the database.
+
+    Raises:
+        OSError: the server does not answer or refuses, or the database cannot be used; one line.
+    """
+    path = Path(uri.removeprefix(_SQLITE))
+    with answering(uri):
+        if uri.startswith(_SQLITE) and not path.exists():
+            # a kill in the middle of MLflow's migrations would leave a database that MLflow refuses
+            with atomic_path(path) as temporary:
+                SqlAlchemyStore(f"{_SQLITE}{temporary}", str(path.parent / "mlruns")).engine.dispose()
+        mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
 def _git_revision(folder: Path) -> str:
@@ -85,6 +109,7 @@ def tracking_settings(
     parameters: Mapping[str, str],
     config_file: Path,
     input_shape: list[int],
+    replaced_runs: Sequence[str] = (),
     registered_model_name: str | None = None,
 ) -> dict[str, Any]:
     """Settings for the ``tracking`` argument of MONAI's ``ConfigWorkflow``.
@@ -98,18 +123,12 @@ def tracking_settings(
         parameters: parameters to log.
         config_file: file to which MONAI writes the executed config, which is then logged.
         input_shape: shape of the example input for the model's signature.
+        replaced_runs: names of runs that were left behind, see :class:`~medseg_monai.handlers.RunTracker`.
         registered_model_name: name of the model in MLflow's registry; ``None`` does not register it.
     """
-    common = {
-        "_disabled_": "$not @is_main",
-        "tracking_uri": "@tracking_uri",
-        "experiment_name": "@experiment_name",
-        "run_name": "@run_name",
-    }
     return {
         "handlers_id": {
             "trainer": {"id": "train#trainer", "handlers": "train#handlers"},
-            "validator": {"id": "validate#evaluator", "handlers": "validate#handlers"},
         },
         "configs": {
             "tracking_uri": tracking_uri,
@@ -119,11 +138,16 @@ def tracking_settings(
             "save_execute_config": str(config_file),
             "trainer": {
                 "_target_": "medseg_monai.handlers.RunTracker",
-                **common,
+                "_disabled_": "$not @is_main",
+                "tracking_uri": "@tracking_uri",
+                "experiment_name": "@experiment_name",
+                "run_name": "@run_name",
                 "output_dir": str(output_dir),
+                "validator": "@validate#evaluator",
                 "network_def": "@network_def",
                 "input_shape": input_shape,
                 "run_id": run_id,
+                "replaced_runs": list(replaced_runs),
                 "registered_model_name": registered_model_name,
                 "experiment_param": dict(parameters),
                 "artifacts": "@save_execute_config",
@@ -132,11 +156,6 @@ def tracking_settings(
                 "tag_name": "train_loss",
                 "output_transform": "$monai.handlers.from_engine(['loss'], first=True)",
                 "close_on_complete": True,
-            },
-            "validator": {
-                "_target_": "monai.handlers.MLFlowHandler",
-                **common,
-                "iteration_log": False,
             },
         },
     }

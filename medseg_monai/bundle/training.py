@@ -10,20 +10,22 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg_monai.files import refuse_given, write_json
+from medseg_monai.files import locked_folder, refuse_given, remove_leftovers
 from medseg_monai.handlers import CHECKPOINT_NAME, MODEL_NAME, TABLES, RunTracker, TrainingState
+from medseg_monai.handlers.run_tracker import UNSENT_NAME, impatient
 from medseg_monai.networks.weights.model_file import settings_file
 
+from .distributed import is_first_process
 from .given import refuse_folders_of_inputs
 from .loader import (
     BundleError,
@@ -36,21 +38,19 @@ from .loader import (
     read_metadata,
 )
 from .overrides import as_it_is
-from .tracking import default_tracking_uri, run_parameters, tracking_settings
+from .run_record import MISSING, RUN_NAME, SAVED, left_behind, read_run, remember_run, write_run
+from .tracking import check_server, default_tracking_uri, run_parameters, tracking_settings
 from .training_data import check_evaluation_data, check_training_data
 
 _LOGGER = logging.getLogger(__name__)
 
-__all__ = ["RUN_NAME", "TrainingResult", "evaluate", "train"]
+__all__ = ["TrainingResult", "evaluate", "train"]
 
 #: the overlay by which earlier versions started from weights
 _EARLIER_OVERLAY = "fine_tune.json"
 
-#: facts about a training that are needed to resume it
-RUN_NAME = "run.json"
-
 _CONFIG_NAME = "config.json"
-_WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME)
+_WRITTEN = (MODEL_NAME, str(settings_file(MODEL_NAME)), CHECKPOINT_NAME, RUN_NAME, _CONFIG_NAME, UNSENT_NAME)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class TrainingResult:
         best_epoch: epoch of ``model``.
         tracking_uri: MLflow address; ``None`` if the run was not tracked.
         run_id: MLflow run; ``None`` if it was not tracked.
+        registers: name under which the model was to be registered; ``None`` if nobody asked for it.
+        registered: address of the model in MLflow's registry, ``models:/NAME/VERSION``; ``None`` if it is not there.
+        missing: what MLflow lacks, since it does not answer or has refused it, in one line; ``None`` if it has all.
 
     Example:
         >>> from pathlib import Path
@@ -82,6 +85,9 @@ class TrainingResult:
     best_epoch: int
     tracking_uri: str | None
     run_id: str | None
+    registers: str | None = None
+    registered: str | None = None
+    missing: str | None = None
 
 
 def train(
@@ -106,7 +112,9 @@ def train(
             with these.
         checkpoint: weights to start from (the flat key ``initial_weights``), with the settings that they were trained
             with unless ``overrides`` state others; by default the weights are initialised at random.
-        resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run.
+        resume: continue after the last completed epoch in ``output_dir``, in the same MLflow run. A training that was
+            killed before its first checkpoint starts again from the beginning; a complete one only gives MLflow what
+            it lacks.
         allow_expressions: take values from ``run.json`` that MONAI would run as code when ``resume`` is set.
         track: log to MLflow.
         tracking_uri: MLflow address; by default ``MLFLOW_TRACKING_URI``, or else a SQLite database in ``output_dir``.
@@ -122,6 +130,7 @@ def train(
             weights that are missing or do not fit; a name for the registry although the training is not tracked.
         ValueError: what the training writes would replace ``checkpoint`` or the data list; the data list has items
             without a label, only empty labels in a section, or one image or patient in two sections.
+        OSError: MLflow does not answer at the start, or another training is at work in the folder.
         KeyboardInterrupt: the training was interrupted; the MLflow run is marked as killed.
 
     Example:
@@ -144,41 +153,69 @@ def train(
     root = find_bundle(bundle)
     values = dict(overrides or {})
     output_dir = Path(values.get("output_dir") or merged_config(root, configs)["output_dir"])
-    run: dict[str, Any] = {}
     start = _start(checkpoint, values)
-    if resume:
-        if start:
-            raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
-        run = _read_run(output_dir)
-        if not allow_expressions:
-            check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
-            _check_configs(root, run["configs"], configs)
-        # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
-        configs = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
-        values = {**run["overrides"], **_what_resuming_takes(root, configs, run["overrides"], values)}
-    elif (output_dir / CHECKPOINT_NAME).exists():
-        raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
-    elif start:
-        _check_starts_from_weights(root, configs)
-        values["initial_weights"] = _existing_weights(start)
-    if not resume:
-        written = [output_dir / name for name in _WRITTEN]
-        refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
-    values |= {"output_dir": str(output_dir), "resume": resume}
-    check_overrides(root, configs, values)
-    run |= {"bundle": root.name, "configs": list(configs), "overrides": values}
-    settings = None
     if registered_model_name and not track:
         raise BundleError(f"{registered_model_name}: MLflow registers only the model of a run that it tracks.")
-    if track:
-        run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}")
-        run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
-        run["tracking_uri"] = _tracking_uri(tracking_uri or run.get("tracking_uri"), output_dir)
-        run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
-        settings = _tracking(root, run)
-    workflow = build_workflow(root, configs, workflow_type="train", overrides=values, tracking=settings)
-    with _without_tracking_variable():
-        return _run_training(workflow, run, output_dir)
+    with _terminate_as_interrupt(), _owned(output_dir, "a training", "overlays"):
+        if resume:
+            run = _resumed(root, configs, values, output_dir, start, allow_expressions)
+        else:
+            run = _new(root, configs, values, output_dir, start)
+        check_overrides(root, run["configs"], run["overrides"])
+        settings = None
+        with _without_tracking_variable() as variable, impatient():
+            if track:
+                run.setdefault("run_name", f"{root.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:4]}")
+                run["experiment_name"] = experiment_name or run.get("experiment_name") or root.name
+                given = tracking_uri or run.get("tracking_uri") or variable
+                run["tracking_uri"] = given or default_tracking_uri(output_dir)
+                run["registered_model_name"] = registered_model_name or run.get("registered_model_name")
+            if track and is_first_process():
+                settings = _tracking(root, run)
+                check_server(run["tracking_uri"])
+            workflow = build_workflow(
+                root, run["configs"], workflow_type="train", overrides=run["overrides"], tracking=settings
+            )
+            return _run_training(workflow, run, output_dir)
+
+
+def _resumed(
+    root: Path,
+    configs: Sequence[str],
+    values: Mapping[str, Any],
+    output_dir: Path,
+    start: str,
+    allow_expressions: bool,
+) -> dict[str, Any]:
+    """What :data:`RUN_NAME` says about the training in a folder, with the changes that it takes."""
+    if start:
+        raise BundleError(f"{start}: a resumed training uses its own weights; leave --checkpoint out.")
+    run = read_run(output_dir)
+    if not allow_expressions:
+        check_values(run["overrides"], f"{output_dir / RUN_NAME}:")
+        _check_configs(root, run["configs"], configs)
+    resume = (output_dir / CHECKPOINT_NAME).exists()
+    if resume:  # earlier versions loaded their start by an overlay; the checkpoint has the weights by now
+        run["configs"] = [name for name in run["configs"] if Path(name).name != _EARLIER_OVERLAY]
+    else:
+        _LOGGER.info("%s: was interrupted before its first checkpoint; it starts again from the beginning.", output_dir)
+    changes = _what_resuming_takes(root, run["configs"], run["overrides"], values)
+    run["overrides"] = {**run["overrides"], **changes, "output_dir": str(output_dir), "resume": resume}
+    return {**run, "bundle": root.name}
+
+
+def _new(root: Path, configs: Sequence[str], values: Mapping[str, Any], output_dir: Path, start: str) -> dict[str, Any]:
+    """What :data:`RUN_NAME` is to say about a training that begins."""
+    if (output_dir / CHECKPOINT_NAME).exists():
+        raise BundleError(f"{output_dir}: already holds a training; add --resume, or give another --output-dir.")
+    overrides = {**values, "output_dir": str(output_dir), "resume": False}
+    if start:
+        _check_starts_from_weights(root, configs)
+        overrides["initial_weights"] = _existing_weights(start)
+    written = [output_dir / name for name in _WRITTEN]
+    refuse_given(written, [start, values.get("datalist")], "give another --output-dir")
+    run = {"bundle": root.name, "configs": list(configs), "overrides": overrides, SAVED: False}
+    return {**run, "replaced_runs": left_behind(output_dir)}
 
 
 def _start(checkpoint: str | os.PathLike[str] | None, values: Mapping[str, Any]) -> str:
@@ -250,22 +287,29 @@ def _existing_weights(checkpoint: str | os.PathLike[str]) -> str:
 
 def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Path) -> TrainingResult:
     tracker: RunTracker | None = None
-    with _terminate_as_interrupt():
-        try:
-            workflow.initialize()
-            check_training_data(workflow.parser)
-            trainer = workflow.parser.get_parsed_content("train#trainer")
-            handlers = workflow.parser.get_parsed_content("train#handlers")
-            tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
-            state = next(handler for handler in handlers if isinstance(handler, TrainingState))
-            _remember_run(trainer, tracker, run, output_dir)
-            _attach_progress(trainer, "training")
-            workflow.run()
-            workflow.finalize()
-        except BaseException as error:
-            if tracker is not None:
-                tracker.terminate("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
-            raise
+    state: TrainingState | None = None
+    try:
+        workflow.initialize()
+        check_training_data(workflow.parser)
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        handlers = workflow.parser.get_parsed_content("train#handlers")
+        tracker = next((handler for handler in handlers if isinstance(handler, RunTracker)), None)
+        state = next(handler for handler in handlers if isinstance(handler, TrainingState))
+        if is_first_process():
+            remember_run(trainer, tracker, run, output_dir)
+        _attach_progress(trainer, "training")
+        workflow.run()
+        workflow.finalize()
+    except BaseException as error:
+        if tracker is not None:
+            tracker.terminate("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        raise
+    finally:
+        if state is not None:
+            state.release()
+    missing = tracker.missing if tracker is not None else ""
+    if tracker is not None and missing != run.pop(MISSING, ""):
+        write_run({**run, MISSING: missing} if missing else run, output_dir)
     return TrainingResult(
         output_dir=output_dir,
         model=output_dir / MODEL_NAME,
@@ -274,6 +318,9 @@ def _run_training(workflow: ConfigWorkflow, run: dict[str, Any], output_dir: Pat
         best_epoch=state.best_epoch,
         tracking_uri=run.get("tracking_uri"),
         run_id=run.get("run_id"),
+        registers=run.get("registered_model_name"),
+        registered=tracker.registered if tracker is not None else None,
+        missing=missing or None,
     )
 
 
@@ -316,11 +363,12 @@ def evaluate(
     workflow.initialize()
     folder = Path(workflow.parser.get_parsed_content("output_dir")) / "evaluation"
     _refuse_inputs(workflow.parser, folder)
-    check_evaluation_data(workflow.parser)
-    _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
-    workflow.run()
-    workflow.finalize()
-    return {"output_dir": str(folder), **json.loads((folder / "summary.json").read_text())}
+    with _owned(folder, "an evaluation", "overlays"):
+        check_evaluation_data(workflow.parser)
+        _attach_progress(workflow.parser.get_parsed_content("validate#evaluator"), "evaluating")
+        workflow.run()
+        workflow.finalize()
+        return {"output_dir": str(folder), **json.loads((folder / "summary.json").read_text())}
 
 
 def _refuse_inputs(parser: ConfigParser, folder: Path) -> None:
@@ -335,35 +383,16 @@ def _attach_progress(engine: Any, what: str) -> None:
     ProgressBar(desc=what, persist=False, disable=None if sys.stderr.isatty() else True).attach(engine)
 
 
-def _read_run(output_dir: Path) -> dict[str, Any]:
-    path = output_dir / RUN_NAME
-    if not path.is_file() or not (output_dir / CHECKPOINT_NAME).is_file():
-        raise BundleError(f"{output_dir}: no training to resume here ({RUN_NAME} and {CHECKPOINT_NAME} are needed).")
-    try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = run["overrides"], run["configs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: damaged; start a new training from {MODEL_NAME} (--checkpoint).") from error
-    return run
-
-
-def _write_run(run: Mapping[str, Any], output_dir: Path) -> None:
-    write_json(output_dir / RUN_NAME, run)
-
-
-def _remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], output_dir: Path) -> None:
-    """Write ``run.json`` when the training has started, with its number in MLflow; a refused one leaves it alone."""
-
-    def write() -> None:
-        if tracker is not None:
-            run["run_id"] = tracker.run_id
-        _write_run(run, output_dir)
-
-    trainer.add_event_handler(Events.STARTED, write)
-
-
-def _tracking_uri(given: str | None, output_dir: Path) -> str:
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(output_dir)
+@contextmanager
+def _owned(folder: Path, work: str, *parts: str) -> Iterator[None]:
+    """Have a folder and its parts for one piece of work alone, which several processes may share."""
+    if not is_first_process():
+        yield
+        return
+    with locked_folder(folder, work):
+        for part in parts:
+            remove_leftovers(folder / part)
+        yield
 
 
 def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,6 +407,7 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         experiment_name=run["experiment_name"],
         run_name=run["run_name"],
         run_id=run.get("run_id"),
+        replaced_runs=run.get("replaced_runs", []),
         parameters=run_parameters(
             root,
             metadata["version"],
@@ -391,11 +421,11 @@ def _tracking(root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_tracking_variable() -> Iterator[None]:
-    """Hide ``MLFLOW_TRACKING_URI``, which ``_tracking_uri`` has read: MONAI would prefer it to the given address."""
+def _without_tracking_variable() -> Iterator[str | None]:
+    """Hide ``MLFLOW_TRACKING_URI``, and provide its value: MONAI would prefer it to the given address."""
     value = os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
-        yield
+        yield value
     finally:
         if value is not None:
             os.environ["MLFLOW_TRACKING_URI"] = value

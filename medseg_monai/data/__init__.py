@@ -4,22 +4,25 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
-from .inputs import find_images, find_radiographs, find_volumes
-from .readers import RadiographReader, RasterReader, VolumeReader
+from .inputs import find_images, find_photographs, find_radiographs, find_volumes
+from .readers import PhotographReader, RadiographReader, RasterReader, VolumeReader
 from .results import DicomSegWriter, LobeTableWriter, NIfTIWriter, PNGWriter, RasterMaskWriter, SaveResultsd
-from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, Segment, find_organ
+from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, OPTIC_DISC, RETINAL_VESSEL, Segment, find_organ
 from .splits import combine
 
 __all__ = [
     "ABDOMINAL_ORGANS",
     "LUNGS",
     "LUNG_LOBES",
+    "OPTIC_DISC",
+    "RETINAL_VESSEL",
     "Datalist",
     "DicomSegWriter",
     "Item",
     "LobeTableWriter",
     "NIfTIWriter",
     "PNGWriter",
+    "PhotographReader",
     "RadiographReader",
     "RasterMaskWriter",
     "RasterReader",
@@ -29,6 +32,7 @@ __all__ = [
     "combine",
     "find_images",
     "find_organ",
+    "find_photographs",
     "find_radiographs",
     "find_volumes",
     "load_datalist",

@@ -165,9 +165,11 @@ def read_sections(path: str | os.PathLike[str]) -> Datalist:
     """
     source = Path(path)
     folder = os.path.realpath(source.parent)
+    content = _read_content(source)
+    _refuse_no_paths(source, content)
     sections = {
         key: [_with_paths(item, lambda value: os.path.normpath(os.path.join(folder, value))) for item in value]
-        for key, value in _read_content(source).items()
+        for key, value in content.items()
         if _is_section(value)
     }
     refuse_leaks(source, "image", sections, lambda item: os.path.realpath(item["image"]) if item.get("image") else None)
@@ -288,11 +290,28 @@ def _read_content(source: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{source}: no such data list; write one with 'medseg data'")
     try:
         content = json.loads(source.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not a JSON file ({error}); write the list again with 'medseg data'") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a data list is a JSON object of sections; write one with 'medseg data'")
     return content
+
+
+def _refuse_no_paths(source: Path, content: Mapping[str, Any]) -> None:
+    """Refuse an image that is no text, and text that can be no path of this system."""
+    items = [item for value in content.values() if _is_section(value) for item in value]
+    given = [(key, value) for item in items for key, value in item.items() if key == "image" or _is_path(key, value)]
+    if strange := [
+        f"{key}: {json.dumps(value)}" for key, value in given if value is not None and not _can_be_path(value)
+    ]:
+        raise ValueError(f"{source}: not paths: {shorten(strange)}; name the files")
+
+
+def _can_be_path(value: object) -> bool:
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_section(value: object) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,21 +17,58 @@ from medseg_monai.files import REPORT_FILES, has_ending
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
 from .names import case_name, name_cases
-from .readers.radiograph import RADIOGRAPH_MODALITIES
+from .readers.dicom_picture import PHOTOGRAPH, RADIOGRAPH, PictureKind
+from .readers.itk_header import data_files
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["find_images", "find_radiographs", "find_volumes"]
+__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
+_HIDDEN = ("dicomdir", "thumbs.db", "desktop.ini")  # what archives and file managers leave behind
 
-def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
+
+class FoundCases(list[Item]):
+    """The cases in what a user named, and what was left out of the folders among it.
+
+    Args:
+        items: the cases.
+        left_out: see the attribute.
+
+    Attributes:
+        left_out: absolute paths of files and folders that are no cases, such as pictures of an unknown format.
+
+    Example:
+        >>> from medseg_monai.data.inputs import FoundCases
+        >>> found = FoundCases([{"image": "eyes/a.png"}], left_out=["eyes/b.heic"])
+        >>> len(found), found.left_out
+        (1, ['eyes/b.heic'])
+    """
+
+    def __init__(self, items: Iterable[Item] = (), left_out: Iterable[str] = ()) -> None:
+        super().__init__(items)
+        self.left_out = list(left_out)
+
+
+@dataclass
+class _Folder:
+    """The cases that a folder stands for, and what is left out of it, with the reason if the name does not say it."""
+
+    cases: list[Path] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+
+
+_IMAGE = PictureKind("image", (), in_colour=True)
+
+
+def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
     """List the 2D images in files and folders.
 
-    A folder stands for the image files directly in it, which are recognised by their suffix; hidden files are left out.
-    If there are none, it stands for its case folders: those directly in it with one image each, without hidden folders
-    and those with the results of a prediction. A file that is named itself is taken whatever its suffix.
+    A folder stands for the image files directly in it, which are recognised by their suffix. If there are none, it
+    stands for its case folders: those directly in it with one image each, without hidden folders and those with the
+    results of a prediction. One warning names whatever else there is except hidden files: other files, broken links,
+    folders with images beside images. A file that is named itself is taken whatever its suffix.
 
     Args:
         paths: one or several files and folders.
@@ -54,18 +92,18 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         ...     [Path(item["image"]).name for item in find_images(folder)]
         ['a.jpg', 'b.png']
     """
-    return _cases(paths, in_folder=_images_in, named=_existing)
+    return _cases(paths, in_folder=partial(_pictures_in, kind=_IMAGE), named=_existing, what=_IMAGE.name)
 
 
-def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Item]:
+def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
     """List the radiographs in files and folders, for :class:`medseg_monai.data.RadiographReader`.
 
-    A folder stands for the image files (recognised by their suffix) and the DICOM radiographs directly in it; hidden
-    files and ``DICOMDIR`` are left out. DICOM is recognised by the ending ``.dcm`` or by its content, and each file is
-    a case. Other DICOM files in a folder (reports, earlier segmentations, CT) are left out, and one warning names them.
-    A DICOM file whose header does not state a modality is kept, so that reading it reports what is wrong. A folder
-    without a radiograph stands for its case folders, see :func:`find_images`. A file that is named itself is taken
-    whatever its suffix, but DICOM must be a radiograph.
+    A folder stands for the image files (recognised by their suffix) and the DICOM radiographs directly in it. DICOM is
+    recognised by the ending ``.dcm`` or by its content, and each file is a case. Other DICOM files in a folder
+    (reports, earlier segmentations, CT) are left out with the rest. A DICOM file whose header does not state a modality
+    is kept, so that reading it reports what is wrong. A folder without a radiograph stands for its case folders; that,
+    and the warning of what is left out, is as in :func:`find_images`. A file that is named itself is taken whatever its
+    suffix, but DICOM must be a radiograph.
 
     Args:
         paths: one or several files and folders.
@@ -89,7 +127,35 @@ def find_radiographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ...     [Path(item["image"]).name for item in find_radiographs(f"{folder}/images")]
         ['phantom_0001.dcm']
     """
-    return _cases(paths, in_folder=_radiographs_in, named=_radiograph)
+    return _find_pictures(paths, RADIOGRAPH)
+
+
+def find_photographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
+    """List the photographs of eyes in files and folders, for :class:`medseg_monai.data.PhotographReader`.
+
+    As :func:`find_radiographs`, with DICOM of ophthalmic photography (OP) instead of radiographs.
+
+    Args:
+        paths: one or several files and folders.
+
+    Returns:
+        items ``{"image": path, "name": name}`` as :func:`find_radiographs` returns them.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder without a photograph, a case folder with several, a named DICOM file of another modality
+            than OP, or two files of a folder that differ in their endings alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_photographs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "left.jpg").touch()
+        ...     [Path(item["image"]).name for item in find_photographs(folder)]
+        ['left.jpg']
+    """
+    return _find_pictures(paths, PHOTOGRAPH)
 
 
 def find_volumes(
@@ -97,13 +163,14 @@ def find_volumes(
     *,
     series: str | Sequence[str] | None = None,
     modality: str = "CT",
-) -> list[Item]:
+) -> FoundCases:
     """List the 3D volumes in files and folders, for :class:`medseg_monai.data.VolumeReader`.
 
-    A folder stands for the volume files directly in it, which are recognised by their suffix (hidden files are left
-    out), and for the one DICOM series below it. If there are several series, ``series`` must choose among them; folders
-    then stand for the chosen series and nothing else. A folder with neither stands for its case folders, see
-    :func:`find_images`. The headers of a series are checked here, before any network is loaded.
+    A folder stands for the volume files directly in it, which are recognised by their suffix, and for the one DICOM
+    series below it. If there are several series, ``series`` must choose among them; folders then stand for the chosen
+    series and nothing else. A folder with neither stands for its case folders, see :func:`find_images`; that function
+    also tells what the warning of left out files names, which here are neither DICOM nor the raw data of a header. The
+    headers of a series are checked here, before any network is loaded.
 
     Args:
         paths: one or several files and folders.
@@ -133,7 +200,7 @@ def find_volumes(
     """
     given, wanted = ensure_tuple(paths), ensure_tuple(series or ())
     in_folder = partial(_series_named, wanted=wanted) if wanted else _volumes_in
-    items = _cases(given, in_folder=partial(in_folder, modality=modality), named=_volume)
+    items = _cases(given, in_folder=partial(in_folder, modality=modality), named=_volume, what="volume")
     missing = [uid for uid in wanted if not any(Path(item["image"]).name == uid for item in items)]
     if missing:
         there = shorten(str(path) for path in given)
@@ -141,19 +208,46 @@ def find_volumes(
     return items
 
 
+def _find_pictures(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], kind: PictureKind) -> FoundCases:
+    in_folder, named = partial(_pictures_in, kind=kind), partial(_picture, kind=kind)
+    return _cases(paths, in_folder=in_folder, named=named, what=kind.name)
+
+
 def _cases(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
-    in_folder: Callable[[Path], list[Path]],
+    in_folder: Callable[[Path], _Folder],
     named: Callable[[Path], Path],
-) -> list[Item]:
-    """List the cases in folders and the files that are named themselves, each case once."""
+    what: str,
+) -> FoundCases:
+    """List the cases in folders and the files that are named themselves, each case once; tell what is left out."""
     found: dict[Path, None] = {}
+    folders: dict[Path, _Folder] = {}
     for entry in ensure_tuple(paths):
         path = Path(os.path.abspath(entry))  # without "..", so that a file named twice counts once
-        found.update(dict.fromkeys(in_folder(path) if path.is_dir() else [named(path)]))
+        if path.is_dir():
+            folders[path] = in_folder(path)
+        found.update(dict.fromkeys(folders[path].cases if path in folders else [named(path)]))
+    taken = {*found, *folders}
+    left_out: dict[Path, None] = {}
+    for folder, one in folders.items():
+        unread = {path: reason for path, reason in sorted(one.left_out.items()) if path not in taken}
+        left_out.update(dict.fromkeys(unread))
+        if unread:
+            _LOGGER.warning("%s: left out, as they are not %ss: %s.", folder, what, _listed(folder, unread))
     _refuse_same_stem(found)
-    return name_cases([{"image": str(path)} for path in found])
+    return FoundCases(name_cases([{"image": str(path)} for path in found]), map(str, left_out))
+
+
+def _listed(folder: Path, left_out: Mapping[Path, str]) -> str:
+    names = {path.relative_to(folder).as_posix(): reason for path, reason in left_out.items()}
+    return shorten(f"{name} ({reason})" if reason else name for name, reason in names.items())
+
+
+def _also(folder: Path, found: _Folder) -> str:
+    """What is left out of a folder without a case for another reason than its name, which may be why there is none."""
+    told = {path: reason for path, reason in found.left_out.items() if reason}
+    return f"; left out: {_listed(folder, told)}" if told else ""
 
 
 def _existing(path: Path) -> Path:
@@ -162,78 +256,78 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _files_in(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones and the results of an earlier run, which are no cases."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_hidden(path)]
+    return [path for path in folders if not all((path / name).is_file() for name in REPORT_FILES)]
 
 
-def _in_case_folders(folder: Path, directly_in: Callable[[Path], list[Path]], what: str) -> list[Path]:
-    """The one image in each of a folder's folders; none if they hold no images either."""
-    found = []
-    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        # the results of an earlier run would else become the cases of the next
-        images = [] if all((below / name).is_file() for name in REPORT_FILES) else directly_in(below)
-        if len(images) > 1:
-            names = shorten(image.name for image in images)
-            raise ValueError(
-                f"{folder}: no {what} directly in it, and {len(images)} in {below.name} ({names}), expected one a case "
-                "folder; name the folders or files to predict."
-            )
-        found += images
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _HIDDEN
+
+
+def _directly_in(folder: Path, why_not: Callable[[Path], str | None]) -> _Folder:
+    """The cases directly in a folder: the files for which ``why_not`` gives ``None``."""
+    found = _Folder()
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or _is_hidden(path):
+            continue
+        reason = why_not(path) if path.is_file() else "a broken link"
+        if reason is None:
+            found.cases.append(path)
+        else:
+            found.left_out[path] = reason
     return found
 
 
-def _images_in(folder: Path) -> list[Path]:
-    images = _images_directly_in(folder) or _in_case_folders(folder, _images_directly_in, "image")
-    if not images:
-        raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(RASTER_SUFFIXES)}).")
-    return images
+def _in_folder(folder: Path, *, directly_in: Callable[[Path], _Folder], what: str) -> _Folder:
+    """The cases directly in a folder, or else the one in each of its folders."""
+    found = directly_in(folder)
+    below = {path: directly_in(path) for path in _folders_in(folder)}
+    if found.cases:
+        found.left_out |= {path: "a folder" for path, there in below.items() if there.cases}
+        return found
+    for path, there in below.items():
+        if len(there.cases) > 1:
+            names = shorten(case.name for case in there.cases)
+            raise ValueError(
+                f"{folder}: no {what} directly in it, and {len(there.cases)} in {path.name} ({names}), expected one a "
+                "case folder; name the folders or files to predict."
+            )
+        found.cases += there.cases
+        # a folder without a case may have nothing to do with them, but a broken link in it may be one
+        found.left_out |= {file: why for file, why in there.left_out.items() if there.cases or why}
+    return found
 
 
-def _images_directly_in(folder: Path) -> list[Path]:
-    return [p for p in _files_in(folder) if p.suffix.lower().lstrip(".") in RASTER_SUFFIXES]
+def _pictures_in(folder: Path, *, kind: PictureKind) -> _Folder:
+    """The raster images and the DICOM images of a kind in a folder, at least one."""
+    directly_in = partial(_directly_in, why_not=partial(_why_no_picture, kind=kind))
+    found = _in_folder(folder, directly_in=directly_in, what=kind.name)
+    if not found.cases:
+        wanted = ", ".join(RASTER_SUFFIXES) + (f", DICOM of {' or '.join(kind.modalities)}" if kind.modalities else "")
+        raise ValueError(f"{folder}: no {kind.name} in this folder (looked for {wanted}){_also(folder, found)}.")
+    return found
 
 
-def _radiographs_in(folder: Path) -> list[Path]:
-    radiographs = _radiographs_directly_in(folder) or _in_case_folders(folder, _radiographs_directly_in, "radiograph")
-    if not radiographs:
-        others = shorten(f"{file.name} ({modality})" for file, modality in _dicom_in(folder).items() if modality)
-        also = f"; DICOM of other modalities: {others}" if others else ""
-        wanted = f"{', '.join(RASTER_SUFFIXES)}, DICOM of {' or '.join(RADIOGRAPH_MODALITIES)}"
-        raise ValueError(f"{folder}: no radiograph in this folder (looked for {wanted}){also}.")
-    return radiographs
+def _why_no_picture(file: Path, kind: PictureKind) -> str | None:
+    """Why a file is left out; ``None`` if it is a case, as is DICOM that states no modality, which reading reports."""
+    if kind.modalities and is_dicom_file(file):
+        return _other_modality(file, kind) or None
+    return None if has_ending(file, RASTER_SUFFIXES) else ""
 
 
-def _radiographs_directly_in(folder: Path) -> list[Path]:
-    """The radiographs in a folder; one warning names the DICOM files beside them that are none."""
-    dicom = _dicom_in(folder)
-    radiographs = [
-        file
-        for file in _files_in(folder)
-        if (not dicom[file] if file in dicom else file.suffix.lower().lstrip(".") in RASTER_SUFFIXES)
-    ]
-    left_out = shorten(f"{file.name} ({modality})" for file, modality in dicom.items() if modality)
-    if radiographs and left_out:
-        _LOGGER.warning("%s: left out, as they are not radiographs: %s.", folder, left_out)
-    return radiographs
-
-
-def _dicom_in(folder: Path) -> dict[Path, str]:
-    """The DICOM files in a folder, each with its modality if that is not a radiograph's."""
-    files = (file for file in _files_in(folder) if file.name != "DICOMDIR")
-    return {file: _other_modality(file) for file in files if is_dicom_file(file)}
-
-
-def _radiograph(path: Path) -> Path:
-    if is_dicom_file(_existing(path)) and (modality := _other_modality(path)):
-        wanted = " or ".join(RADIOGRAPH_MODALITIES)
-        raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a radiograph.")
+def _picture(path: Path, *, kind: PictureKind) -> Path:
+    if is_dicom_file(_existing(path)) and (modality := _other_modality(path, kind)):
+        wanted = " or ".join(kind.modalities)
+        raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a {kind.name}.")
     return path
 
 
-def _other_modality(file: Path) -> str:
-    """The modality of a DICOM file that is not a radiograph; empty if it is one, or if its header states none."""
+def _other_modality(file: Path, kind: PictureKind) -> str:
+    """The modality of a DICOM file of another kind; empty if it is of this one, or if its header states none."""
     modality = read_modality(file)
-    return "" if modality in RADIOGRAPH_MODALITIES else modality
+    return "" if modality in kind.modalities else modality
 
 
 def _volume(path: Path) -> Path:
@@ -243,34 +337,52 @@ def _volume(path: Path) -> Path:
     return path
 
 
-def _volumes_in(folder: Path, modality: str) -> list[Path]:
+def _volumes_in(folder: Path, modality: str) -> _Folder:
     """The volume files in a folder, and the folder itself if one DICOM series lies below."""
     series = find_series(folder)
     if len(series) > 1:
         several = list_series(series, modality=modality)
         raise ValueError(f"{folder}: {len(series)} DICOM series, choose with --series: {several}.")
-    volumes = _volumes_directly_in(folder)
-    if not volumes:
-        volumes = _in_case_folders(folder, _volumes_directly_in, "volume")
-        if volumes and series:
-            raise ValueError(
-                f"{folder}: a DICOM series below, and {volumes[0].relative_to(folder)} in folders of its own; name the "
-                "folders or files to predict."
-            )
-    if not volumes and not series:
+    volumes = _in_folder(folder, directly_in=_volumes_directly_in, what="volume")
+    in_folders = [volume for volume in volumes.cases if volume.parent != folder]
+    if series and in_folders:
+        raise ValueError(
+            f"{folder}: a DICOM series below, and {in_folders[0].relative_to(folder)} in folders of its own; name the "
+            "folders or files to predict."
+        )
+    if not volumes.cases and not series:
         suffixes = ", ".join(VOLUME_SUFFIXES)
-        raise ValueError(f"{folder}: no volume in this folder (looked for {suffixes}) and no DICOM series below it.")
+        raise ValueError(
+            f"{folder}: no volume in this folder (looked for {suffixes}) and no DICOM series below it"
+            f"{_also(folder, volumes)}."
+        )
     for one in series:
         check_geometry(one, modality=modality)
-        volumes.append(folder)
+        volumes.cases.append(folder)
     return volumes
 
 
-def _volumes_directly_in(folder: Path) -> list[Path]:
-    return [p for p in _files_in(folder) if has_ending(p, VOLUME_SUFFIXES)]
+def _volumes_directly_in(folder: Path) -> _Folder:
+    """The volume files in a folder; DICOM beside them belongs to a series, and raw data to their headers."""
+    found = _directly_in(folder, lambda file: None if has_ending(file, VOLUME_SUFFIXES) else "")
+    raw = {ending for header in found.cases for ending in _endings_of_data(header)}
+    for file in [file for file, reason in found.left_out.items() if not reason]:
+        if file.suffix in raw or is_dicom_file(file):
+            del found.left_out[file]
+    return found
 
 
-def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Path]:
+def _endings_of_data(header: Path) -> set[str]:
+    """The endings of the files in which the voxels of a header lie, which may be many, named by a pattern."""
+    if not has_ending(header, ("nhdr", "mhd")):
+        return set()
+    try:
+        return {Path(name.split()[0]).suffix for name in data_files(header) if name}
+    except ValueError:  # a damaged header, which reading reports
+        return set()
+
+
+def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> _Folder:
     """The series below a folder that ``wanted`` names, at least one."""
     named = find_series(folder, wanted)
     if not named:
@@ -283,7 +395,7 @@ def _series_named(folder: Path, wanted: Sequence[str], modality: str) -> list[Pa
         if path.exists() and not series.folder.is_relative_to(path):
             raise ValueError(f"{path}: only a part of the DICOM series of this name; move all its files there.")
         volumes.append(path)
-    return volumes
+    return _Folder(volumes)
 
 
 def _refuse_same_stem(paths: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-__all__ = ["ABDOMINAL_ORGANS", "LUNGS", "LUNG_LOBES", "Segment", "find_organ"]
+__all__ = ["ABDOMINAL_ORGANS", "LUNGS", "LUNG_LOBES", "OPTIC_DISC", "RETINAL_VESSEL", "Segment", "find_organ"]
 
 _ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")  # pydicom 2 has two codes of this name
 
@@ -21,6 +21,7 @@ class Segment:
         type: code of the structure (segmented property type).
         colour: recommended display colour, RGB from 0 to 255.
         category: code of the kind of structure (segmented property category).
+        region: code of the region of the body, for a type that occurs in many (anatomic region).
 
     Example:
         >>> from pydicom.sr.codedict import codes
@@ -33,6 +34,7 @@ class Segment:
     type: Code
     colour: tuple[int, int, int]
     category: Code = _ANATOMICAL_STRUCTURE
+    region: Code | None = None
 
 
 def _lobe(name: str, code: str, colour: tuple[int, int, int]) -> Segment:
@@ -55,6 +57,15 @@ the side; these codes include the side. The category (91723000) is that of CID 7
 
 LUNGS = (Segment("lungs", codes.SCT.Lung, (86, 180, 233)),)
 """Both lungs in a radiograph as one label: 39607008 "Lung" in SNOMED CT (CID 7151), without a side."""
+
+OPTIC_DISC = (Segment("optic disc", codes.SCT.OpticNerveHead, (230, 159, 0)),)
+"""The optic disc in a photograph of the fundus: 81016008 "Optic nerve head" in SNOMED CT (CID 4209)."""
+
+RETINAL_VESSEL = (Segment("retinal vessel", codes.SCT.BloodVessel, (204, 121, 167), region=codes.SCT.Retina),)
+"""Arteries and veins in a photograph of the fundus as one label.
+
+In SNOMED CT they are 59820001 "Blood Vessel" (CID 7151), and their anatomic region is 5665001 "Retina" (CID 4209).
+"""
 
 ABDOMINAL_ORGANS = {
     "liver": Segment("liver", codes.SCT.Liver, (204, 121, 167)),

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
+from medseg_monai.files import locked_folder, one_line
 from medseg_monai.networks.weights import write_model
 from medseg_monai.networks.weights.model_file import check_settings_file, restore_settings
-from medseg_monai.networks.weights.state_dict import check_fits, read_tensors, save_atomically
+from medseg_monai.networks.weights.state_dict import (
+    as_state_dict,
+    check_finite,
+    check_fits,
+    read_tensors,
+    save_atomically,
+)
 
 from .early_stop import EarlyStop
 from .training_precision import TrainingPrecision
@@ -31,17 +39,20 @@ MODEL_NAME = "model.pt"
 
 logger = logging.getLogger(__name__)
 
+# what every version has written into a checkpoint
+_ALWAYS = ("network", "optimizer", "lr_scheduler", "epoch", "iteration", "best_metric", "best_epoch")
+
 
 class TrainingState:
     """Save the state of a training after each epoch, keep the best model, and restore the state on request.
 
     ``checkpoint.pt`` holds the network, the optimizer, the learning rate scheduler, the scale of mixed precision, the
-    trainer's counters, the best metric, the count of early stopping, the precision, the average of the weights and the
-    settings. With
-    :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt`` is written by
-    :func:`medseg_monai.networks.weights.write_model`.
+    trainer's counters and metrics, the best metric, the count of early stopping, the precision, the average of the
+    weights and the settings. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt``
+    is written by :func:`medseg_monai.networks.weights.write_model`.
 
-    In a distributed training every process restores the state, and the first one saves it.
+    In a distributed training every process restores the state, and the first one saves it. It has the folder for itself
+    until the training has completed or :meth:`release` is called.
 
     MONAI's ``CheckpointSaver`` writes in place (``atomic=False``), so a kill during the write loses the training.
 
@@ -60,6 +71,7 @@ class TrainingState:
         resume: whether to restore ``checkpoint.pt`` before the first epoch.
 
     Raises:
+        BlockingIOError: at the start, if another training is at work in the folder.
         FileNotFoundError: at the start, if ``resume`` is set and there is no checkpoint.
         ValueError: at the start, if ``resume`` is set and the checkpoint is damaged or belongs to another network.
         FileExistsError: at the start, if ``resume`` is not set and the folder already holds a training.
@@ -115,6 +127,7 @@ class TrainingState:
         self.resume = resume
         self.best_metric: float | None = None
         self.best_epoch = 0
+        self._owned = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         """Register the handler; this must be done after the handlers that validate and that step the scheduler.
@@ -128,6 +141,16 @@ class TrainingState:
             if handler is not None:
                 handler.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.release)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def release(self) -> None:
+        """Let others write into the folder."""
+        self._owned.close()
+
+    def _fail(self, error: Exception) -> None:
+        self.release()
+        raise error  # which the engine leaves to its handlers
 
     def restore(self, engine: Engine) -> None:
         """Load ``checkpoint.pt`` into the objects of this training if ``resume`` is set.
@@ -135,6 +158,8 @@ class TrainingState:
         Args:
             engine: trainer whose epoch and iteration counters are set.
         """
+        if _is_first():
+            self._owned.enter_context(locked_folder(self.output_dir, "a training"))
         path = self.output_dir / CHECKPOINT_NAME
         if not self.resume:
             if path.exists():
@@ -143,8 +168,15 @@ class TrainingState:
             return
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no checkpoint to resume from.")
-        state = read_tensors(path)
+        state = _read_checkpoint(path)
         check_fits(state["network"], self.network.state_dict(), network=type(self.network).__name__, source=path)
+        with one_line(f"{path}: the checkpoint of another training, or damaged; resume from a copy, or train anew."):
+            self._load(state, engine)
+        if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
+            restore_settings(self.output_dir / MODEL_NAME, state["settings"])
+        logger.info("Resumed %s after epoch %d.", path, state["epoch"])
+
+    def _load(self, state: Mapping[str, Any], engine: Engine) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -158,11 +190,9 @@ class TrainingState:
             self.average.load_state_dict(state["average"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
+        engine.state.metrics.update(state.get("metrics", {}))
         self.best_metric = state["best_metric"]
         self.best_epoch = state["best_epoch"]
-        if (self.output_dir / MODEL_NAME).is_file() and state.get("settings"):
-            restore_settings(self.output_dir / MODEL_NAME, state["settings"])
-        logger.info("Resumed %s after epoch %d.", path, state["epoch"])
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint of the epoch that has ended, and the model if it is the best so far.
@@ -170,7 +200,7 @@ class TrainingState:
         Args:
             engine: trainer.
         """
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        if not _is_first():
             return
         epoch = engine.state.epoch
         if self._improved(epoch):
@@ -187,6 +217,7 @@ class TrainingState:
             "average": self.average.state_dict() if self.average is not None else {},
             "epoch": epoch,
             "iteration": engine.state.iteration,
+            "metrics": {name: value for name, value in engine.state.metrics.items() if isinstance(value, (int, float))},
             "best_metric": self.best_metric,
             "best_epoch": self.best_epoch,
             "settings": self.settings,
@@ -207,3 +238,27 @@ class TrainingState:
             return False
         self.best_metric = metric
         return True
+
+
+def _is_first() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, and refuse one that no training can go on from."""
+    content = read_tensors(path)
+    absent = [key for key in _ALWAYS if not isinstance(content, Mapping) or key not in content]
+    if absent:
+        raise ValueError(
+            f"{path}: not the checkpoint of a training (no {', '.join(absent)}); resume from a copy of it."
+        )
+    check_finite(_tensors_in(content["optimizer"], "optimizer"), path)
+    return {**content, "network": as_state_dict(content["network"], path)}
+
+
+def _tensors_in(content: Any, name: str) -> dict[str, torch.Tensor]:
+    """The tensors in nested mappings and lists, by their places."""
+    if isinstance(content, torch.Tensor):
+        return {name: content}
+    pairs = content.items() if isinstance(content, Mapping) else enumerate(content if isinstance(content, list) else [])
+    return {place: tensor for key, one in pairs for place, tensor in _tensors_in(one, f"{name}.{key}").items()}

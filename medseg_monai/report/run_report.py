@@ -6,16 +6,19 @@ import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medseg_monai.files import write_csv, write_json
+from medseg_monai.files import file_sha256, write_csv, write_json
 
 __all__ = ["CaseReport", "RunReport", "installed_versions"]
 
-_DECIDING = ("bundle", "bundle_version", "model_sha256", "model_settings", "settings", "attention")
+_DECIDING = ("bundle", "bundle_version", "config_sha256", "model_sha256", "model_settings", "settings", "attention")
+#: what only ``report.json`` has, since it helps no reader of a table
+_NOT_IN_TABLE = ("phases", "input_sha256", "output_sha256")
 
 
 def installed_versions() -> dict[str, str]:
@@ -35,8 +38,9 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _all_there(outputs: list[str]) -> bool:
-    return bool(outputs) and all(Path(path).is_file() for path in outputs)
+def _decided_by(run: Mapping[str, Any]) -> list[Any]:
+    """What must be equal in two runs for their predictions to be those of one run."""
+    return [*(run.get(key) for key in _DECIDING), run.get("versions", {}).get("medseg-monai")]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class CaseReport:
         error: one line; empty if all went well.
         phases: wall time in seconds by phase; only in ``report.json``.
         warnings: what was doubtful in the input or repaired, a line each.
+        input_sha256: SHA-256 of what was read for the case, see
+            :func:`medseg_monai.data.readers.fingerprint.input_sha256`; empty if it could not be read. Only in
+            ``report.json``.
+        output_sha256: SHA-256 of each of ``outputs``, in their order; only in ``report.json``.
 
     Example:
         >>> from medseg_monai.report import CaseReport
@@ -67,6 +75,25 @@ class CaseReport:
     error: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    input_sha256: str = ""
+    output_sha256: list[str] = field(default_factory=list)
+
+    def is_whole_in(self, folder: str | os.PathLike[str]) -> bool:
+        """Whether the case was completed into a folder, and every file is there as it was written.
+
+        Args:
+            folder: the folder of results.
+        """
+        if self.status != "ok" or not self.outputs or len(self.outputs) != len(self.output_sha256):
+            return False
+        inside = Path(folder).resolve()
+        try:
+            return all(
+                Path(path).resolve().is_relative_to(inside) and file_sha256(path) == digest
+                for path, digest in zip(self.outputs, self.output_sha256, strict=True)
+            )
+        except OSError:
+            return False
 
 
 @dataclass
@@ -107,17 +134,19 @@ class RunReport:
     def complete_before(self) -> dict[str, CaseReport]:
         """The cases that an earlier run with the same bundle, weights and settings completed in this folder.
 
+        Their files are as they were written; whether the inputs are still the same is left to the caller.
+
         Returns:
             input to report; empty if there is no report, or if it cannot be read.
         """
         try:
             earlier = json.loads((self.output_dir / "report.json").read_text(encoding="utf-8"))
             cases = [CaseReport(**case) for case in earlier["cases"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            if _decided_by(earlier) != _decided_by(json.loads(json.dumps(self.run))):  # JSON knows no tuples
+                return {}
+            return {case.input: case for case in cases if case.is_whole_in(self.output_dir)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-        if any(earlier.get(key) != self.run.get(key) for key in _DECIDING):
-            return {}
-        return {case.input: case for case in cases if case.status == "ok" and _all_there(case.outputs)}
 
     @property
     def failed(self) -> list[CaseReport]:
@@ -132,7 +161,7 @@ class RunReport:
     def write(self) -> None:
         """Write ``report.json`` and ``report.csv``, each all or nothing."""
         write_json(self.output_dir / "report.json", self.as_dict())
-        columns = [name for name in CaseReport.__dataclass_fields__ if name != "phases"]
+        columns = [name for name in CaseReport.__dataclass_fields__ if name not in _NOT_IN_TABLE]
         rows = [
             {**asdict(case), "outputs": os.pathsep.join(case.outputs), "warnings": " | ".join(case.warnings)}
             for case in self.cases

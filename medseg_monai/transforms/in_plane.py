@@ -12,7 +12,12 @@ from monai.transforms import DivisiblePad, InvertibleTransform, MapTransform, Pa
 from monai.transforms.spatial.functional import resize
 from monai.utils import Method, TraceKeys, ensure_tuple_rep
 
+from .same_size import file_name
+
 __all__ = ["PadToMultipled", "ResizeInPlaned"]
+
+# as many slices would take the memory of a wrong voxel size; a whole body is seven times as long as wide
+_LONGEST = 32
 
 
 class ResizeInPlaned(MapTransform, InvertibleTransform):
@@ -82,13 +87,14 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
 
         Raises:
             TypeError: an image has no affine.
-            ValueError: an image is not 3D, or its size differs from that of the first.
+            ValueError: an image is not 3D, its size differs from that of the first, or the voxels of its header make it
+                far longer than wide.
         """
         d = dict(data)
         keys = list(self.key_iterator(d, self.mode, self.anti_aliasing))
         for key, *_ in keys:
             _check_image(d[key], key, d[keys[0][0]], keys[0][0])
-        size = self._new_size(d[keys[0][0]]) if keys else ()
+        size = self._new_size(d[keys[0][0]], keys[0][0]) if keys else ()
         for key, mode, anti_aliasing in keys:
             d[key] = resize(
                 d[key],
@@ -104,11 +110,17 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
             )
         return d
 
-    def _new_size(self, image: MetaTensor) -> tuple[int, int, int]:
+    def _new_size(self, image: MetaTensor, key: Hashable) -> tuple[int, int, int]:
         slices, rows, columns = image.shape[1:]
         between, *in_plane = affine_to_spacing(image.affine).tolist()
         extent = (rows * in_plane[0] + columns * in_plane[1]) / 2
-        return max(1, round(slices * between * self.in_plane_size / extent)), self.in_plane_size, self.in_plane_size
+        length = slices * between / extent
+        if not length <= _LONGEST:
+            raise ValueError(
+                f"{file_name(image, key)}: {length:.4g} times as long as wide, expected at most {_LONGEST}; correct "
+                "the voxel size in its header."
+            )
+        return max(1, round(length * self.in_plane_size)), self.in_plane_size, self.in_plane_size
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Resize ``keys`` back with the interpolation that their traces name.

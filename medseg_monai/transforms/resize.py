@@ -70,8 +70,7 @@ class AntialiasedResized(MapTransform, InvertibleTransform):
             traced = self.resizer(image)
             pixels = convert_to_tensor(image, dtype=torch.float32, track_meta=False)
             size = tuple(traced.shape[1:])
-            smooth = functional.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
-            d[key] = convert_to_dst_type(smooth, traced)[0]
+            d[key] = convert_to_dst_type(_smooth(pixels[None], size)[0], traced)[0]
         return d
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -87,3 +86,11 @@ class AntialiasedResized(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             d[key] = self.resizer.inverse(d[key])
         return d
+
+
+def _smooth(pixels: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Resize ``[1, C, H, W]``; one axis after the other, since PyTorch would widen all rows before it drops most."""
+    rows, columns = size
+    if columns > pixels.shape[3] and rows < pixels.shape[2]:
+        pixels = functional.interpolate(pixels, (rows, pixels.shape[3]), mode="bilinear", antialias=True)
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True)

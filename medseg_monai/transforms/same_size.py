@@ -11,11 +11,15 @@ from monai.utils import ImageMetaKey
 
 __all__ = ["CheckSameSized", "file_name"]
 
+_ORIENTATION = "exif_orientation"  # the key of medseg_monai.data.readers, which this room does not import
+
 
 class CheckSameSized(MapTransform):
-    """Refuse an item whose images differ in spatial size; place it directly after loading.
+    """Refuse an item whose images differ in spatial size or in EXIF orientation; place it directly after loading.
 
-    Most pipelines continue with resizing, which would make a mask of another size fit without a warning.
+    Most pipelines continue with resizing, which would make a mask of another size fit without a warning. Images are
+    read upright, by their EXIF orientation. A mask that has another one than its image may have been drawn upright or
+    on the stored pixels: its size cannot tell if it is square or the image is upside down.
 
     Args:
         keys: images to compare, each ``[C, *spatial]``; the first one sets the size.
@@ -44,17 +48,29 @@ class CheckSameSized(MapTransform):
             the unchanged item.
 
         Raises:
-            ValueError: an image has another size than the first; the message names both files and both sizes.
+            ValueError: an image has another orientation or size than the first; the message names both files and both
+                orientations or sizes.
         """
         present = list(self.key_iterator(dict(data)))
         first = data[present[0]]
         for key in present[1:]:
+            own, of_first = _orientation(data[key]), _orientation(first)
+            if own != of_first:
+                raise ValueError(
+                    f"{file_name(data[key], key)}: EXIF orientation {own}, but its image "
+                    f"{file_name(first, present[0])} has {of_first}; save both upright, without the tag."
+                )
             if data[key].shape[1:] != first.shape[1:]:
                 raise ValueError(
                     f"{file_name(data[key], key)}: size {tuple(data[key].shape[1:])} (rows first), but its image "
                     f"{file_name(first, present[0])} has {tuple(first.shape[1:])}; replace the wrong file."
                 )
         return dict(data)
+
+
+def _orientation(image: torch.Tensor) -> int:
+    """The EXIF orientation of the file; 1, which is upright, if it has none."""
+    return int(getattr(image, "meta", {}).get(_ORIENTATION, 1))
 
 
 def file_name(image: torch.Tensor, key: Hashable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from medseg_monai.bundle import BundleError, Predictor, predict_cases
+from medseg_monai.data import find_images
 from medseg_monai.networks.nets import CENet
 
 QUICK = {"views": "flips", "fast": False}
@@ -105,6 +107,17 @@ def test_a_disc_that_fills_the_image_fills_the_mask(model: Path, image: Path, tm
     report = predict_cases(predictor, [{"image": str(image)}], tmp_path / "out")
     assert not report.failed
     assert (np.asarray(Image.open(report.cases[0].outputs[0])) == 255).all()
+
+
+def test_the_report_lists_the_files_of_a_folder_that_were_left_out(predictor: Predictor, image: Path, tmp_path: Path):
+    (tmp_path / "eyes").mkdir()
+    (tmp_path / "eyes" / "a.jpe").write_bytes(image.read_bytes())
+    for name in ("b.heic", "c.txt"):
+        (tmp_path / "eyes" / name).touch()
+    predict_cases(predictor, find_images(tmp_path / "eyes"), tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["counts"] == {"ok": 1}
+    assert report["left_out"] == [str(tmp_path / "eyes" / name) for name in ("b.heic", "c.txt")]
 
 
 def test_a_mask_never_replaces_the_image_it_was_made_from(predictor: Predictor, image: Path, tmp_path: Path):

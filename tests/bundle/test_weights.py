@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from medseg_monai.bundle import BundleError, file_sha256, load_network
-from medseg_monai.networks.weights import ModelFile
+from medseg_monai.bundle import BundleError, file_sha256, load_initial_weights, load_network
+from medseg_monai.networks.weights import ModelFile, write_model
 
 
 class Net(nn.Module):
@@ -85,6 +85,14 @@ def test_a_damaged_file_is_refused(tmp_path, trained):
     whole = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(whole[:-100])
     assert "damaged" in refusal(tmp_path / "model.pt")
+
+
+def test_weights_that_are_not_finite_neither_predict_nor_start_a_training(tmp_path, trained):
+    trained.head.bias.data[1] = torch.nan
+    write_model(tmp_path / "model.pt", trained.state_dict())
+    assert "head.bias has values that are not finite" in refusal(tmp_path / "model.pt")
+    with pytest.raises(BundleError, match=r"model\.pt: head\.bias has values that are not finite"):
+        load_initial_weights(Net(), ModelFile(tmp_path / "model.pt"))
 
 
 def test_weights_that_fit_in_part_are_refused_with_what_does_not(tmp_path, trained):

@@ -17,6 +17,7 @@ from PIL import Image
 from medseg_monai.bundle import find_bundle, flat_keys, list_bundles, merged_config, read_metadata
 from medseg_monai.data.names import case_name
 from tests.data.dicom_files import OBLIQUE, ORIGIN, SPACING, find_segment, write_series
+from tests.data.photograph_files import write_photograph
 from tests.data.radiograph_files import write_radiograph
 
 from .stand_ins import SETTINGS, save_stand_in
@@ -277,7 +278,8 @@ def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Sce
         labels = drawing.volume(1)
         return _draw_slice(folder / "slice.png", labels[:, :, labels.sum(axis=(0, 1)).argmax()])
     if form == "DICOM":
-        return _draw_radiograph(folder / "chest.dcm", drawing.picture())
+        draw_one = _draw_radiograph if image["num_channels"] == 1 else _draw_photograph
+        return draw_one(folder / "picture.dcm", drawing.picture())
     if form == "DICOM series":
         return _draw_series(folder / "exam", drawing.volume(_structures(bundle)), image["modality"])
     if kind == "NIfTI":
@@ -291,13 +293,21 @@ def _structures(bundle: Path) -> int:
     return max(channels - 1, 1)
 
 
+def _coloured(labels: np.ndarray, channels: int) -> np.ndarray:
+    gray = np.where(labels, BRIGHT, DARK)
+    tint = (35, 0, -35) if channels == 3 else (0,)
+    return np.stack([gray + shift for shift in tint], axis=-1).astype(np.uint8)
+
+
+def _draw_photograph(path: Path, labels: np.ndarray) -> Scene:
+    write_photograph(path, _coloured(labels, 3))
+    return PictureScene(path, labels)
+
+
 def _draw_picture(path: Path, labels: np.ndarray, channels: int) -> Scene:
     """A landscape, as JPEG a portrait; colours differ, and their mean is that of a grey image."""
     labels = labels.T if path.suffix == ".jpeg" else labels
-    gray = np.where(labels, BRIGHT, DARK)
-    tint = (35, 0, -35) if channels == 3 else (0,)
-    values = np.stack([gray + shift for shift in tint], axis=-1).astype(np.uint8)
-    Image.fromarray(values.squeeze()).save(path)
+    Image.fromarray(_coloured(labels, channels).squeeze()).save(path)
     return PictureScene(path, labels)
 
 

@@ -1,6 +1,7 @@
 """Checks 2 and 6: properties, and agreement between the configs of a bundle."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ FLAT_KEYS = {
         "batch_size",
         "amp",
         "num_workers",
+        "max_image_mib",
         "seed",
         "resume",
         "val_interval",
     },
-    "inference": {"dataset_dir", "output_dir", "checkpoint", "amp", "num_workers", "device"},
+    "inference": {"dataset_dir", "output_dir", "checkpoint", "amp", "num_workers", "max_image_mib", "device"},
 }
 
 
@@ -60,6 +62,21 @@ def test_the_inference_has_every_property(
 @pytest.mark.parametrize("name", ["train", "inference"])
 def test_what_a_user_changes_is_a_flat_key(bundle: Path, name: str):
     assert FLAT_KEYS[name] - flat_keys(merged_config(bundle, [name])).keys() == set()
+
+
+@pytest.mark.parametrize("names", [["train"], ["inference"], ["train", "evaluate"]])
+def test_no_image_is_read_without_the_limit_of_its_size(bundle: Path, names: list[str]):
+    readers = list(find_readers(merged_config(bundle, names)))
+    assert readers
+    assert all(reader["max_image_mib"] == "@max_image_mib" for reader in readers)
+
+
+def find_readers(config: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(config, dict) and str(config.get("_target_")).endswith("Reader"):
+        yield config
+    if isinstance(config, (dict, list)):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from find_readers(value)
 
 
 def test_training_and_inference_define_the_same_network(bundle: Path, phantoms: Phantoms, trained: Trained):

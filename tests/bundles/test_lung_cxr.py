@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from medseg_monai.bundle import find_bundle, merged_config
 from medseg_monai.losses import TanimotoLoss, tanimoto_coefficient
@@ -86,6 +86,22 @@ def test_a_radiograph_of_odd_size_gets_its_mask_of_that_size_right_side_up(cxr_b
     assert mask.shape == (HEIGHT, WIDTH)
     assert set(np.unique(mask)) == {0, 255}
     assert dice(mask > 0, scene() > 100) > 0.98
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_turned_picture_gets_the_mask_of_the_upright_one_in_its_own_matrix_or_upright(cxr_bundle, upright, tmp_path):
+    (tmp_path / "images").mkdir()
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # shown turned right, so stored turned left
+    Image.fromarray(scene()).save(tmp_path / "images" / "upright.png")
+    stored = Image.fromarray(scene()).transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "images" / "turned.png", exif=turned)
+    infer(cxr_bundle, tmp_path / "images", tmp_path / "masks", upright=upright)
+    expected = np.asarray(Image.open(tmp_path / "masks" / "upright.png"))
+    mask = Image.open(tmp_path / "masks" / "turned.png")
+    assert mask.size == ((WIDTH, HEIGHT) if upright else stored.size)
+    assert mask.getexif().get(ExifTags.Base.Orientation) == (None if upright else 6)
+    np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(mask)), expected)
 
 
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medseg_monai.bundle import find_bundle, flat_keys, list_bundles, merged_config
 from medseg_monai.bundle.training_data import read_label
@@ -54,3 +54,25 @@ def test_a_blank_image_is_refused_by_its_name(name: str, configs: tuple[str, ...
     assert is_users_mistake(refused.value)
     line = "a blank image, all its pixels have the same value; replace the file, or leave it out."
     assert explain(refused.value) == f"{tmp_path / 'blank.png'}: {line}"
+
+
+@pytest.mark.parametrize("configs", [("train",), ("train", "evaluate")], ids="-".join)
+@pytest.mark.parametrize("name", OF_PICTURES)
+def test_a_picture_and_its_mask_are_read_upright_and_refused_if_one_of_them_is_not(
+    name: str, configs: tuple[str, ...], tmp_path: Path
+):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # shown turned right, so stored turned left
+    drawn = Image.fromarray(mask().astype(np.uint8) * 255)
+    photograph = Image.linear_gradient("L").resize(drawn.size)
+    photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "image.png", exif=turned)
+    drawn.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "label.png", exif=turned)
+    drawn.save(tmp_path / "upright.png")
+    slices = {"slices": True} if "slices" in flat_keys(merged_config(name, ["train"])) else {}
+    workflow = make_workflow(find_bundle(name), *configs, workflow_type="train", **slices)
+    workflow.parser.parse(reset=True)
+    load = workflow.parser.get_parsed_content("load_transforms")
+    item = {key: str(tmp_path / f"{key}.png") for key in ("image", "label")}
+    np.testing.assert_array_equal(np.asarray(read_label(item, load)).squeeze(), mask())
+    with pytest.raises(ValueError, match=r"upright\.png: EXIF orientation 1, but its image \S+image\.png has 6"):
+        read_label({**item, "label": str(tmp_path / "upright.png")}, load)

@@ -31,8 +31,8 @@ OPTIONS: dict[str, Any] = {
     "amp": True,
     "fast": False,
 }
-#: keys of a prediction that change nothing in a mask, or that say which images it reads
-NO_OPTIONS = {"dataset_dir", "series", "dicom_seg", "infection_dir"}
+#: keys of a prediction that change nothing in a mask but how it is written, or that say which images it reads
+NO_OPTIONS = {"dataset_dir", "series", "dicom_seg", "upright", "infection_dir"}
 
 
 def options_of(name: str) -> dict[str, Any]:

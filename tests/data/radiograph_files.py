@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    OphthalmicPhotography8BitImageStorage,
     generate_uid,
 )
 
-STORAGE = {"CR": ComputedRadiographyImageStorage, "DX": DigitalXRayImageStorageForPresentation}
+STORAGE = {
+    "CR": ComputedRadiographyImageStorage,
+    "DX": DigitalXRayImageStorageForPresentation,
+    "OP": OphthalmicPhotography8BitImageStorage,
+}
 
 
 def asymmetric(height: int, width: int, *, highest: int = 4095) -> np.ndarray:
@@ -63,6 +71,18 @@ def write_radiograph(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path)
     return path
+
+
+def code_as_jpeg_ls(dataset: Dataset, *, size: tuple[int, int] | None = None) -> None:
+    """Code the pixels as JPEG-LS; the code may declare other rows and columns."""
+    jpeg_ls = pytest.importorskip("jpeg_ls", reason="the package pyjpegls is not installed")
+    code = bytearray(jpeg_ls.encode_array(dataset.pixel_array))
+    place = code.index(b"\xff\xf7")
+    rows, columns = size or (dataset.Rows, dataset.Columns)
+    code[place + 5 : place + 9] = rows.to_bytes(2, "big") + columns.to_bytes(2, "big")
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.PixelData = encapsulate([bytes(code)])
+    dataset["PixelData"].is_undefined_length = True
 
 
 def table(entries: list[int], *, first: int = 0, depth: int) -> Dataset:

@@ -257,3 +257,11 @@ def test_cases_of_one_file_name_are_named_by_their_folders_or_by_the_list(tmp_pa
     items[2]["name"] = "Carla"
     write_datalist({"test": items}, tmp_path / "all.json")
     assert [item["name"] for item in load_datalist(tmp_path / "all.json", "test")] == ["s0002_ct", "s0001_ct", "Carla"]
+
+
+@pytest.mark.parametrize("strange", [7, ["a.png"], "a\0.png", "\ud800.png"])
+def test_an_image_that_can_be_no_path_is_refused_in_one_line(strange, tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": strange}]}))
+    with pytest.raises(ValueError, match=r"list\.json: not paths: image: .*; name the files$") as error:
+        load_datalist(tmp_path / "list.json", "training")
+    assert str(error.value).isprintable()

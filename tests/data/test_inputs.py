@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,19 @@ import pytest
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from medseg_monai.data import RadiographReader, VolumeReader, find_images, find_radiographs, find_volumes
+from medseg_monai.data import (
+    RadiographReader,
+    RasterReader,
+    VolumeReader,
+    find_images,
+    find_photographs,
+    find_radiographs,
+    find_volumes,
+)
+from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 
 from .dicom_files import tags, write_series
+from .photograph_files import scenery, write_photograph
 from .radiograph_files import asymmetric, write_radiograph
 
 
@@ -77,7 +88,84 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_the_folders(folder):
     assert case_names(find_images([folder / "c.png", folder / "more"])) == ["eyes_c", "more_c", "d"]
 
 
-FINDERS = [(find_images, "eye.png"), (find_radiographs, "chest.png"), (find_volumes, "ct.nii.gz")]
+def test_what_pillow_reads_is_an_image_whatever_its_ending(tmp_path):
+    picture = Image.fromarray(asymmetric(5, 7, highest=255).astype(np.uint8))
+    formats = {"jpe": "JPEG", "jfif": "JPEG", "pnm": "PPM", "jpx": "JPEG2000", "j2c": "JPEG2000", "jpf": "JPEG2000"}
+    endings = [ending for ending in RASTER_SUFFIXES if ending not in ("jpc", "pbm", "pfm")]
+    for ending in endings:
+        picture.save(tmp_path / f"{ending}.{ending.upper()}", format=formats.get(ending))
+    found = find_images(tmp_path)
+    assert sorted(names(found)) == sorted(f"{ending}.{ending.upper()}" for ending in endings)
+    load = LoadImaged("image", reader=RasterReader(channels=1), image_only=False)
+    assert {load(item)["image"].shape for item in found} == {(1, 5, 7)}
+    assert found.left_out == []
+
+
+@pytest.mark.parametrize("ending", RASTER_SUFFIXES)
+def test_every_ending_of_an_image_is_one_that_pillow_opens(ending):
+    assert Image.registered_extensions()[f".{ending}"] in Image.OPEN
+
+
+@pytest.mark.parametrize("ending", ["jp2", "pgm"])
+def test_deep_pictures_of_other_formats_keep_their_values(ending, tmp_path):
+    values = np.random.default_rng(1).integers(0, 65536, (5, 7), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"deep.{ending}")
+    reader = RasterReader(channels=1)
+    image, _ = reader.get_data(reader.read(tmp_path / f"deep.{ending}"))
+    np.testing.assert_allclose(image[0], values / 257, rtol=1e-5)
+
+
+def test_what_a_folder_of_images_has_besides_is_named_in_one_line(folder, caplog):
+    (folder / "e.heic").touch()
+    (folder / "f.png").symlink_to("/not/mounted/f.png")
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "DICOMDIR"):
+        (folder / name).touch()
+    with caplog.at_level(logging.WARNING):
+        items = find_images(folder)
+    assert names(items) == ["a.TIF", "b.JPeG", "c.png"]
+    assert [record.message for record in caplog.records] == [
+        f"{folder}: left out, as they are not images: e.heic, f.png (a broken link), more (a folder), notes.txt."
+    ]
+    assert items.left_out == [str(folder / name) for name in ("e.heic", "f.png", "more", "notes.txt")]
+
+
+def test_a_file_that_is_named_beside_its_folder_is_not_left_out(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        items = find_images([folder, folder / "notes.txt", folder / "more"])
+    assert names(items) == ["a.TIF", "b.JPeG", "c.png", "notes.txt", "d.png"]
+    assert (items.left_out, caplog.records) == ([], [])
+
+
+def test_a_folder_of_nothing_but_broken_links_names_them(tmp_path):
+    (tmp_path / "eye.png").symlink_to("/not/mounted/eye.png")
+    with pytest.raises(ValueError, match=r"no image in this folder \(.*\); left out: eye\.png \(a broken link\)\.$"):
+        find_images(tmp_path)
+
+
+def test_found_cases_travel_to_the_workers_of_a_loader(folder):
+    copied = pickle.loads(pickle.dumps(find_images(folder)))
+    assert (names(copied), len(copied.left_out)) == (["a.TIF", "b.JPeG", "c.png"], 2)
+
+
+@pytest.mark.parametrize(("find", "file"), [(find_images, "eye.png"), (find_volumes, "ct.nii.gz")])
+def test_case_folders_name_what_lies_beside_their_images_and_their_broken_links(find, file, tmp_path, caplog):
+    case_folders(tmp_path / "set", file)
+    (tmp_path / "set" / "s0003").mkdir()
+    (tmp_path / "set" / "s0003" / file).symlink_to(f"/not/mounted/{file}")
+    with caplog.at_level(logging.WARNING):
+        found = find(tmp_path / "set")
+    notes = [f"s{number}/notes.txt" for number in ("0001", "0002")]
+    expected = ["meta.csv", *notes, f"s0003/{file} (a broken link)", "s0010/notes.txt"]
+    assert caplog.records[0].message.partition("s: ")[2] == ", ".join(expected) + "."
+    assert len(found.left_out) == 5
+
+
+FINDERS = [
+    (find_images, "eye.png"),
+    (find_photographs, "eye.png"),
+    (find_radiographs, "chest.png"),
+    (find_volumes, "ct.nii.gz"),
+]
 
 
 def case_folders(root: Path, file: str) -> list[Path]:
@@ -159,6 +247,27 @@ def test_a_folder_stands_for_the_volumes_directly_in_it_sorted_by_name(tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert images(find_volumes(tmp_path)) == [str(tmp_path / name) for name in ("a.MHA", "b.nii.gz", "c.nrrd")]
+
+
+def test_what_a_folder_of_volumes_has_besides_is_named_but_not_what_belongs_to_it(tmp_path, caplog):
+    write_series(tmp_path / "case")
+    image = tmp_path / "case" / "a.mhd"
+    image.write_text("NDims = 3\nElementSpacing = 1 1 2\nElementDataFile = a.zraw\n")
+    for name in ("a.zraw", "b.npz"):
+        (tmp_path / "case" / name).write_text("values")
+    write_radiograph(tmp_path / "case" / "report.dcm", asymmetric(5, 7), modality="SEG")
+    with caplog.at_level(logging.WARNING):
+        found = find_volumes(tmp_path / "case")
+    assert images(found) == [str(image), str(tmp_path / "case")]
+    assert found.left_out == [str(tmp_path / "case" / "b.npz")]
+    assert caplog.records[0].message == f"{tmp_path / 'case'}: left out, as they are not volumes: b.npz."
+
+
+def test_a_broken_link_beside_slices_is_a_slice_that_is_missing(tmp_path):
+    write_series(tmp_path)
+    (tmp_path / "IM99").symlink_to("/not/mounted/IM99")
+    with pytest.raises(ValueError, match=r"beside the slices: IM99; copy it again or remove it"):
+        find_volumes(tmp_path)
 
 
 def test_a_folder_stands_for_the_one_series_below_it(tmp_path):
@@ -334,15 +443,14 @@ def test_other_dicom_in_a_folder_is_left_out_and_one_warning_names_it(chests, ca
     with caplog.at_level(logging.WARNING):
         assert names(find_radiographs(chests)) == ["IM0001", "a.JPG", "b.png", "d.dcm"]
     assert [record.message for record in caplog.records] == [
-        f"{chests}: left out, as they are not radiographs: d.seg.dcm (SEG), scan.dcm (CT)."
+        f"{chests}: left out, as they are not radiographs: d.seg.dcm (SEG), empty, more (a folder), notes.txt, "
+        "scan.dcm (CT)."
     ]
 
 
 def test_a_folder_with_nothing_but_other_dicom_is_refused_with_its_modalities(tmp_path):
     write_radiograph(tmp_path / "scan.dcm", asymmetric(5, 7), modality="CT")
-    with pytest.raises(
-        ValueError, match=r"no radiograph .*DICOM of CR or DX\); DICOM of other modalities: scan\.dcm \(CT"
-    ):
+    with pytest.raises(ValueError, match=r"no radiograph .*DICOM of CR or DX\); left out: scan\.dcm \(CT\)\.$"):
         find_radiographs(tmp_path)
 
 
@@ -380,8 +488,23 @@ def test_dicom_in_case_folders_that_is_no_radiograph_is_left_out_with_a_warning(
     write_radiograph(tmp_path / "b" / "IM2", asymmetric(5, 7), modality="CT")
     with caplog.at_level(logging.WARNING):
         assert case_names(find_radiographs(tmp_path)) == ["a_IM1", "b_IM1"]
-    expected = f"{tmp_path / 'b'}: left out, as they are not radiographs: IM2 (CT)."
+    expected = f"{tmp_path}: left out, as they are not radiographs: b/IM2 (CT)."
     assert [record.message for record in caplog.records] == [expected]
+
+
+def test_photographs_are_found_as_radiographs_are_by_their_own_modality(tmp_path, caplog):
+    write_photograph(tmp_path / "IM0001", scenery(8, 9))
+    write_radiograph(tmp_path / "chest.dcm", asymmetric(5, 7))
+    (tmp_path / "left.jpe").touch()
+    with caplog.at_level(logging.WARNING):
+        assert names(find_photographs(tmp_path)) == ["IM0001", "left.jpe"]
+        assert names(find_radiographs(tmp_path)) == ["chest.dcm", "left.jpe"]
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}: left out, as they are not photographs: chest.dcm (DX).",
+        f"{tmp_path}: left out, as they are not radiographs: IM0001 (OP).",
+    ]
+    with pytest.raises(ValueError, match=r"chest\.dcm: modality DX, expected OP; give a photograph\.$"):
+        find_photographs(tmp_path / "chest.dcm")
 
 
 def test_a_radiograph_that_is_not_there_is_named(tmp_path):

@@ -12,9 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "medseg_monai" / "data"
 PAGE = ROOT / "docs" / "inputs.md"
 MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").glob("*.py"), *(DATA / "dicom").glob("*.py")])
-MODULES += [ROOT / "medseg_monai" / "transforms" / f"{name}.py" for name in ("hounsfield", "not_blank")]
+MODULES += [
+    ROOT / "medseg_monai" / "transforms" / f"{name}.py" for name in ("hounsfield", "in_plane", "not_blank", "same_size")
+]
 OTHER_PAGES = ("datalist.py", "segments.py", "splits.py")  # of data lists and structures, not of images
-ERRORS = ("ValueError", "FileNotFoundError", "OSError")
+ERRORS = ("ValueError", "FileNotFoundError", "OSError", "TooLargeError")
 # reasons that are caught and told in another message, and faults of a program that calls a reader or a writer
 INTERNAL = {
     "no sex that DICOM knows",
@@ -22,9 +24,13 @@ INTERNAL = {
     "…: labels …, but segments for 1 to …; describe each label.",
     "…: no source files; a DICOM SEG needs the series that it was made from.",
     "…: the label map is …, its DICOM series …; apply Invertd first.",
-    "…: the label map is …, its radiograph …; apply Invertd first.",
+    "…: the label map is …, its image …; apply Invertd first.",
     "RasterReader has 1 or 3 channels, got channels=….",
     "channel_order must be 'RGB' or 'BGR', got '…'.",
+    "in_plane_size must be positive, got ….",
+    "k must be positive, got ….",
+    "'…' is …, but '…' is ….",
+    "'…' has shape …; give one image [C, D, H, W].",
 }
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import sqlalchemy
 import torch
 from ignite.engine import Events
 from mlflow.entities import Run
@@ -270,3 +273,110 @@ print(mlflow.telemetry.get_telemetry_client())
     before, after = result.stdout.splitlines()[-2:]
     assert "TelemetryClient" in before
     assert after == "None"
+
+
+def points(folder: Path, run_id: str, key: str = "train_loss") -> list[int]:
+    return [point.step for point in client(folder).get_metric_history(run_id, key)]
+
+
+def test_the_validations_metrics_are_logged_to_the_run_by_epoch(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=2)
+    tracker.validator = toy.validator
+    toy.validator.add_event_handler(Events.EPOCH_COMPLETED, tracker.epoch_completed)
+    toy.trainer.run()
+    assert points(folder, tracker.run_id, "val_dice") == [1, 2]
+
+
+def test_points_of_an_epoch_that_a_kill_has_cut_off_are_not_logged_twice(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=3)
+
+    def stop() -> None:
+        assert tracker._log.wait(patience=20)
+        raise SystemExit
+
+    toy.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), stop)
+    with pytest.raises(SystemExit):
+        toy.trainer.run()
+    resumed, _ = tracked(folder, max_epochs=3, resume=True, run_id=tracker.run_id)
+    resumed.trainer.run()
+    assert points(folder, tracker.run_id) == list(range(1, 10))
+
+
+def test_points_that_a_kill_has_left_unsent_are_sent_by_the_resumed_training(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=2)
+    killed_after(toy, epoch=1)
+    log_batch = tracker.client.log_batch
+
+    def parameters_alone(run_id: str, metrics: Any = (), **kwargs: Any) -> None:
+        if metrics:
+            raise mlflow.MlflowException("the server is away")
+        log_batch(run_id, metrics=metrics, **kwargs)
+
+    tracker.client.log_batch = parameters_alone
+    with pytest.raises(SystemExit):
+        toy.trainer.run()
+    assert client(folder).get_metric_history(tracker.run_id, "train_loss") == []
+    resumed, _ = tracked(folder, max_epochs=2, resume=True, run_id=tracker.run_id)
+    resumed.trainer.run()
+    assert points(folder, tracker.run_id) == list(range(1, 7))
+
+
+def test_resuming_a_complete_training_registers_no_second_version_and_logs_no_second_model(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1, registered_model_name="toys of today")
+    toy.trainer.run()
+    resumed, second = tracked(
+        folder, max_epochs=1, resume=True, run_id=tracker.run_id, registered_model_name="toys of today"
+    )
+    resumed.trainer.run()
+    assert second.registered == "models:/toys of today/1"
+    assert len(client(folder).search_model_versions("name='toys of today'")) == 1
+    assert len(only_run(folder).outputs.model_outputs) == 1
+    assert only_run(folder).info.status == "FINISHED"
+
+
+def test_a_complete_training_is_registered_later_with_the_model_that_it_has_logged(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=1)
+    toy.trainer.run()
+    resumed, second = tracked(folder, max_epochs=1, resume=True, run_id=tracker.run_id, registered_model_name="toys")
+    resumed.trainer.run()
+    (version,) = client(folder).search_model_versions("name='toys'")
+    (output,) = only_run(folder).outputs.model_outputs
+    assert version.source == f"models:/{output.model_id}"
+    assert second.registered == "models:/toys/1"
+
+
+def test_runs_that_were_left_behind_are_marked_as_killed_and_no_others(tmp_path):
+    folder = tmp_path / "run"
+    experiment = client(folder).create_experiment("toys")
+    runs = {name: client(folder).create_run(experiment, run_name=name).info.run_id for name in ("left", "another's")}
+    toy, _ = tracked(folder, max_epochs=1, replaced_runs=["left", "never there"])
+    toy.trainer.run()
+    statuses = {name: client(folder).get_run(run_id).info.status for name, run_id in runs.items()}
+    assert statuses == {"left": "KILLED", "another's": "RUNNING"}
+
+
+def test_a_signal_while_the_database_is_written_ends_the_run_as_killed(tmp_path):
+    folder = tmp_path / "run"
+    toy, tracker = tracked(folder, max_epochs=3)
+    interrupted = []
+
+    def interrupt(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        """Between two statements of a transaction, which would leave the database locked if it were broken off."""
+        if statement.startswith("SELECT") and toy.trainer.state.iteration > 2 and not interrupted:
+            interrupted.append(statement)
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.2)  # the main thread has it before the transaction ends
+
+    sqlalchemy.event.listen(tracker.client._tracking_client.store.engine, "after_cursor_execute", interrupt)
+    try:
+        toy.trainer.run()
+        pytest.fail("the training was not interrupted")
+    except KeyboardInterrupt:
+        tracker.terminate("KILLED")
+    assert interrupted
+    assert only_run(folder).info.status == "KILLED"

@@ -211,6 +211,39 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
         run(make_toy(tmp_path, max_epochs=2, resume=True))
 
 
+def test_a_checkpoint_with_flipped_bytes_is_not_resumed_from(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    whole = bytearray((tmp_path / CHECKPOINT_NAME).read_bytes())
+    weights = whole.index(load(tmp_path / CHECKPOINT_NAME)["network"]["body.0.weight"].numpy().tobytes())
+    whole[weights + 3] ^= 0x08
+    (tmp_path / CHECKPOINT_NAME).write_bytes(whole)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: cannot be read as weights: it is damaged"):
+        run(make_toy(tmp_path, max_epochs=2, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda state: state["network"]["head.bias"].fill_(torch.nan), r"head\.bias has values that are not finite"),
+        (
+            lambda state: state["optimizer"]["state"][0]["momentum_buffer"].fill_(torch.inf),
+            r"optimizer\.state\.0\.momentum_buffer has values that are not finite",
+        ),
+        (lambda state: state.pop("iteration"), r"not the checkpoint of a training \(no iteration\)"),
+        (lambda state: state.update(optimizer={"state": 3}), "the checkpoint of another training, or damaged"),
+        (lambda state: state.update(network=[]), "holds no state dict"),
+    ],
+)
+def test_a_checkpoint_that_no_training_can_go_on_from_is_refused_in_one_line(spoil, named, tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    state = load(tmp_path / CHECKPOINT_NAME)
+    spoil(state)
+    torch.save(state, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt: {named}") as error:
+        run(make_toy(tmp_path, max_epochs=2, resume=True))
+    assert "\n" not in str(error.value)
+
+
 def test_the_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
     run(make_toy(tmp_path, max_epochs=1))
     toy = make_toy(tmp_path, max_epochs=2, resume=True)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from medseg_monai.files import file_sha256
 from medseg_monai.report import CaseReport, RunReport, installed_versions
 
-GOOD = CaseReport("/in/a, b.png", ["/out/a, b.png", "/out/a, b_prob.png"], "ok", 1.5, 120.0, phases={"network": 1.25})
+GOOD = CaseReport(
+    "/in/a, b.png",
+    ["/out/a, b.png", "/out/a, b_prob.png"],
+    "ok",
+    1.5,
+    120.0,
+    phases={"network": 1.25},
+    input_sha256="1f",
+    output_sha256=["2e", "3d"],
+)
 BAD = CaseReport("/in/c.tif", [], "failed", 0.1, 0.0, 'OSError: "c.tif" is truncated')
 
 
@@ -42,8 +53,10 @@ def test_both_files_hold_every_case_after_each_one(tmp_path):
         "error": "",
         "phases": {"network": 1.25},
         "warnings": [],
+        "input_sha256": "1f",
+        "output_sha256": ["2e", "3d"],
     }
-    assert "phases" not in rows[0]
+    assert not rows[0].keys() & {"phases", "input_sha256", "output_sha256"}
     assert [row["input"] for row in rows] == ["/in/a, b.png", "/in/c.tif"]
     assert rows[0]["outputs"].split(os.pathsep) == GOOD.outputs
     assert (rows[1]["status"], rows[1]["outputs"], rows[1]["error"]) == ("failed", "", BAD.error)
@@ -100,40 +113,73 @@ def test_the_versions_are_those_of_what_decides_about_a_prediction():
     assert torch.__version__.startswith(versions["torch"].partition("+")[0])
 
 
-def run_with_one_case(folder: Path, **changes: object) -> RunReport:
-    run = {"bundle": "vessels", "bundle_version": "1", "model_sha256": "ab", "settings": {}, **changes}
-    return RunReport(folder, run=run)
+def run_of_vessels(folder: Path, **changes: object) -> RunReport:
+    run = {"bundle": "vessels", "bundle_version": "1", "model_sha256": "ab", "settings": {"image_size": (64, 80)}}
+    return RunReport(folder, run={**run, "versions": {"medseg-monai": "2", "torch": "3"}, **changes})
+
+
+def written(*paths: Path, content: str = "a mask") -> CaseReport:
+    """A case whose results are these files."""
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    digests = [file_sha256(path) for path in paths]
+    return CaseReport(f"/in/{paths[0].name}", [str(path) for path in paths], "ok", 1.0, 1.0, output_sha256=digests)
 
 
 def test_a_later_run_knows_which_cases_are_complete(tmp_path):
-    output = tmp_path / "a.png"
-    output.touch()
-    earlier = run_with_one_case(tmp_path)
-    earlier.add(CaseReport("/in/a.png", [str(output)], "ok", 1.0, 1.0))
-    earlier.add(CaseReport("/in/gone.png", [str(tmp_path / "gone.png")], "ok", 1.0, 1.0))
+    earlier = run_of_vessels(tmp_path)
+    earlier.add(written(tmp_path / "a.png", tmp_path / "attention" / "a.png"))
+    earlier.add(written(tmp_path / "gone.png"))
+    earlier.add(written(tmp_path / "b.png", tmp_path / "gone.csv"))
     earlier.add(BAD)
-    assert list(run_with_one_case(tmp_path).complete_before()) == ["/in/a.png"]
+    for path in tmp_path.glob("gone.*"):
+        path.unlink()
+    assert run_of_vessels(tmp_path).complete_before() == {"/in/a.png": earlier.cases[0]}
+
+
+@pytest.mark.parametrize("content", ["", "a mas", "a musk", "a mask "])
+def test_a_file_that_is_not_as_it_was_written_makes_its_case_incomplete(tmp_path, content):
+    earlier = run_of_vessels(tmp_path)
+    earlier.add(written(tmp_path / "a.png", tmp_path / "a.csv"))
+    earlier.add(written(tmp_path / "b.png"))
+    (tmp_path / "a.csv").write_text(content)
+    assert list(run_of_vessels(tmp_path).complete_before()) == ["/in/b.png"]
+
+
+def test_a_report_that_records_no_hashes_counts_for_nothing(tmp_path):
+    """Those of earlier versions."""
+    (tmp_path / "a.png").touch()
+    run_of_vessels(tmp_path).add(CaseReport("/in/a.png", [str(tmp_path / "a.png")], "ok", 1.0, 1.0))
+    assert run_of_vessels(tmp_path).complete_before() == {}
+
+
+def test_the_copy_of_a_folder_does_not_count_the_files_of_the_first(tmp_path):
+    run_of_vessels(tmp_path / "first").add(written(tmp_path / "first" / "a.png"))
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    assert run_of_vessels(tmp_path / "copy").complete_before() == {}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"model_sha256": "cd"},
+        {"model_settings": {"image_size": [64, 96]}},
         {"settings": {"views": "flips"}},
+        {"config_sha256": "ef"},
         {"bundle": "disc"},
         {"bundle_version": "2"},
         {"attention": True},
+        {"versions": {"medseg-monai": "3", "torch": "3"}},
     ],
 )
 def test_what_was_made_otherwise_is_not_complete(tmp_path, changes):
-    output = tmp_path / "a.png"
-    output.touch()
-    run_with_one_case(tmp_path).add(CaseReport("/in/a.png", [str(output)], "ok", 1.0, 1.0))
-    assert run_with_one_case(tmp_path, **changes).complete_before() == {}
+    run_of_vessels(tmp_path).add(written(tmp_path / "a.png"))
+    assert run_of_vessels(tmp_path, **changes).complete_before() == {}
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"cases": [{"input": 1}]}'])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"cases": [{"input": 1}]}', '{"cases": [], "versions": 1}'])
 def test_without_a_readable_report_nothing_is_complete(tmp_path, content):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
-    assert run_with_one_case(tmp_path).complete_before() == {}
+    assert run_of_vessels(tmp_path).complete_before() == {}

@@ -188,6 +188,12 @@ def test_images_that_do_not_belong_together_and_wrong_options_are_refused():
         PadToMultipled("image", (16, 0, 16))
 
 
+def test_a_voxel_size_that_makes_a_scan_far_longer_than_wide_is_refused():
+    item = scan((6, 8, 10), (400.0, 0.7, 0.9))
+    with pytest.raises(ValueError, match=r"image: 328\.8 times as long as wide, expected at most 32"):
+        ResizeInPlaned("image", 256)(item)
+
+
 def test_missing_keys_are_left_out_where_that_is_allowed():
     resize = ResizeInPlaned(["image", "label"], 16, mode=["trilinear", "nearest"], allow_missing_keys=True)
     case = scan((5, 8, 9), (2.0, 1.0, 1.0))

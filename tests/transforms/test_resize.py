@@ -6,6 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Resized
 from skimage.transform import resize
+from torch.nn import functional
 
 from medseg_monai.transforms import AntialiasedResized
 
@@ -34,6 +35,15 @@ def test_an_image_recorded_at_any_resolution_looks_the_same():
     )
     assert small.shape == large.shape == (1, 20, 24)
     assert (small - large)[:, 1:-1, 1:-1].abs().max() < 0.3
+
+
+def test_a_column_of_100000_pixels_is_not_widened_before_it_is_shortened():
+    column = torch.rand(1, 100_000, 1, generator=torch.Generator().manual_seed(2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = AntialiasedResized("image", (60, 512))({"image": column})["image"]
+    assert max(event.cpu_memory_usage for event in profile.events()) < 2**20
+    expected = functional.interpolate(column[None], (60, 1), mode="bilinear", antialias=True)[0].expand(-1, -1, 512)
+    torch.testing.assert_close(result.as_tensor(), expected)
 
 
 def test_growing_is_monais_bilinear_interpolation():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medseg_monai.data.limits import TooLargeError
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending
 
 from .versions import is_implicit, missing_decoder
@@ -67,6 +70,14 @@ _DERIVED_MODALITIES = ("SEG", "RTDOSE")
 
 _PREAMBLE = 128
 _FIRST_GROUPS = (0x0002, 0x0008)
+
+# pydicom takes seconds for so many data elements and items; a segmentation of thousands of frames has fewer
+_MOST_PARTS = 500_000
+_ITEM = b"\xfe\xff\x00\xe0"
+
+# bytes that a deflated file may have in front of its pixels, and that a pixel may take
+_LONGEST_HEADER = 2**26
+_BYTES_PER_PIXEL = 8
 
 # number of headers to keep: enough for a few large studies
 _KEPT_HEADERS = 16384
@@ -220,11 +231,12 @@ def _is_element(head: bytes, size: int) -> bool:
     return head[4:6] == kind.encode() or (length % 2 == 0 and length <= size - 8)
 
 
-def read_dicom(path: str | os.PathLike[str], **options: Any) -> FileDataset:
+def read_dicom(path: str | os.PathLike[str], *, pixels: int = 0, **options: Any) -> FileDataset:
     """Read a DICOM file, also one without preamble or without file meta information, as the header can tell.
 
     Args:
         path: the file.
+        pixels: how many the header declares, if they are to be read; a deflated file may not inflate to more.
         options: those of ``pydicom.dcmread``.
 
     Returns:
@@ -232,9 +244,57 @@ def read_dicom(path: str | os.PathLike[str], **options: Any) -> FileDataset:
 
     Raises:
         OSError: it cannot be opened.
+        TooLargeError: it has more parts than any image, or inflates to more than it declares.
         Exception: pydicom's, for a file that is not DICOM or damaged.
     """
-    return _with_syntax(dcmread(path, force=has_dicom_content(path), **options))
+    with Path(path).open("rb") as stream:
+        return _read(stream, Path(path), pixels, **options)
+
+
+def _read(stream: BinaryIO, path: Path, pixels: int, **options: Any) -> FileDataset:
+    bounded = _BoundedFile(stream, path, pixels, is_header=bool(options))
+    dataset = dcmread(bounded, force=has_dicom_content(path), **options)
+    dataset.buffer = None  # or copies of the data set would ask for the file
+    return _with_syntax(dataset)
+
+
+class _BoundedFile:
+    """An open file for pydicom, which reads and inflates whatever it is told to; copies of data sets know its name.
+
+    pydicom reads the head of each data element and item by itself, the value of a sequence that states its length at
+    once, and a deflated data set as everything that is left.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path, pixels: int, *, is_header: bool) -> None:
+        self.name = str(path)
+        self.seek, self.tell = stream.seek, stream.tell
+        self._stream = stream
+        self._inflated = _LONGEST_HEADER + _BYTES_PER_PIXEL * pixels
+        self._is_header = is_header
+        self._left = _MOST_PARTS
+
+    def read(self, size: int = -1) -> bytes:
+        """Read a number of bytes, or what is left of a deflated file."""
+        if size < 0:
+            return self._within_bounds(self._stream.read())
+        content = self._stream.read(size)
+        self._count(content)
+        return content
+
+    def _count(self, content: bytes) -> None:
+        self._left -= 1 + content.count(_ITEM)
+        if self._left < 0:
+            raise TooLargeError(f"{self.name}: more than {_MOST_PARTS} data elements and items; export it again.")
+
+    def _within_bounds(self, deflated: bytes) -> bytes:
+        """The same data set, deflated, of which a header is as much as can belong to it."""
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(deflated, self._inflated)
+        self._count(content)
+        if inflater.unconsumed_tail and not self._is_header:
+            raise TooLargeError(f"{self.name}: inflates to more than the image that it declares; export it again.")
+        stored = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
+        return stored.compress(content) + stored.flush()
 
 
 def _with_syntax(dataset: FileDataset) -> FileDataset:
@@ -264,7 +324,8 @@ def read_modality(path: str | os.PathLike[str]) -> str:
         'DX'
     """
     try:
-        return str(read_dicom(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=["Modality"])
+        return printable(header.get("Modality") or "")
     except OSError:
         raise
     except Exception:  # pydicom raises many types on damaged headers
@@ -295,7 +356,7 @@ def files_by_folder(root: Path) -> Iterator[list[Path]]:
     """List the files below a folder, folder by folder, without hidden ones and ``DICOMDIR``.
 
     Args:
-        root: the folder. Links to files are followed, links to folders are not.
+        root: the folder. Links to files are followed, links to folders are not; broken links are listed too.
 
     Raises:
         OSError: a folder below it cannot be listed.
@@ -307,7 +368,7 @@ def files_by_folder(root: Path) -> Iterator[list[Path]]:
     for folder, subfolders, names in os.walk(root, onerror=fail):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files = [Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
-        yield [file for file in files if file.is_file()]
+        yield [file for file in files if file.is_file() or file.is_symlink()]
 
 
 @lru_cache(maxsize=_KEPT_HEADERS)
@@ -320,9 +381,9 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
         if not _is_scan(header):
             return None
         return SliceHeader(
-            series_uid=str(header.SeriesInstanceUID),
-            description=" ".join(str(header.get("SeriesDescription") or "").split()),
-            modality=str(header.get("Modality") or ""),
+            series_uid=printable(header.SeriesInstanceUID),
+            description=printable(header.get("SeriesDescription") or ""),
+            modality=printable(header.get("Modality") or ""),
             slice=_to_slice(file, header, held),
         )
     except OSError:
@@ -335,8 +396,8 @@ def _read_once(path: str, size: int, changed: int) -> SliceHeader | DamagedFile 
 def _read_header(file: Path) -> tuple[Dataset, int]:
     """The header, and the number of bytes that follow it in the file: those of the pixels."""
     with file.open("rb") as stream:
-        header = dcmread(stream, force=has_dicom_content(file), stop_before_pixels=True, specific_tags=_TAGS)
-        return _with_syntax(header), file.stat().st_size - stream.tell()
+        header = _read(stream, file, 0, stop_before_pixels=True, specific_tags=_TAGS)
+        return header, file.stat().st_size - stream.tell()
 
 
 def _is_scan(header: Dataset) -> bool:
@@ -349,7 +410,7 @@ def _is_scan(header: Dataset) -> bool:
 
 def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
     colour = "" if int(header.get("SamplesPerPixel", 1)) == 1 else "colour"
-    interpretation = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    interpretation = printable(header.get("PhotometricInterpretation", "MONOCHROME2"))
     spacing = _numbers(header, "PixelSpacing", 2)
     slope, intercept = _numbers(header, "RescaleSlope", 1), _numbers(header, "RescaleIntercept", 1)
     size = (int(header.Columns), int(header.Rows))
@@ -365,11 +426,11 @@ def _to_slice(file: Path, header: Dataset, held: int) -> DicomSlice:
         colour="" if not colour and interpretation.startswith("MONOCHROME") else interpretation,
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
-        rescale_type=str(header.get("RescaleType") or "").upper(),
+        rescale_type=printable(header.get("RescaleType") or "").upper(),
         uid=str(header.get("SOPInstanceUID") or ""),
         shifted=has_shifted_bits(header),
         cut_off=_is_cut_off(header, held),
-        decoder=missing_decoder(header.file_meta.TransferSyntaxUID),
+        decoder=missing_decoder(header.file_meta.TransferSyntaxUID, int(header.get("BitsStored") or 0)),
     )
 
 

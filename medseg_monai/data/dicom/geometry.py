@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from monai.data.utils import orientation_ras_lps
 
+from medseg_monai.data.limits import TooLargeError
 from medseg_monai.errors import shorten
 from medseg_monai.files import one_line
 
 from .files import DicomSlice, read_dicom
+from .pixels import decode_pixels
 from .series import SAME_POSITION, DicomSeries, along_normal, count_of, slice_axes, usual_step, without_localisers
 
 __all__ = ["SeriesGeometry", "check_geometry", "find_faults", "list_series", "read_series"]
@@ -392,8 +394,11 @@ def _sideways_faults(ordered: Sequence[DicomSlice], distances: DoubleArray) -> l
 
 def _pixels(header: DicomSlice) -> npt.NDArray[np.generic]:
     """The stored values of one file, ``[rows, columns]``."""
-    with one_line(f"{header.file}: the pixels cannot be decoded; copy the file again.", passing=OSError):
-        pixels: npt.NDArray[np.generic] = read_dicom(header.file).pixel_array
+    with one_line(
+        f"{header.file}: the pixels cannot be decoded; copy the file again.", passing=(OSError, TooLargeError)
+    ):
+        dataset = read_dicom(header.file, pixels=header.size[0] * header.size[1])
+        pixels: npt.NDArray[np.generic] = decode_pixels(dataset)
     if pixels.shape != header.size[::-1]:
         size = " x ".join(str(n) for n in pixels.shape[::-1])
         raise ValueError(f"{header.file}: {size} pixels, the header says {header.size[0]} x {header.size[1]}.")

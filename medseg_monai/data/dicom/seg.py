@@ -118,17 +118,17 @@ def write_radiograph_seg(
     algorithm_name: str,
     algorithm_version: str,
 ) -> None:
-    """Write the label map of one radiograph as a binary DICOM SEG, all or nothing.
+    """Write the label map of one radiograph, or of one photograph, as a binary DICOM SEG, all or nothing.
 
-    The counterpart of :func:`write_dicom_seg` for a projection, which has neither slices nor a position in the patient.
-    Each frame states the radiograph as its source and has the same rows and columns. The spacing is not repeated, since
-    readers take it from the radiograph. Patient, study and the frame of reference, if there is one, are those of the
+    The counterpart of :func:`write_dicom_seg` for an image that has neither slices nor a position in the patient. Each
+    frame states the image as its source and has the same rows and columns. The spacing is not repeated, since readers
+    take it from the image. Patient, study and the frame of reference, if there is one, are those of the
     source; attributes that it lacks stay empty.
 
     Args:
         path: the file to write or replace.
         labels: ``[H, W]``, rows first, in the size of the source, 0 for background and 1 to ``len(segments)``.
-        source_file: the radiograph, a single-frame DICOM file.
+        source_file: the radiograph or photograph, a single-frame DICOM file.
         segments: description of label 1, of label 2, and so on, such as ``LUNGS``.
         algorithm_name: name of the algorithm, such as that of the bundle.
         algorithm_version: its version.
@@ -163,7 +163,7 @@ def write_radiograph_seg(
     source = sources.headers[0]
     expected = (int(source.Rows), int(source.Columns))
     if labels.shape != expected:
-        raise ValueError(f"{path}: the label map is {labels.shape}, its radiograph {expected}; apply Invertd first.")
+        raise ValueError(f"{path}: the label map is {labels.shape}, its image {expected}; apply Invertd first.")
     _refuse_other_labels(path, labels, segments)
     segmentation = _segmentation(file, [without_place(source)], labels, segments, algorithm_name, algorithm_version)
     segmentation.PatientOrientation = source.get("PatientOrientation", "")  # type 2 of an image without a place
@@ -185,9 +185,9 @@ def check_seg_source(
     highdicom has against the source shows here.
 
     Args:
-        source_files: as for :func:`write_dicom_seg`; the one file of a radiograph.
+        source_files: as for :func:`write_dicom_seg`; the one file of a radiograph or photograph.
         segments: description of the labels.
-        volume: whether the source is a series, and not a radiograph.
+        volume: whether the source is a series, and not a single image.
 
     Raises:
         FileNotFoundError: a source file is missing.
@@ -281,6 +281,7 @@ def _describe(
         segmented_property_type=segment.type,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
+        anatomic_regions=[segment.region] if segment.region else None,
     )
     # not highdicom's CIELabColor: its rounding differs between versions, and older versions do not accept RGB
     description.RecommendedDisplayCIELabValue = _to_cielab(segment.colour)

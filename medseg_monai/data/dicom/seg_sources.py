@@ -12,7 +12,7 @@ import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM, keyword_for_tag, tag_for_keyword
-from pydicom.uid import generate_uid
+from pydicom.uid import OphthalmicPhotography8BitImageStorage, OphthalmicPhotography16BitImageStorage, generate_uid
 from pydicom.valuerep import DA, TM, format_number_as_ds, validate_value
 
 from .files import read_dicom
@@ -25,7 +25,7 @@ _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanc
 # attributes that each slice of a series must have in addition
 _REQUIRED_OF_SLICES = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 
-# attributes by which highdicom places an image in space. A radiograph is a projection and has no such place, and
+# attributes by which highdicom places an image in space. A radiograph or photograph has no such place, and
 # highdicom refuses an incomplete set: a spacing without a slice thickness, and in older versions also a frame of
 # reference without the other four
 _GEOMETRY = (
@@ -36,6 +36,9 @@ _GEOMETRY = (
     "SliceThickness",
     "SpacingBetweenSlices",
 )
+
+# classes whose images may have several frames, but have no functional groups
+_OF_FRAMES = (OphthalmicPhotography8BitImageStorage, OphthalmicPhotography16BitImageStorage)
 
 # attributes that a SEG must have but that may be empty (DICOM type 2); it has an empty one if the source has none
 _MAY_BE_EMPTY = (
@@ -67,6 +70,12 @@ _SEXES = {"MALE": "M", "FEMALE": "F", "OTHER": "O"}
 _SAME_DIRECTION = 1e-3  # direction cosines; files of one series may round them differently
 
 _UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, OverflowError)  # pydicom's, for a value of a wrong form
+
+
+class _WithoutSpacing(Dataset):
+    """A functional group in which highdicom, which wants one of any class with frames, finds no spacing."""
+
+    PixelMeasuresSequence = None
 
 
 @dataclass
@@ -114,10 +123,10 @@ def read_slice_sources(files: Sequence[Path]) -> SegSources:
 
 
 def read_radiograph_source(file: Path) -> SegSources:
-    """Read the header of a radiograph, which has no place in the patient; see :func:`read_slice_sources`.
+    """Read the header of a radiograph or photograph, which has no place in the patient; see :func:`read_slice_sources`.
 
     Args:
-        file: the radiograph.
+        file: the image.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -129,13 +138,16 @@ def read_radiograph_source(file: Path) -> SegSources:
 
 
 def without_place(header: Dataset) -> Dataset:
-    """A copy of a header without what places an image in space.
+    """A copy of the header of a single image without what places it in space.
 
     Args:
         header: the header.
     """
     place = {tag_for_keyword(keyword) for keyword in _GEOMETRY}
-    return Dataset({tag: header.get_item(tag) for tag in header.keys() if tag not in place})  # noqa: SIM118
+    copied = Dataset({tag: header.get_item(tag) for tag in header.keys() if tag not in place})  # noqa: SIM118
+    if header.SOPClassUID in _OF_FRAMES:
+        copied.NumberOfFrames, copied.SharedFunctionalGroupsSequence = 1, [_WithoutSpacing()]
+    return copied
 
 
 def _header(file: Path, required: Sequence[str]) -> Dataset:

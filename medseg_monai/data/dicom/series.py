@@ -101,8 +101,9 @@ def find_series(folder: str | os.PathLike[str], wanted: Collection[str] = ()) ->
     leaves out hidden files and folders, ``DICOMDIR``, objects without pixels (reports, contours, presentation states),
     segmentations and doses. It follows links to files, but not links to folders.
 
-    An empty file beside DICOM files, a file named ``.dcm`` that is not DICOM, and a file whose header cannot be read
-    are listed as ``damaged`` in the series of the same folder, since each may be a slice that was lost while copying.
+    An empty file or a broken link beside DICOM files, a file named ``.dcm`` that is not DICOM, and a file whose header
+    cannot be read are listed as ``damaged`` in the series of the same folder, since each may be a slice that was lost
+    while copying.
 
     Args:
         folder: where to search.
@@ -130,10 +131,10 @@ def find_series(folder: str | os.PathLike[str], wanted: Collection[str] = ()) ->
     found: dict[str, list[SliceHeader]] = defaultdict(list)
     damaged: dict[Path, list[Path]] = defaultdict(list)
     for files in files_by_folder(root):
-        headers = {file: read_slice_header(file) for file in files}
+        headers = {file: read_slice_header(file) if file.is_file() else None for file in files}
         has_dicom = any(headers.values())
         for file, header in headers.items():
-            if isinstance(header, DamagedFile) or (has_dicom and header is None and file.stat().st_size == 0):
+            if isinstance(header, DamagedFile) or (has_dicom and header is None and _is_empty(file)):
                 damaged[file.parent].append(file)
             elif header is not None:
                 found[header.series_uid].append(header)
@@ -145,6 +146,10 @@ def find_series(folder: str | os.PathLike[str], wanted: Collection[str] = ()) ->
         others = f"; or choose with --series: {shorten(one.uid for one in series)}" if series else ""
         raise ValueError(f"{alone[0]}: empty, damaged or not DICOM; copy it again or remove it{others}.")
     return series
+
+
+def _is_empty(file: Path) -> bool:
+    return not file.exists() or file.stat().st_size == 0
 
 
 def _to_series(uid: str, members: list[SliceHeader], damaged: dict[Path, list[Path]]) -> DicomSeries:

@@ -1,7 +1,7 @@
-"""MONAI readers of users' images: 2D raster images, radiographs, volumes."""
+"""MONAI readers of users' images: 2D raster images, photographs, radiographs, volumes."""
 
-from .radiograph import RadiographReader
+from .picture import PhotographReader, RadiographReader
 from .raster import RasterReader
 from .volume import VolumeReader
 
-__all__ = ["RadiographReader", "RasterReader", "VolumeReader"]
+__all__ = ["PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]

@@ -5,13 +5,15 @@ ITK makes up a place or a size that is not stated, and it opens whatever file a 
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from pathlib import Path, PureWindowsPath
 
+from medseg_monai.errors import printable
 from medseg_monai.files import has_ending
 
-__all__ = ["check_data_files", "check_stated_geometry", "data_files"]
+__all__ = ["check_data_files", "check_stated_geometry", "data_files", "files_of_volume"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ _LAST_OF_META_IMAGE = "elementdatafile"
 _NRRD_LINE_END = re.compile(r"\r\n|\r|\n")
 _NRRD_DATA_FILE = re.compile(r"data ?file: (.*)", re.IGNORECASE)
 _META_DATA_FILE = re.compile(r"[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*)")
+
+# the place of the number in a name that stands for several files: "slice%03d.raw 1 24 1"
+_NUMBER = re.compile(r"%[\d.]*[a-z]")
 
 # spaces in the patient; all others say nothing of left and right
 _SPACES = (
@@ -90,7 +95,35 @@ def check_data_files(path: Path) -> None:
     for name in data_files(path):
         plain = name.removeprefix("./")
         if plain == ".." or PureWindowsPath(plain).name != plain:
-            raise ValueError(f"{path}: its data file {name} must lie beside it; move it there and name it alone.")
+            raise ValueError(
+                f"{path}: its data file {printable(name)} must lie beside it; move it there and name it alone."
+            )
+
+
+def files_of_volume(path: Path) -> list[Path]:
+    """The header and the files beside it that hold the voxels.
+
+    Args:
+        path: ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
+
+    Returns:
+        the header, and those of its data files that exist, sorted by name.
+
+    Raises:
+        ValueError: see :func:`check_data_files`.
+    """
+    check_data_files(path)
+    beside = {file for name in data_files(path) for file in _existing(path.parent, name)}
+    return [path, *sorted(beside)]
+
+
+def _existing(folder: Path, name: str) -> list[Path]:
+    if (folder / name).is_file():
+        return [folder / name]
+    pattern, *numbers = name.split()[:2]  # a pattern ends at the first blank, where its first number follows
+    if not numbers:
+        return []
+    return list(folder.glob("*".join(glob.escape(part) for part in _NUMBER.split(pattern))))
 
 
 def _named_by_nrrd(text: str, is_whole: bool) -> list[str] | None:

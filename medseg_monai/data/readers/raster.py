@@ -1,4 +1,4 @@
-"""Reader of 2D raster images (PNG, TIFF, JPEG, BMP, GIF, WebP): rows first, a fixed number of channels, 0 to 255."""
+"""Reader of 2D raster images, whatever Pillow reads: rows first, a fixed number of channels, 0 to 255."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ import numpy.typing as npt
 from monai.data import ImageReader
 from monai.utils import MetaKeys, ensure_tuple
 from PIL import ExifTags, Image, TiffImagePlugin
+from tifffile import TiffFile
 
-from medseg_monai.files import has_ending
+from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
+from medseg_monai.files import has_ending, one_line
 
-__all__ = ["EXIF_ORIENTATION", "RASTER_SUFFIXES", "RasterReader"]
+from .exif import EXIF_ORIENTATION, to_upright
+from .memory import names_file
+
+__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader"]
 
 FloatArray = npt.NDArray[np.float32]
 
-RASTER_SUFFIXES = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "gif", "webp")
-"""File name endings that :class:`RasterReader` declares to MONAI, without the dot."""
+RASTER_SUFFIXES = (
+    *("png", "tif", "tiff", "jpg", "jpeg", "jpe", "jfif", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+    *("bmp", "dib", "gif", "webp", "avif", "pgm", "ppm", "pnm", "pbm", "pfm", "tga"),
+)
+"""File name endings of pictures that Pillow reads, without the dot."""
 
-EXIF_ORIENTATION = "exif_orientation"
-"""Key of the EXIF orientation tag (int, 1 to 8) in the metadata of an image."""
+BYTES_PER_PIXEL = 12
+"""Bytes that a pixel takes while an image is read: three channels of 32 bits."""
 
 # ITU-R BT.601, as Pillow's own conversion to grey
 _LUMINANCE = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
@@ -31,16 +39,7 @@ _LUMINANCE = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
 _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV")
 
-# Pillow turns a TIFF upright while it loads it; these turn it back to the matrix that the file stores
-_UNDO_TIFF_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+_RAW, _IN_PLANES = 1, 2  # the values of TIFF's tags Compression and PlanarConfiguration
 
 
 class RasterReader(ImageReader):
@@ -54,16 +53,17 @@ class RasterReader(ImageReader):
       black. A transparent colour key of a 16-bit grey image has no effect.
     - 16-bit grey is scaled by the depth that the file declares, without rounding: 65535 (in a 12-bit TIFF, 4095)
       becomes 255. A 12-bit picture stored in a 16-bit file therefore stays dark. Pillow reads 16-bit colour with 8
-      bits.
+      bits, but for uncompressed TIFF in planes, which it misreads and tifffile reads.
     - 32-bit integers must lie in 0..65535 and are scaled like 16-bit values; floats must lie in 0..1 and are multiplied
       by 255. Anything else is refused, since such a file does not say what white is.
     - With ``channels=3``, grey becomes three equal channels. With ``channels=1``, colour becomes its luminance (ITU-R
       BT.601), which is exact where the three channels are equal.
-    - The pixel matrix is the one that the file stores. Its EXIF orientation is not applied; the metadata holds it as
-      ``"exif_orientation"`` (1 by default), so that a mask can repeat it.
+    - The image is upright, as a viewer shows it: its EXIF orientation is applied, also that of a TIFF. The metadata
+      hold it as ``"exif_orientation"`` (1 by default), so that a mask can be written in the matrix that the file
+      stores (:class:`medseg_monai.data.PNGWriter`).
 
-    The metadata also holds ``"spatial_shape"`` as ``(H, W)`` and Pillow's ``"format"`` and ``"mode"``. There is no
-    affine, so MONAI uses the identity: distances are in pixels.
+    The metadata also hold ``"spatial_shape"`` as ``(H, W)`` of the upright image, and Pillow's ``"format"`` and
+    ``"mode"``. There is no affine, so MONAI uses the identity: distances are in pixels.
 
     ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
     try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
@@ -71,6 +71,7 @@ class RasterReader(ImageReader):
     Args:
         channels: 3 or 1.
         channel_order: order of the three channels, ``"RGB"`` or ``"BGR"``.
+        max_image_mib: MiB of the largest image, in three channels of 32-bit numbers; Pillow has a limit of its own.
 
     Raises:
         ValueError: for other ``channels`` or ``channel_order``.
@@ -96,7 +97,12 @@ class RasterReader(ImageReader):
     spatial_dims = 2
     modalities: tuple[str, ...] = ()
 
-    def __init__(self, channels: int = 3, channel_order: Literal["RGB", "BGR"] = "RGB") -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        channel_order: Literal["RGB", "BGR"] = "RGB",
+        max_image_mib: float = MAX_IMAGE_MIB,
+    ) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"RasterReader has 1 or 3 channels, got channels={channels}.")
@@ -104,6 +110,7 @@ class RasterReader(ImageReader):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR', got '{channel_order}'.")
         self.channels = channels
         self.channel_order = channel_order
+        self.max_image_mib = max_image_mib
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
@@ -113,6 +120,7 @@ class RasterReader(ImageReader):
         """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:
         """Decode the file named by :meth:`read`.
 
@@ -124,6 +132,7 @@ class RasterReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file.
+            NotEnoughMemoryError: if the memory does not suffice for the image.
             ValueError: for several files, several pages or frames, a file that is truncated or not an image, an image
                 with more pixels than Pillow's limit, an empty image, or values whose scale is unknown.
         """
@@ -131,18 +140,31 @@ class RasterReader(ImageReader):
             names = ", ".join(str(name) for name in img)
             raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
-        image, orientation = _open(path)
+        image, orientation = _open(path, self.max_image_mib)
+        if _is_misread(image):
+            values = to_upright(_from_planes(image, path), orientation)
+        elif isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned
+            values = _to_values(image, path)
+        else:
+            values = to_upright(_to_values(image, path), orientation)
         meta = {
-            MetaKeys.SPATIAL_SHAPE: np.asarray((image.height, image.width)),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape[:2]),
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
             EXIF_ORIENTATION: orientation,
             "format": image.format or path.suffix.lstrip(".").upper(),
             "mode": image.mode,
         }
-        return self._to_channels(_to_values(image, path)), meta
+        return self.to_channels(values), meta
 
-    def _to_channels(self, values: FloatArray) -> FloatArray:
-        """Bring ``[H, W]`` or ``[H, W, 3]`` to ``[channels, H, W]``."""
+    def to_channels(self, values: FloatArray) -> FloatArray:
+        """Bring values to the channels of this reader.
+
+        Args:
+            values: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
+
+        Returns:
+            ``[channels, H, W]``.
+        """
         if values.ndim == 2:
             return np.repeat(values[None], self.channels, axis=0)
         if self.channels == 1:
@@ -153,19 +175,21 @@ class RasterReader(ImageReader):
         return np.ascontiguousarray(np.moveaxis(ordered, -1, 0))
 
 
-def _open(path: Path) -> tuple[Image.Image, int]:
-    """Load the file as it is stored; return the image and its EXIF orientation."""
+def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
+    """Load a file; return the image, as stored except for a TIFF, which Pillow turns upright, and its orientation."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected one image file.")
     try:
-        with Image.open(path) as image:
+        # from the name of an uncompressed TIFF, Pillow would map the file with height and width exchanged
+        with path.open("rb") as stream, Image.open(stream) as image:
+            check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
             frames = getattr(image, "n_frames", 1)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if frames == 1:
                 image.load()
-    except PermissionError:
+    except (MemoryError, PermissionError, TooLargeError):
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error
@@ -175,17 +199,7 @@ def _open(path: Path) -> tuple[Image.Image, int]:
         raise ValueError(f"{path}: {frames} pages or frames; save the image to segment as a file of its own.")
     if min(image.size) < 1:
         raise ValueError(f"{path}: an image without pixels ({image.width}x{image.height}).")
-    orientation = orientation if orientation in range(1, 9) else 1
-    return _as_stored(image, orientation), int(orientation)
-
-
-def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo the orientation that Pillow has applied to a TIFF; other formats are loaded as stored."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or orientation not in _UNDO_TIFF_ORIENTATION:
-        return image
-    stored = image.transpose(_UNDO_TIFF_ORIENTATION[orientation])
-    stored.format = image.format
-    return stored
+    return image, int(orientation) if orientation in range(1, 9) else 1
 
 
 def _to_values(image: Image.Image, path: Path) -> FloatArray:
@@ -198,16 +212,32 @@ def _to_values(image: Image.Image, path: Path) -> FloatArray:
         raise ValueError(f"{path}: colour mode '{image.mode}' is not supported; save the image as grey or RGB.")
     mode = "L" if image.mode in _GREY_MODES else "RGB"
     if image.has_transparency_data:
-        return _over_black(image.convert(mode + "A"))
+        return _over_black(np.asarray(image.convert(mode + "A"), dtype=np.float32))
     return np.asarray(image.convert(mode), dtype=np.float32)
 
 
-def _over_black(image: Image.Image) -> FloatArray:
-    """Lay an ``LA`` or ``RGBA`` image over black; an opaque one keeps its values exactly."""
-    values = np.asarray(image, dtype=np.float32)
+def _over_black(values: FloatArray) -> FloatArray:
+    """Lay ``[H, W, 2]`` or ``[H, W, 4]``, alpha last, over black; an opaque image keeps its values exactly."""
     opacity = values[..., -1:] / np.float32(255)
     colour = values[..., :-1] * opacity
-    return colour[..., 0] if image.mode == "LA" else colour
+    return colour[..., 0] if values.shape[-1] == 2 else colour
+
+
+def _is_misread(image: Image.Image) -> bool:
+    """Whether Pillow reads noise: from planes of 16 bits that are not compressed, and from planes of grey and alpha."""
+    tags = getattr(image, "tag_v2", {})
+    is_deep = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8 and tags.get(TiffImagePlugin.COMPRESSION) == _RAW
+    is_noise = image.mode == "LA" or (is_deep and tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > 1)
+    return is_noise and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _IN_PLANES
+
+
+def _from_planes(image: Image.Image, path: Path) -> FloatArray:
+    """The colours ``[H, W, 3]`` of a TIFF of uncompressed 16-bit planes, as stored."""
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"{path}: colour mode '{image.mode}' is not supported; save the image as grey or RGB.")
+    with one_line(f"{path}: truncated or not an image; replace the file."), TiffFile(path) as file:
+        planes = np.moveaxis(file.asarray().astype(np.float32), 0, -1) * np.float32(255) / np.float32(65535)
+    return _over_black(planes) if image.mode == "RGBA" else planes
 
 
 def _from_16_bit(image: Image.Image) -> FloatArray:

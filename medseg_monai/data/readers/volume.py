@@ -16,20 +16,25 @@ from monai.data import ImageReader, ITKReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
+from medseg_monai.data.limits import LONGEST_AXIS, MAX_IMAGE_MIB, TooLargeError, check_size
 from medseg_monai.errors import shorten
-from medseg_monai.files import has_ending, one_line
+from medseg_monai.files import as_utf8, has_ending, one_line
 
 from .itk_header import check_data_files, check_stated_geometry
-from .nifti_file import NiftiReader, open_nifti
+from .memory import names_file
+from .nifti_file import NiftiReader, check_end, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
-__all__ = ["DICOM_FILES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
+__all__ = ["DICOM_FILES", "ITK_SUFFIXES", "SERIES_UID", "VOLUME_SUFFIXES", "VolumeReader", "dicom_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = ("nii", "nii.gz")
 NRRD_SUFFIXES = ("nrrd", "nhdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, "mha", "mhd", *NRRD_SUFFIXES)
+ITK_SUFFIXES = ("mha", "mhd", *NRRD_SUFFIXES)
+"""Those of the volumes that ITK reads, whose headers may stand in files of their own."""
+
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 """File name endings of volumes, without the dot; a DICOM series is a folder."""
 
 DICOM_FILES = "dicom_files"
@@ -93,6 +98,8 @@ class VolumeReader(ImageReader):
         series: SeriesInstanceUID to read from a folder with several series.
         keep_last: keep the last volume in memory for :meth:`take_last`.
         one_slice: also read a file of one slice, which is no volume: viewers save the mask of a 2D image so.
+        max_image_mib: MiB of the largest volume, as 32-bit numbers; the size that the header declares is compared
+            before anything is read.
 
     Attributes:
         spatial_dims: 3.
@@ -112,9 +119,15 @@ class VolumeReader(ImageReader):
     spatial_dims = 3
 
     def __init__(
-        self, modality: str = "CT", series: str | None = None, keep_last: bool = False, one_slice: bool = False
+        self,
+        modality: str = "CT",
+        series: str | None = None,
+        keep_last: bool = False,
+        one_slice: bool = False,
+        max_image_mib: float = MAX_IMAGE_MIB,
     ) -> None:
         super().__init__()
+        self.max_image_mib = max_image_mib
         self.one_slice = one_slice
         self.modality = modality
         self.series = series
@@ -135,6 +148,7 @@ class VolumeReader(ImageReader):
         """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
         return tuple(Path(name) for name in ensure_tuple(data))
 
+    @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:
         """Read the volume named by :meth:`read`.
 
@@ -146,6 +160,7 @@ class VolumeReader(ImageReader):
 
         Raises:
             FileNotFoundError: if there is no such file, folder or series.
+            NotEnoughMemoryError: if the memory does not suffice for the volume.
             ValueError: for several files, another suffix, a file that is truncated or damaged or not one 3D volume,
                 a header that names a file elsewhere, several values per voxel, values that are not finite, a singular,
                 sheared or contradictory affine, and for a folder with several DICOM series or with one that is not a
@@ -192,12 +207,13 @@ class VolumeReader(ImageReader):
             raise ValueError(f"{path}: not a volume by its name ({suffixes}); for a DICOM series, give the folder.")
         else:
             read = _read_nifti if has_ending(path, NIFTI_SUFFIXES) else _read_itk
-            data, meta = read(path, fewest=1 if self.one_slice else 2)
+            data, meta = read(path, 1 if self.one_slice else 2, self.max_image_mib)
         _refuse_bad_values(path, data)
         return data, meta
 
     def _read_dicom(self, path: Path) -> tuple[Array, Meta]:
         geometry = check_geometry(self._choose(path), modality=self.modality)
+        _refuse_large(path, geometry.shape, self.max_image_mib)
         data, affine = read_series(geometry)
         return data, {
             MetaKeys.AFFINE: affine,
@@ -234,15 +250,18 @@ def _is_series(path: Path) -> bool:
     return bool(_UID.fullmatch(path.name)) and not path.exists() and path.parent.is_dir()
 
 
-def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
+def _read_nifti(path: Path, fewest: int, max_image_mib: float) -> tuple[Array, Meta]:
     reader = NiftiReader()
     with _reading(path):
         image = open_nifti(path)
     _refuse_bad_shape(path, image.shape, 1 if image.get_data_dtype().names is None else 3, fewest)
+    _refuse_large(path, image.shape, max_image_mib)
     _refuse_bad_affine(path, image.affine)  # the file's own: MONAI's reader replaces one that contradicts the voxels
     affine = place_in_mm(path, image)
     with _reading(path):
-        data, meta = reader.get_data(reader.read(path))
+        opened = reader.read(path)
+        data, meta = reader.get_data(opened)
+        check_end(opened)
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0).min()
     if not np.allclose(meta[MetaKeys.AFFINE], image.affine, rtol=0, atol=min(1e-3, 1e-3 * spacing)):
         raise ValueError(f"{path}: sform and voxel size (pixdim) contradict each other; restore the original header.")
@@ -251,7 +270,9 @@ def _read_nifti(path: Path, fewest: int) -> tuple[Array, Meta]:
     return _three_axes(data, meta)
 
 
-def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
+def _read_itk(path: Path, fewest: int, max_image_mib: float) -> tuple[Array, Meta]:
+    if as_utf8(str(path)) != str(path):
+        raise ValueError(f"{path}: ITK opens only files whose names are in UTF-8; rename it.")
     check_data_files(path)
     import itk  # takes seconds
 
@@ -263,6 +284,7 @@ def _read_itk(path: Path, fewest: int) -> tuple[Array, Meta]:
     rank = header.GetNumberOfDimensions()
     shape = [header.GetDimensions(i) for i in range(rank)]
     _refuse_bad_shape(path, shape, header.GetNumberOfComponents(), fewest)
+    _refuse_large(path, shape, max_image_mib)
     in_space = min(rank, 3)
     axes = np.eye(3)
     for axis in range(in_space):
@@ -288,13 +310,20 @@ def _three_axes(data: Array, meta: Meta) -> tuple[Array, Meta]:
 
 
 def _refuse_bad_shape(path: Path, shape: Sequence[int], components: int, fewest: int) -> None:
-    size = " x ".join(str(n) for n in shape)
+    size = " x ".join(str(n) for n in shape) or "0"
     if components != 1:
         raise ValueError(f"{path}: {components} values per voxel (colour or vectors); save one value per voxel.")
     if len(shape) < min(fewest + 1, 3) or min(shape[:3]) < fewest:
         raise ValueError(f"{path}: {size} voxels are not a volume; give a 3D image of at least two slices.")
     if int(np.prod(shape[3:])) != 1:
         raise ValueError(f"{path}: {size} voxels are several volumes; save the volume to segment as a file of its own.")
+
+
+def _refuse_large(path: Path, shape: Sequence[int], max_image_mib: float) -> None:
+    check_size(path, shape, max_image_mib)
+    if max(shape) > LONGEST_AXIS:
+        size = " x ".join(str(n) for n in shape)
+        raise TooLargeError(f"{path}: {size} voxels, expected at most {LONGEST_AXIS} along an axis; crop the volume.")
 
 
 def _refuse_bad_affine(path: Path, affine: npt.NDArray[np.float64]) -> None:

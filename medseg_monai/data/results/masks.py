@@ -16,8 +16,8 @@ from monai.data import ImageWriter, NibabelWriter
 from monai.utils import MetaKeys, convert_data_type, get_equivalent_dtype
 from PIL import ExifTags, Image
 
+from medseg_monai.data.readers.exif import EXIF_ORIENTATION, to_stored
 from medseg_monai.data.readers.nifti_header import NiftiForms
-from medseg_monai.data.readers.raster import EXIF_ORIENTATION
 from medseg_monai.files import atomic_path
 
 from .case import SavedCase
@@ -28,9 +28,10 @@ __all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti", 
 class RasterMaskWriter(ImageWriter):
     """MONAI writer of one 2D label map, ``[1, H, W]`` with rows first, as an 8-bit grey PNG.
 
-    The counterpart of :class:`medseg_monai.data.RasterReader`: the mask has exactly the pixels of the image, in
-    the same order, and the same EXIF orientation tag (if it is not 1). Nothing is resampled, clipped or rounded: a map
-    of another size than the image, or with other values than labels, is refused.
+    The counterpart of :class:`medseg_monai.data.RasterReader`, which reads images upright: the file has exactly the
+    pixels of the image, in the matrix that the image's file stores, and the same EXIF orientation tag (if it is not 1),
+    so that every viewer shows both alike. Nothing is resampled, clipped or rounded: a map of another size than the
+    image, or with other values than labels, is refused.
 
     The file is written completely or not at all: it gets a temporary name in the same folder and is then renamed.
 
@@ -44,6 +45,7 @@ class RasterMaskWriter(ImageWriter):
         output_dtype: ``uint8``, which ``SaveImaged`` sets for PNG; no other type is supported.
         scale: grey value of the foreground of a binary map (values 0 and 1), 1 to 255; ``None`` writes the class
             indices as they are. The name is that of ``SaveImaged``'s option.
+        upright: write the upright mask without a tag, for programs that do not know the tag.
         kwargs: further attributes for MONAI's base class.
 
     Raises:
@@ -63,18 +65,21 @@ class RasterMaskWriter(ImageWriter):
         [[255, 0], [0, 255]]
     """
 
-    def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, upright: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(output_dtype=output_dtype, scale=scale, **kwargs)
         if output_dtype is not None and get_equivalent_dtype(output_dtype, np.ndarray) != np.uint8:
             raise ValueError(f"RasterMaskWriter writes 8-bit PNG: output_dtype must be uint8, got {output_dtype}.")
         if scale is not None and scale not in range(1, 256):
             raise ValueError(f"scale is the grey value of the foreground, 1 to 255 or null, got {scale}.")
         self.foreground_value = scale
+        self.upright = upright
         self.mask: npt.NDArray[np.uint8] | None = None
         self.orientation = 1
 
     def set_data_array(self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, **kwargs: Any) -> None:
-        """Take the label map.
+        """Take the label map, upright.
 
         Args:
             data_array: ``[1, H, W]``, or ``[H, W]`` with ``channel_dim=None``; any numeric type with integer values.
@@ -114,7 +119,7 @@ class RasterMaskWriter(ImageWriter):
             expected = tuple(int(side) for side in torch.as_tensor(shape).flatten())
             if self.mask.shape != expected:
                 raise ValueError(f"The mask is {self.mask.shape}, the image {expected}; apply Invertd before saving.")
-        self.orientation = int(meta.get(EXIF_ORIENTATION, 1))
+        self.orientation = 1 if self.upright else int(meta.get(EXIF_ORIENTATION, 1))
 
     def write(self, filename: str | os.PathLike[str], verbose: bool = False, **kwargs: Any) -> None:
         """Write the PNG.
@@ -134,7 +139,7 @@ class RasterMaskWriter(ImageWriter):
             raise ValueError(f"{path}: masks are written as PNG; name the file .png.")
         if self.mask is None:
             raise ValueError(f"{path}: no label map to write; call set_data_array first.")
-        _save_png(self.mask, self.orientation, path)
+        _save_png(to_stored(self.mask, self.orientation), self.orientation, path)
 
 
 def _save_png(mask: npt.NDArray[np.uint8], orientation: int, path: Path) -> None:
@@ -157,6 +162,8 @@ class PNGWriter:
     Args:
         scale: grey value of the foreground of a binary map, see :class:`RasterMaskWriter`; ``None`` writes the labels
             as they are.
+        upright: write the mask of an image with an EXIF orientation as viewers show it, without the tag, instead of in
+            the matrix that the image's file stores, with the tag.
 
     Raises:
         ValueError: for another ``scale``.
@@ -173,9 +180,10 @@ class PNGWriter:
         ['photo.png']
     """
 
-    def __init__(self, scale: int | None = None) -> None:
+    def __init__(self, scale: int | None = None, *, upright: bool = False) -> None:
         RasterMaskWriter(scale=scale)
         self.scale = scale
+        self.upright = upright
 
     def check(self, name: str, meta: Mapping[str, Any]) -> None:
         """Any image that was read can have its mask written; see :meth:`.case.ResultWriter.check`."""
@@ -192,7 +200,7 @@ class PNGWriter:
             OSError: the file cannot be written.
         """
         path = folder / f"{case.name}.png"
-        writer = RasterMaskWriter(scale=self.scale)
+        writer = RasterMaskWriter(scale=self.scale, upright=self.upright)
         writer.set_data_array(case.labels, channel_dim=None)
         writer.set_metadata(case.meta)
         writer.write(path)

@@ -18,7 +18,7 @@ __all__ = ["DicomSegWriter"]
 
 
 class DicomSegWriter:
-    """Write the label map of a DICOM series or radiograph as ``<name>.seg.dcm``; other inputs get no such file.
+    """Write the label map of a DICOM series, radiograph or photograph as ``<name>.seg.dcm``; others get no such file.
 
     The readers of this package record the DICOM files of an image in its metadata. See
     :func:`medseg_monai.data.write_dicom_seg` and :func:`medseg_monai.data.write_radiograph_seg`.
@@ -66,7 +66,7 @@ class DicomSegWriter:
         """Write the DICOM SEG, if the input was DICOM.
 
         Args:
-            case: the prediction, ``[X, Y, Z]`` for a series or ``[H, W]`` for a radiograph.
+            case: the prediction, ``[X, Y, Z]`` for a series or ``[H, W]`` for a radiograph or photograph.
             folder: folder to write into.
 
         Raises:

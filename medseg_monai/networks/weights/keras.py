@@ -80,10 +80,14 @@ def _role(layer: str, weight: str) -> str:
     return "/".join(parts[own[0] + 1 :] if own else parts)
 
 
-def _read_layer(group: h5py.Group, layer: str) -> dict[str, torch.Tensor]:
+def _read_layer(group: h5py.Group, layer: str, room: int) -> dict[str, torch.Tensor]:
+    """Read the weights of a layer, which hold at most ``room`` bytes."""
     weights: dict[str, torch.Tensor] = {}
     for name in _names(group, "weight_names") or []:
         key = f"{layer}/{_role(layer, name)}"
+        room -= group[name].nbytes
+        if room < 0:  # a short file can declare any size, and Keras packs nothing
+            raise _RefusedError("its weights are larger than the file: save them again with model.save_weights.")
         values = np.asarray(group[name][()])
         if values.dtype.kind not in "iuf":
             raise _RefusedError(f"{key} holds {values.dtype}, not numbers: give a weights file of Keras 2.")
@@ -93,7 +97,7 @@ def _read_layer(group: h5py.Group, layer: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _read_file(file: h5py.File) -> dict[str, torch.Tensor]:
+def _read_file(file: h5py.File, size: int) -> dict[str, torch.Tensor]:
     root = file.get("model_weights", file)
     layers = _names(root, "layer_names")
     if layers is None:
@@ -107,7 +111,8 @@ def _read_file(file: h5py.File) -> dict[str, torch.Tensor]:
         layers = [*layers, _TOP_LEVEL]
     weights: dict[str, torch.Tensor] = {}
     for layer in layers:
-        weights |= _read_layer(root[layer], layer)
+        read = sum(tensor.nbytes for tensor in weights.values())
+        weights |= _read_layer(root[layer], layer, room=size - read)
     if not weights:
         raise _RefusedError("this weights file of Keras is empty: save it after the model is built.")
     return weights
@@ -145,7 +150,7 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     with path.open("rb") as stream:
         try:
             with h5py.File(stream, "r") as file:
-                return _read_file(file)
+                return _read_file(file, path.stat().st_size)
         except _RefusedError as error:
             raise ValueError(f"{path}: {error}") from error
         except MemoryError:

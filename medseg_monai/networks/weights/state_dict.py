@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +15,7 @@ from medseg_monai.files import atomic_path, one_line
 
 __all__ = [
     "as_state_dict",
+    "check_finite",
     "check_fits",
     "kernel_sizes",
     "read_tensors",
@@ -22,6 +25,9 @@ __all__ = [
 ]
 
 NAMED_IN_ERRORS = 3
+
+_ZIP = b"PK\x03\x04"
+_CHUNK = 2**20
 
 
 def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.PathLike[str] | None = None) -> Any:
@@ -36,7 +42,8 @@ def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.Pa
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is damaged, is not a PyTorch file, or holds objects that only their own code could restore.
+        ValueError: the file is damaged (the checksum of each part is compared, which PyTorch does not do), is packed,
+            is not a PyTorch file, or holds objects that only their own code could restore.
 
     Example:
         >>> import tempfile
@@ -47,13 +54,43 @@ def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.Pa
         ...     read_tensors(f"{folder}/a.pth")
         {'epoch': 3, 'net': {'weight': tensor([0., 0.])}}
     """
+    name = source or file
     message = (
-        f"{source or file}: cannot be read as weights: it is damaged, or it pickles objects other than tensors; "
+        f"{name}: cannot be read as weights: it is damaged, or it pickles objects other than tensors; "
         "download it again, or ask its authors to save it with torch.save(model.state_dict(), path)."
     )
-    with one_line(message, passing=(OSError, MemoryError)):
-        content = torch.load(file, map_location="cpu", weights_only=True)
+    with ExitStack() as opened:
+        stream = opened.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
+        with one_line(message):
+            is_packed = _is_packed(stream)
+        if is_packed:
+            raise ValueError(f"{name}: a packed archive, which torch.save never writes; save it again unpacked.")
+        with one_line(message):
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     return content
+
+
+def _is_packed(stream: BinaryIO) -> bool:
+    """Whether a file would unpack to more than it holds; raises what zipfile does if a part has another checksum.
+
+    PyTorch stores its tensors unpacked, but unpacks whatever it is given, and compares no checksum. Files from before
+    PyTorch 1.6 are no archives and have none.
+    """
+    is_archive = stream.read(len(_ZIP)) == _ZIP
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if not is_archive:
+        return False
+    with zipfile.ZipFile(stream) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+            return True
+        for part in parts:
+            with archive.open(part) as content:
+                while content.read(_CHUNK):
+                    pass
+    stream.seek(0)
+    return False
 
 
 def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -67,7 +104,8 @@ def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, tor
         names and tensors.
 
     Raises:
-        ValueError: the content is not a mapping, is empty, or has entries that are not tensors.
+        ValueError: the content is not a mapping, is empty, has entries that are not tensors, or values that are not
+            finite.
 
     Example:
         >>> from medseg_monai.networks.weights.state_dict import as_state_dict
@@ -77,12 +115,46 @@ def as_state_dict(content: Any, source: str | os.PathLike[str]) -> dict[str, tor
     """
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{source}: holds no state dict (found {type(content).__name__}): save model.state_dict().")
-    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    others = [str(key) for key, value in content.items() if not _is_plain_tensor(value)]
     if others:
         raise ValueError(
             f"{source}: these entries are not tensors: {others[:NAMED_IN_ERRORS]}; save model.state_dict() alone."
         )
-    return {str(key): value for key, value in content.items()}
+    state = {str(key): value for key, value in content.items()}
+    check_finite(state, source)
+    return state
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    """Whether a value is a tensor with numbers of its own: a short file can declare any size for one that has none."""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def check_finite(state: Mapping[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
+    """Refuse tensors with values that are not finite: a network with a single one predicts nothing or nonsense.
+
+    Args:
+        state: names and tensors.
+        source: the file that they come from, for error messages.
+
+    Raises:
+        ValueError: the message names the first such tensor.
+
+    Example:
+        >>> import torch
+        >>> from medseg_monai.networks.weights.state_dict import check_finite
+        >>> check_finite({"bias": torch.tensor([0.5, float("nan")])}, "a.pth")
+        Traceback (most recent call last):
+        ValueError: a.pth: bias has values that are not finite: damaged, or its training diverged; use others.
+    """
+    for name, values in state.items():
+        numbers = values.float() if values.element_size() == 1 else values  # of 8 bits, few operations are known
+        if not torch.isfinite(numbers).all():
+            raise ValueError(
+                f"{source}: {name} has values that are not finite: damaged, or its training diverged; use others."
+            )
 
 
 def rename_tensors(

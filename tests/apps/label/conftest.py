@@ -101,7 +101,7 @@ def start_server(work_dir: Path, studies: Path | str, **settings: Any) -> Server
     port = free_port()
     arguments = {"studies": str(studies), "work_dir": str(work_dir), "port": port, **settings}
     log = work_dir.with_suffix(".log")
-    work_dir.with_suffix(".tmp").mkdir()
+    work_dir.with_suffix(".tmp").mkdir(exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(arguments)],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -190,8 +193,8 @@ class TestWhatMakesNoSense:
         assert all(400 <= status < 500 for status in statuses), statuses
         assert wait_for(lambda: kept(server), lambda found: found == before) == before
 
-    @pytest.mark.parametrize("name", ["x." + "a" * 300, "a\0.png", ".."])
-    def test_an_upload_whose_name_no_file_can_have_is_refused(self, server: Server, name: str):
+    @pytest.mark.parametrize("name", ["x." + "a" * 300, "a\0.png", "..", "../..", "a/"])
+    def test_an_upload_whose_name_no_file_can_have_is_refused_and_nothing_is_deleted(self, server: Server, name: str):
         content = (server.studies / "phantom_0001.png").read_bytes()
         for method, path, field in (
             ("POST", f"/infer/{CXR}", "file"),
@@ -202,9 +205,101 @@ class TestWhatMakesNoSense:
             head = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
             answer = server.send(method, path, head + content + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")
             assert 400 <= answer.status < 500, (path, answer.body)
+        unnamed = b'--x\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\na\r\n--x--\r\n'
+        path = "/session/?uncompress=true"
+        assert server.send("PUT", path, unnamed, "multipart/form-data; boundary=x").status == 422
+        assert server.ask("POST", f"/infer/{CXR}", file=server.studies / "phantom_0001.png").status == 200
+
+    def test_the_archive_of_all_labels_is_sent_and_does_not_stay(self, server: Server):
+        assert server.ask("GET", "/datastore/dataset").status == 404
+        before = kept(server)
+        mask = server.studies / "phantom_0001.png"
+        label = server.infer(CXR, mask.stem).body
+        path = f"/datastore/label?image={mask.stem}&tag=final"
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="label"; filename="a.png"\r\n\r\n' + label + b"\r\n--x--\r\n"
+        )
+        assert server.send("PUT", path, body, "multipart/form-data; boundary=x").status == 200
+        assert server.ask("GET", "/datastore/dataset").body.startswith(b"PK")
+        assert wait_for(lambda: kept(server), lambda found: found == before) == before
+        assert server.ask("DELETE", f"/datastore/label?id={mask.stem}&tag=final").status == 200
+
+    def test_a_body_that_is_larger_than_any_request_is_refused(self, server: Server):
+        body = b'{"a": "' + b"a" * 2**22 + b'"}'
+        for path in ("/activelearning/first", f"/train/{CXR}"):
+            assert server.send("POST", path, body, "application/json").status == 413
+        assert server.send("PUT", "/session/", body, "application/x-www-form-urlencoded").status == 413
+
+    @pytest.mark.parametrize("key", ["strategy", f"uncertainty_{CXR}"])
+    def test_a_client_does_not_change_what_the_server_remembers_of_an_image(self, server: Server, key: str):
+        answer = server.ask("PUT", "/datastore/image/info?image=phantom_0001", info=json.dumps({key: 5}))
+        assert answer.status == 422
+        assert server.ask_json("POST", f"/activelearning/uncertainty_{CXR}", {}).status == 200
+        assert server.ask_json("POST", "/activelearning/first", {}).status == 200
+
+    def test_an_error_is_one_line_whatever_the_names_in_it_are(self, server: Server):
+        answer = server.ask("PUT", "/datastore/image/info?image=a%0Ab", info="{}")
+        assert (answer.status, answer.detail) == (404, "Image a b not found")
+
+    def test_a_method_of_scoring_that_there_is_not_is_not_found(self, server: Server):
+        assert server.ask_json("POST", "/scoring/dice", {}).status == 404
+
+    def test_a_training_is_not_waited_for(self, server: Server):
+        assert server.ask_json("POST", f"/train/{CXR}?run_sync=true", {"max_epochs": 1}).status == 422
 
     def test_a_request_without_an_image_is_refused(self, server: Server):
         assert server.ask("POST", f"/infer/{CXR}").status == 400
 
+    def test_a_strategy_that_is_no_name_is_refused(self, server: Server):
+        assert server.ask_json("POST", "/activelearning/first", {"strategy": []}).status == 404
+
     def test_a_model_that_is_no_name_is_refused(self, server: Server):
         assert server.ask_json("POST", f"/train/{CXR}", {"model": []}).status == 404
+
+
+class TestManyAtOnce:
+    @pytest.fixture
+    def pipe(self, server: Server) -> Iterator[Path]:
+        """An image of the studies whose inference lasts as long as the test wants: a pipe."""
+        path = server.studies / "endless.png"
+        os.mkfifo(path)
+        about = "/datastore/image/info?image=endless"
+        assert wait_for(lambda: server.ask("GET", about).json, bool)
+        yield path
+        path.unlink()
+        wait_for(lambda: server.ask("GET", about).json, lambda info: not info)
+
+    def test_others_are_answered_while_an_image_is_segmented_and_the_next_image_waits(self, server: Server, pipe: Path):
+        with ThreadPoolExecutor(6) as clients:
+            slow = clients.submit(server.infer, CXR, pipe.stem)
+            held = wait_for(lambda: opened(pipe), lambda descriptor: descriptor is not None)
+            try:
+                following = clients.submit(server.infer, CXR, "phantom_0001")
+                others = [
+                    clients.submit(server.ask, "GET", "/info/"),
+                    clients.submit(server.ask, "GET", "/datastore/"),
+                    clients.submit(server.ask_json, "POST", "/activelearning/first", {}),
+                ]
+                assert not wait(others, timeout=60).not_done
+                assert not slow.done()
+                assert not following.done()
+            finally:
+                os.close(held)
+                wait_for(lambda: closed(opened(pipe)) or slow.done(), bool)
+        assert [other.result().status for other in others] == [200] * 3
+        assert slow.result().status == 422
+        assert following.result().status == 200
+
+
+def opened(pipe: Path) -> int | None:
+    """A pipe to write to, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+def closed(descriptor: int | None) -> None:
+    """Let whoever reads a pipe find its end."""
+    if descriptor is not None:
+        os.close(descriptor)

@@ -36,9 +36,9 @@ def still_serves(server: Server):
     assert after.body == before
 
 
-def wait_for(look: Callable[[], Any], is_there: Callable[[Any], bool]) -> Any:
-    """What is seen once it is there, or after ten seconds: the server tidies up when it has answered."""
-    deadline = time.monotonic() + 10
+def wait_for(look: Callable[[], Any], is_there: Callable[[Any], bool], seconds: float = 10) -> Any:
+    """What is seen once it is there, or after some seconds: the server tidies up when it has answered."""
+    deadline = time.monotonic() + seconds
     while not is_there(seen := look()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return seen

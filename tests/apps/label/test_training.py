@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from PIL import Image
 
+from medseg_monai.files import LOCK_NAME
 from medseg_monai.networks.nets import ResCRNet
 
 from .conftest import CXR, Server, start_server, stop_server
+from .test_server import wait_for
 
 pytestmark = pytest.mark.label
 
@@ -46,7 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, chest_xrays: Path, weights
         )
         assert answer.status == 200
     yield server
-    server.ask("DELETE", "/train/")  # one that a failed test has left running
+    if server.process.poll() is None:
+        server.ask("DELETE", "/train/")  # one that a failed test has left running
     stop_server(server)
 
 
@@ -92,6 +97,24 @@ def test_a_model_that_is_no_better_is_kept_but_not_used(trained: Server):
     assert after["current"] == before["current"]
 
 
+def test_a_label_that_was_put_there_damaged_or_too_small_is_left_out_with_a_line(trained: Server):
+    final = trained.studies / "labels" / "final"
+    whole = (final / "phantom_0001.png").read_bytes()
+    Image.new("L", (20, 30), 255).save(final / "phantom_0004.png")
+    (final / "phantom_0001.png").write_bytes(whole[: len(whole) // 2])
+    assert wait_for(lambda: trained.ask("GET", "/datastore/").json["completed"], lambda count: count == 4)
+    try:
+        task = train(trained, max_epochs=1)
+        assert task["status"] == "DONE", list(task["details"])
+        assert '"left_out": ["phantom_0001", "phantom_0004"]' in " ".join(task["details"])
+        log = (trained.work_dir / "app" / "logs" / "app.log").read_text()
+        assert "phantom_0001: left out: label: truncated or not an image" in log
+        assert "phantom_0004: left out: label: size (30, 20) (rows first), but its image phantom_0004 has" in log
+    finally:
+        (final / "phantom_0001.png").write_bytes(whole)
+        assert trained.ask("DELETE", "/datastore/label?id=phantom_0004&tag=final").status == 200
+
+
 def test_an_unknown_bundle_is_refused_before_anything_starts(trained: Server):
     answer = trained.ask_json("POST", "/train/lung_cxr_resnet", {})
     assert (answer.status, answer.detail) == (404, f"lung_cxr_resnet: no such model; there are {CXR}.")
@@ -116,3 +139,38 @@ def test_a_training_without_labels_ends_with_a_line_that_says_so(trained: Server
     assert task["status"] == "ERROR"
     assert any("1 final labels; a training needs two" in line for line in task["details"])
     assert trained.infer(CXR, "phantom_0004").status == 200
+
+
+def test_a_training_outlives_its_server_and_the_next_server_lists_its_model_and_begins_no_other(
+    trained: Server, chest_xrays: Path, weights: Path
+):
+    for number in (1, 2):
+        mask = chest_xrays / "labels" / f"phantom_000{number}.png"
+        path = f"/datastore/label?image=phantom_000{number}&tag=final"
+        assert trained.ask("PUT", path, label=mask, params="{}").status == 200
+    before = set(stats(trained)["models"])
+    assert trained.ask_json("POST", f"/train/{CXR}", {"max_epochs": 1}).status == 200
+    lock = trained.work_dir / "models" / LOCK_NAME
+    assert wait_for(lock.exists, bool, seconds=60)
+    (training,) = psutil.Process(trained.process.pid).children()
+    training.suspend()
+    trained.process.kill()
+    trained.process.wait()
+    try:
+        again = start_server(trained.work_dir, trained.studies, bundles=[CXR], weights={CXR: str(weights)})
+        try:
+            for path in (f"/train/{CXR}", f"/train/{CXR}?enqueue=true"):
+                answer = again.ask_json("POST", path, {"max_epochs": 1})
+                assert answer.status == 429
+                assert answer.detail.startswith(f"train: in use by a training (process {training.pid} on ")
+            training.resume()
+            wait_for(lock.exists, lambda there: not there, seconds=120)
+            (name,) = set(stats(again)["models"]) - before
+            run = again.work_dir / "models" / CXR / "runs" / name
+            assert (run / "after" / "evaluation" / "summary.json").is_file()
+            assert again.infer(CXR, "phantom_0004", output="json", model_version=name).status == 200
+        finally:
+            stop_server(again)
+    finally:
+        if training.is_running():
+            training.kill()

@@ -18,9 +18,19 @@ from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 from skimage.color import lab2rgb
 
-from medseg_monai.data import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, find_organ, write_dicom_seg, write_radiograph_seg
+from medseg_monai.data import (
+    ABDOMINAL_ORGANS,
+    LUNG_LOBES,
+    LUNGS,
+    OPTIC_DISC,
+    RETINAL_VESSEL,
+    find_organ,
+    write_dicom_seg,
+    write_radiograph_seg,
+)
 from medseg_monai.data.dicom.seg import check_seg_source
 from tests.data.dicom_files import WrittenSeries, find_segment, tags, write_series
+from tests.data.photograph_files import scenery, write_photograph
 from tests.data.radiograph_files import asymmetric, write_radiograph
 
 SHAPE = (7, 5, 6)
@@ -459,6 +469,30 @@ def test_the_mask_of_a_radiograph_is_read_back_pixel_for_pixel(tmp_path, lungs, 
     np.testing.assert_array_equal(read[0, ..., 0], lungs)
 
 
+@pytest.mark.parametrize("tags_of_one", [{}, {"NumberOfFrames": 1}, *PLACES.values()], ids=str)
+@pytest.mark.parametrize(
+    ("segments", "code", "region"), [(OPTIC_DISC, "81016008", None), (RETINAL_VESSEL, "59820001", "5665001")]
+)
+def test_the_mask_of_a_photograph_refers_to_it_in_its_matrix(tmp_path, lungs, segments, code, region, tags_of_one):
+    source = write_photograph(tmp_path / "x.dcm", scenery(331, 417), **tags_of_one)
+    path = tmp_path / "x.seg.dcm"
+    check_seg_source([source], segments, volume=False)
+    described = {"segments": segments, "algorithm_name": "CE-Net", "algorithm_version": "0.1.0"}
+    write_radiograph_seg(path, lungs, source_file=source, **described)
+    file, known = dcmread(path), dcmread(source, stop_before_pixels=True)
+    np.testing.assert_array_equal(file.pixel_array, lungs)
+    assert "PixelMeasuresSequence" not in file.SharedFunctionalGroupsSequence[0]
+    ((referenced,),) = [group.ReferencedInstanceSequence for group in file.ReferencedSeriesSequence]
+    assert referenced.ReferencedSOPClassUID == known.SOPClassUID
+    assert referenced.ReferencedSOPInstanceUID == known.SOPInstanceUID
+    (segment,) = file.SegmentSequence
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == code
+    regions = segment.get("AnatomicRegionSequence", [])
+    assert [one.CodeValue for one in regions] == ([region] if region else [])
+    read = hd.seg.segread(path).get_pixels_by_source_instance([known.SOPInstanceUID], segment_numbers=[1])
+    np.testing.assert_array_equal(read[0, ..., 0], lungs)
+
+
 def test_the_lungs_are_coded_in_snomed(tmp_path, lungs):
     source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417))
     file = dcmread(write_lungs(tmp_path / "x.seg.dcm", lungs, source))
@@ -492,7 +526,7 @@ def test_an_empty_mask_of_a_radiograph_is_a_valid_file(tmp_path):
 def test_a_mask_that_does_not_fit_its_radiograph_is_refused_and_nothing_is_written(tmp_path, lungs):
     source = write_radiograph(tmp_path / "x.dcm", asymmetric(331, 417))
     target = tmp_path / "out" / "x.seg.dcm"
-    with pytest.raises(ValueError, match=r"the label map is \(417, 331\), its radiograph \(331, 417\)"):
+    with pytest.raises(ValueError, match=r"the label map is \(417, 331\), its image \(331, 417\)"):
         write_lungs(target, lungs.T, source)
     with pytest.raises(ValueError, match="labels 0 to 2, but segments for 1 to 1"):
         write_lungs(target, lungs * 2, source)

@@ -10,12 +10,19 @@ import pytest
 from monai.data import decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, LoadImaged, Resized
 from PIL import Image
-from pydicom import Dataset, dcmread
-from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
+from pydicom import Dataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+)
 
 from medseg_monai.data import RadiographReader, RasterReader
 from medseg_monai.data.readers.volume import dicom_files
+from tests.data.photograph_files import compress, frame_of
 from tests.data.radiograph_files import asymmetric, table, write_radiograph
 
 
@@ -237,16 +244,74 @@ def test_what_is_no_grey_radiograph_or_cannot_be_shown_is_refused_in_one_line(tm
     assert "\n" not in str(error.value)
 
 
-def test_pixels_of_a_syntax_that_nothing_decodes_are_refused_with_its_name(tmp_path):
+def test_pixels_that_no_decoder_understands_are_refused_with_their_syntax_and_no_decoders_log(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("medseg_monai.data.readers.dicom_picture.missing_decoder", lambda *_: "")
     path = write_radiograph(tmp_path / "x.dcm", asymmetric(5, 7))
-    dataset = dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    dataset.PixelData = encapsulate([b"\xff\xd8 no JPEG \xff\xd9"])
-    dataset["PixelData"].VR = "OB"
-    dataset.save_as(path)
-    with pytest.raises(ValueError, match=r"cannot be decoded \(JPEG Lossless.*\); .*decompress it first") as error:
+    compress(path, b"\xff\xd8 no JPEG \xff\xd9", JPEGBaseline8Bit)
+    with pytest.raises(ValueError, match=r"cannot be decoded \(JPEG Baseline.*\); .*decompress it first") as error:
         read(path)
     assert "\n" not in str(error.value)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLossless])
+def test_lossless_jpeg_has_the_values_of_the_image(tmp_path, syntax):
+    pytest.importorskip("gdcm", reason="python-gdcm is not installed")
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(13, 18))
+    expected = read(path)
+    np.testing.assert_array_equal(read(compress(path, frame_of(syntax), syntax)), expected)
+
+
+def test_extended_jpeg_of_12_bits_has_the_values_of_the_image_where_its_decoder_is_installed(tmp_path):
+    pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg, whose licence is GPL-3.0, is not installed")
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(13, 18))
+    expected = read(path)
+    compress(path, frame_of(JPEGExtended12Bit), JPEGExtended12Bit)
+    np.testing.assert_allclose(read(path), expected, atol=0.2)
+
+
+def test_extended_jpeg_of_12_bits_is_refused_with_the_package_that_decodes_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("medseg_monai.data.dicom.versions.find_spec", lambda _: None)
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(13, 18))
+    compress(path, frame_of(JPEGExtended12Bit), JPEGExtended12Bit)
+    with pytest.raises(ValueError, match=r"needs pylibjpeg and pylibjpeg-libjpeg; install that or decompress") as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: compressed (JPEG Extended (Process 2 and 4)), ")
+    assert caplog.records == []
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg_monai.data.readers.dicom_picture.missing_decoder", lambda *_: "python-gdcm")
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(13, 18))
+    compress(path, frame_of(JPEGLosslessSV1), JPEGLosslessSV1)
+    with pytest.raises(
+        ValueError, match=r"x\.dcm: compressed \(JPEG Lossless, .*\), needs python-gdcm; install that or"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("interpretation", "shape", "doubted"),
+    [
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "IDENTITY", True),
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME1", "INVERSE", False),
+    ],
+)
+def test_the_interpretation_decides_what_is_white_and_a_contradicting_shape_is_told(
+    tmp_path, caplog, interpretation, shape, doubted
+):
+    plain = write_radiograph(tmp_path / "plain.dcm", asymmetric(5, 7), PhotometricInterpretation=interpretation)
+    path = write_radiograph(
+        tmp_path / "x.dcm", asymmetric(5, 7), PhotometricInterpretation=interpretation, PresentationLUTShape=shape
+    )
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read(path), read(plain))
+    told = f"{path}: PresentationLUTShape {shape} contradicts {interpretation}, by which the image is read; "
+    assert [record.message for record in caplog.records] == [f"{told}check that it is not a negative."] * doubted
 
 
 def test_a_truncated_or_misnamed_file_is_refused(tmp_path):
@@ -283,3 +348,9 @@ def test_several_files_for_one_image_are_refused(tmp_path):
     reader = RadiographReader()
     with pytest.raises(ValueError, match="one image per key, got 2"):
         reader.get_data(reader.read(paths))
+
+
+def test_text_of_a_header_cannot_command_the_terminal_that_shows_a_refusal(tmp_path):
+    path = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47), Modality="A\nB\x1b[2J")
+    with pytest.raises(ValueError, match=r"x\.dcm: modality A B\?\[2J, expected CR or DX; give a radiograph\.$"):
+        read(path)

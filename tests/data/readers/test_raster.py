@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import (
@@ -179,23 +180,84 @@ def test_a_colour_space_without_a_conversion_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "lab.tif")
 
 
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """What a viewer shows of a stored matrix, as EXIF words it: where the first row and the first column are seen."""
+    ways = {
+        1: array,
+        2: array[:, ::-1],  # top, right
+        3: array[::-1, ::-1],  # bottom, right
+        4: array[::-1],  # bottom, left
+        5: array.swapaxes(0, 1),  # left, top
+        6: array.swapaxes(0, 1)[:, ::-1],  # right, top
+        7: array.swapaxes(0, 1)[::-1, ::-1],  # right, bottom
+        8: array.swapaxes(0, 1)[::-1],  # left, bottom
+    }
+    return ways[orientation]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", ["png", "raw", "tiff_lzw"])
-def test_the_stored_pixel_matrix_is_kept_whatever_the_exif_orientation(
-    tmp_path: Path, rgb: np.ndarray, orientation: int, compression: str
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_is_read_as_a_viewer_shows_it_whatever_its_exif_orientation(
+    tmp_path: Path, rgb: np.ndarray, orientation: int, compression: str, channels: int
 ) -> None:
+    stored = rgb if channels == 3 else rgb[..., 0]
     exif = Image.Exif()
     exif[0x0112] = orientation
     if compression == "png":
         path = tmp_path / "turned.png"
-        Image.fromarray(rgb).save(path, exif=exif)
+        Image.fromarray(stored).save(path, exif=exif)
     else:
         path = tmp_path / "turned.tif"
-        Image.fromarray(rgb).save(path, tiffinfo={0x0112: orientation}, compression=compression)
-    image = load(path)
-    np.testing.assert_array_equal(image.numpy(), channels_first(rgb))
+        Image.fromarray(stored).save(path, tiffinfo={0x0112: orientation}, compression=compression)
+    image = load(path, channels=channels)
+    seen = upright(stored.reshape(5, 7, channels), orientation)
+    np.testing.assert_array_equal(image.numpy(), channels_first(seen))
     assert image.meta["exif_orientation"] == orientation
-    assert image.meta["spatial_shape"].tolist() == [5, 7]
+    assert image.meta["spatial_shape"].tolist() == list(seen.shape[:2])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_deep_tiff_with_zero_as_white_is_inverted_whatever_its_orientation(tmp_path: Path, orientation: int) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (5, 7), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "inverted.tif", tiffinfo={262: 0, 0x0112: orientation})
+    image = load(tmp_path / "inverted.tif", channels=1).numpy()[0]
+    np.testing.assert_allclose(image, 255 - upright(values, orientation) / 257, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_deep_colours_in_planes_are_read_as_their_colours(
+    tmp_path: Path, orientation: int, channels: int, compression: str | None
+) -> None:
+    planes = np.random.default_rng(1).integers(0, 65536, (channels, 5, 7), dtype=np.uint16)
+    planes[3:] = 65535
+    tifffile.imwrite(
+        tmp_path / "planes.tif",
+        planes,
+        photometric="rgb",
+        planarconfig="separate",
+        extrasamples=["unassalpha"] * (channels - 3),
+        compression=compression,
+        extratags=[(0x0112, 3, 1, orientation, True)],
+    )
+    expected = [upright(plane, orientation) / 257 for plane in planes[:3]]
+    np.testing.assert_allclose(load(tmp_path / "planes.tif").numpy(), expected, atol=1)  # Pillow drops eight bits
+
+
+def test_planes_of_grey_and_alpha_are_refused(tmp_path: Path) -> None:
+    planes = np.random.default_rng(1).integers(0, 256, (2, 5, 7), dtype=np.uint8)
+    tifffile.imwrite(
+        tmp_path / "planes.tif",
+        planes,
+        photometric="minisblack",
+        planarconfig="separate",
+        extrasamples=["unassalpha"],
+        compression="zlib",
+    )
+    with pytest.raises(ValueError, match=r"planes\.tif: colour mode 'LA' is not supported"):
+        load(tmp_path / "planes.tif")
 
 
 def test_a_nonsense_exif_orientation_counts_as_none(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -297,7 +359,7 @@ def test_loader_workers_read_images_and_their_orientation(tmp_path: Path, rgb: n
     cases = [{"image": str(tmp_path / name)} for name in ("a.png", "b.png")]
     loader = DataLoader(Dataset(cases, LoadImaged("image", reader=RasterReader())), batch_size=2, num_workers=1)
     (batch,) = loader
-    assert batch["image"].shape == (2, 3, 5, 7)
+    assert batch["image"].shape == (2, 3, 7, 5)
     assert [int(case["image"].meta["exif_orientation"]) for case in decollate_batch(batch)] == [6, 6]
 
 

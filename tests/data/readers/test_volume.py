@@ -543,3 +543,18 @@ def test_an_ending_in_capitals_is_read_like_one_in_small_letters(ending, tmp_pat
     np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(values, voxels.transpose())
     np.testing.assert_array_equal(found["affine"], meta["affine"])
+
+
+@pytest.mark.parametrize("suffix", ["mha", "nrrd", "nii.gz"])
+def test_a_name_that_is_not_utf_8_is_read_or_refused_for_its_name(suffix, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.mkdir()
+    written = tmp_path / f"ct.{suffix}"
+    itk.imwrite(itk.image_from_array(np.arange(60, dtype=np.int16).reshape(5, 4, 3)), str(written))
+    written.rename(path / written.name)
+    reader = VolumeReader()
+    if suffix == "nii.gz":
+        assert reader.get_data(reader.read(path / written.name))[0].shape == (3, 4, 5)
+    else:
+        with pytest.raises(ValueError, match="ITK opens only files whose names are in UTF-8; rename it"):
+            reader.get_data(reader.read(path / written.name))

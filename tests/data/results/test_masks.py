@@ -10,8 +10,9 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd, LoadImaged, Resized, SaveImaged
-from PIL import Image
+from PIL import Image, ImageOps
 
+from medseg_monai.data import PNGWriter, SaveResultsd
 from medseg_monai.data.readers.raster import RasterReader
 from medseg_monai.data.results.masks import RasterMaskWriter, write_volume_nifti
 
@@ -53,7 +54,7 @@ def write(labels: np.ndarray, path: Path, *, meta: dict | None = None, scale: in
     writer.write(path)
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_bundles_save_step_writes_a_mask_of_the_images_name_size_and_orientation(
     tmp_path: Path, mask: np.ndarray, orientation: int
 ) -> None:
@@ -61,7 +62,8 @@ def test_a_bundles_save_step_writes_a_mask_of_the_images_name_size_and_orientati
     exif[0x0112] = orientation
     image_path = tmp_path / "in" / "eye.v1.jpg"
     image_path.parent.mkdir()
-    Image.new("RGB", (7, 5), (90, 40, 10)).save(image_path, exif=exif)
+    size = (7, 5) if orientation < 5 else (5, 7)
+    Image.new("RGB", size, (90, 40, 10)).save(image_path, exif=exif)
     load = Compose([LoadImaged("image", reader=RasterReader()), Resized("image", (32, 64))])
     (batch,) = DataLoader(Dataset([{"image": str(image_path)}], load), batch_size=1)
     batch["pred"] = batch["image"][:, :1].clone()
@@ -72,8 +74,20 @@ def test_a_bundles_save_step_writes_a_mask_of_the_images_name_size_and_orientati
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["eye.v1.png"]
     written = Image.open(tmp_path / "out" / "eye.v1.png")
     assert written.mode == "L"
+    assert written.size == size
     assert written.getexif().get(0x0112, 1) == orientation
-    np.testing.assert_array_equal(np.asarray(written), mask * 255)
+    np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(written)), mask * 255)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_an_upright_mask_has_no_orientation(tmp_path: Path, mask: np.ndarray, orientation: int) -> None:
+    meta = {"filename_or_obj": "eye.jpg", "exif_orientation": orientation, "spatial_shape": (5, 7)}
+    pred = MetaTensor(torch.from_numpy(mask[None]), meta=meta)
+    save = SaveResultsd("pred", tmp_path, [PNGWriter(scale=255, upright=True)], image_key="pred")
+    (path,) = save.save({"pred": pred})
+    with Image.open(path) as written:
+        assert written.getexif().get(0x0112) is None
+        np.testing.assert_array_equal(np.asarray(written), mask * 255)
 
 
 def test_class_indices_are_written_as_they_are_without_a_scale(tmp_path: Path) -> None:

@@ -296,6 +296,12 @@ def test_a_damaged_file_is_refused(damage, suffix, tmp_path, authors):
     assert "damaged" in refusal(source) or "no state dict" in refusal(source)
 
 
+def test_weights_that_are_not_finite_are_refused_by_their_name_in_the_file(tmp_path, authors):
+    name = list(authors)[1]
+    torch.save({**authors, name: torch.full_like(authors[name], torch.nan)}, tmp_path / "a.pth")
+    assert f"{name} has values that are not finite" in refusal(tmp_path / "a.pth")
+
+
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path):
     (tmp_path / "a.ckpt").write_bytes(b"x")
     assert ".pt, .pth, .th, .safetensors" in refusal(tmp_path / "a.ckpt")

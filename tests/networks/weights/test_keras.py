@@ -155,6 +155,15 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
     assert "conv2d/kernel" in refusal(tmp_path / "w.h5")
 
 
+def test_weights_that_declare_more_than_the_file_holds_are_refused_before_they_are_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv2d"]
+        layer = file.create_group("conv2d")
+        layer.attrs["weight_names"] = [b"conv2d/kernel:0"]
+        layer.create_dataset("conv2d/kernel:0", shape=(10**6, 10**6), chunks=(1000, 1000), dtype="f4")
+    assert "larger than the file" in refusal(tmp_path / "a.h5")
+
+
 def test_two_weights_of_one_name_are_refused(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file.attrs["layer_names"] = [b"conv2d"]

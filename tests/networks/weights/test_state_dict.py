@@ -7,6 +7,8 @@ import io
 import random
 import resource
 import stat
+import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -96,6 +98,42 @@ def test_no_damage_raises_anything_but_a_value_error(zipped, tmp_path):
     assert refused > 75
 
 
+def test_flipped_bytes_among_the_numbers_are_noticed(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(7, 300)}, path)
+    whole = bytearray(path.read_bytes())
+    numbers = whole.index(bytes(7 * 300 * 4))
+    for position in range(numbers, numbers + 200):
+        whole[position] ^= 0x10
+    path.write_bytes(whole)
+    assert torch.load(path, weights_only=True)["weight"].any()  # PyTorch does not notice
+    with pytest.raises(ValueError, match=r"model\.pt: cannot be read as weights: it is damaged"):
+        read_tensors(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save({"weight": torch.zeros(2000, 1000)}, tmp_path / "stored.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pt") as stored,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in stored.infolist():
+            packed.writestr(part.filename, stored.read(part))
+    assert torch.load(tmp_path / "packed.pt", weights_only=True)["weight"].shape == (2000, 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"packed\.pt: a packed archive"):
+            read_tensors(tmp_path / "packed.pt")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_weights_from_before_pytorch_had_archives_are_read(tmp_path):
+    torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_tensors(tmp_path / "old.pth")["body.weight"], STATE["body.weight"])
+
+
 def test_a_stream_is_read_and_named_in_a_refusal(tmp_path):
     torch.save(STATE, tmp_path / "model.pt")
     with (tmp_path / "model.pt").open("rb") as stream:
@@ -118,6 +156,22 @@ def test_what_is_no_state_dict_is_refused(content):
 def test_entries_that_are_no_tensors_are_named():
     with pytest.raises(ValueError, match=r"m\.pt: these entries are not tensors: \['epoch'\]"):
         as_state_dict({**STATE, "epoch": 3}, "m.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_the_first_tensor_that_is_not_finite_is_named(value, dtype):
+    values = torch.ones(3, 5)
+    values[2, 4] = value
+    state = {"steps": torch.tensor(7), "head.bias": torch.ones(2), "head.weight": values.to(dtype), "last": values}
+    with pytest.raises(ValueError, match=r"^m\.pt: head\.weight has values that are not finite: damaged, or"):
+        as_state_dict(state, "m.pt")
+
+
+@pytest.mark.parametrize("huge", [torch.zeros(1).expand(10**12), torch.zeros(10**12, device="meta")])
+def test_a_tensor_that_declares_more_numbers_than_it_has_is_refused(huge):
+    with pytest.raises(ValueError, match=r"m\.pt: these entries are not tensors: \['huge'\]"):
+        as_state_dict({"huge": huge}, "m.pt")
 
 
 def test_tensors_are_renamed_in_their_order_by_the_first_prefix_that_fits():

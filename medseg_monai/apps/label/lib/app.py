@@ -23,13 +23,14 @@ from monailabel.tasks.activelearning.random import Random
 from medseg_monai.data.dicom.files import DICOM_SUFFIX
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
+from medseg_monai.files import locked_folder
 
 from .dicomweb import DicomWebStudies
 from .endpoints import answer_with_dicom, check_requests
 from .folder import FolderStudies
 from .infer import NAME_KEY, BundleInferTask
 from .served import choose_bundles
-from .train import BundleTrainTask
+from .train import BundleTrainTask, output_without_reader
 from .uncertainty import UncertaintyStrategy
 from .uploads import SentSessions, Uploads, refuse_detached
 from .versions import Versions
@@ -40,6 +41,8 @@ _LOGGER = logging.getLogger(__name__)
 
 #: MONAI Label's settings for which we have our own values, unless the user has set them
 _FILTER, _EXPIRY = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"
+
+_TRAINING = "a training"  # what the lock of the folder of models says of its owner
 
 _TIMEOUT_S = (5.0, 60.0)  # to reach the DICOMweb server, and to wait for the next bytes of its answer
 
@@ -63,9 +66,10 @@ class BundleApp(MONAILabelApp):
         self.weights: dict[str, str] = json.loads(conf.get("weights") or "{}")
         self.bundles = choose_bundles(names or None, self.weights)
         self.work_dir = work_dir = Path(conf.get("work_dir") or app_dir)
+        self.models = work_dir / "models"
         self.uploads = Uploads(work_dir / "uploads")
         self.versions = {
-            name: Versions(work_dir / "models" / name, self.weights.get(name, bundle.shipped_weights))
+            name: Versions(self.models / name, self.weights.get(name, bundle.shipped_weights))
             for name, bundle in self.bundles.items()
         }
         endings = (*VOLUME_SUFFIXES, *RASTER_SUFFIXES, DICOM_SUFFIX)
@@ -84,6 +88,7 @@ class BundleApp(MONAILabelApp):
             return super().init_datastore()
         return FolderStudies(
             self.studies,
+            bundles=self.bundles.values(),
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
@@ -183,6 +188,28 @@ class BundleApp(MONAILabelApp):
         result: dict[str, Any] = self._batch_infer(shared, datastore or self.datastore(), infer_or_tell)
         return result
 
+    def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Train, in the process that the server has started for it, and to the end, even if the server ends before.
+
+        Args:
+            request: ``model`` and the options of :class:`BundleTrainTask`.
+
+        Raises:
+            BlockingIOError: another training, also of another bundle, writes to the folder of the models.
+            ValueError: see :class:`BundleTrainTask`.
+        """
+        with locked_folder(self.models, _TRAINING), output_without_reader():
+            result: dict[str, Any] = super().train(request)
+        return result
+
+    def other_training(self) -> str:
+        """What is known of a training that an earlier server has begun and that still runs; empty if there is none."""
+        try:
+            with locked_folder(self.models, _TRAINING):
+                return ""
+        except BlockingIOError as error:
+            return str(error).removeprefix(f"{self.models}: ")
+
     def bundle_path(self, model: str | None) -> None:
         """Check the name of a model; MONAI Label calls this before it starts a process for a training or a batch.
 
@@ -199,15 +226,16 @@ class BundleApp(MONAILabelApp):
         """Check what a training or a batch is asked for, before a process starts for it.
 
         Args:
-            method: ``train`` or ``batch_infer``; other tasks have nothing to check.
+            method: ``train``, ``batch_infer`` or ``scoring``.
             request: the client's request.
 
         Raises:
-            HTTPException: 404 for a model that does not exist, 422 for an option that cannot have its value.
+            HTTPException: 404 for a model or a method that does not exist, 422 for an option with an impossible value.
         """
-        tasks = {"train": self._trainers, "batch_infer": self._infers}.get(method)
-        if tasks is None:
+        if method == "scoring":
+            _refuse_unknown(request.get("method"), self._scoring_methods, "method of scoring")
             return
+        tasks = self._trainers if method == "train" else self._infers
         model = request.get("model")
         _refuse_unknown(model, tasks, "model")
         if "bundle_path" in request or not isinstance(request.get("gpus") or "", str):
@@ -226,7 +254,7 @@ class BundleApp(MONAILabelApp):
         Raises:
             HTTPException: 404 for a strategy that does not exist.
         """
-        _refuse_unknown(request.get("strategy") or "random", self._strategies, "strategy")
+        _refuse_unknown(request.get("strategy", "random"), self._strategies, "strategy")
         result: dict[str, Any] = super().next_sample(request)
         studies = self.datastore()
         if result and isinstance(studies, DicomWebStudies):

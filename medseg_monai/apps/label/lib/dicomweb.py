@@ -24,7 +24,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from fastapi import HTTPException
 from monailabel.config import settings
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset, dcmread
@@ -33,7 +33,7 @@ from medseg_monai.data.dicom import find_series, read_series
 from medseg_monai.data.results.masks import write_volume_nifti
 from medseg_monai.errors import explain
 
-from .folder import check_tag
+from .folder import SharedDatastore, check_tag
 from .segmentations import DicomGrid, name_values, read_label, read_seg, write_label, write_seg
 from .served import ServedBundle
 from .uploads import refuse_detached
@@ -81,7 +81,7 @@ class _StoredSeg:
     is_label: bool
 
 
-class DicomWebStudies(LocalDatastore):
+class DicomWebStudies(SharedDatastore):
     """MONAI Label's data store for a DICOMweb server; an image is a series and its name is the SeriesInstanceUID.
 
     A series is downloaded when it is requested, and again when the server has received other instances of it. Final
@@ -118,7 +118,8 @@ class DicomWebStudies(LocalDatastore):
         self._expiry = expiry
         self._remembered: dict[str, tuple[float, Any]] = {}
         self._segs: dict[str, _StoredSeg | None] = {}
-        self._guard = threading.RLock()
+        self._lists = threading.RLock()
+        self._files = threading.RLock()  # a download must not keep other requests from the lists
         super().__init__(str(self._root), extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, auto_reload=False)
         try:
             _LOGGER.info("%s: %d series.", self.name(), len(self.list_images()))
@@ -197,7 +198,7 @@ class DicomWebStudies(LocalDatastore):
             return ""
         folder = self._root / image_id
         info = {**_shown(found), "instances": str(found.get("NumberOfSeriesRelatedInstances") or "")}
-        with self._guard:
+        with self._files:
             known = self._datastore.objects.get(image_id)
             if known is None or known.image.info.get("instances") != info["instances"] or not folder.is_dir():
                 self._download(info["StudyInstanceUID"], image_id, folder)
@@ -219,7 +220,7 @@ class DicomWebStudies(LocalDatastore):
         if not image or not Path(image).is_dir():
             return image
         path = self._volume_file(image_id)
-        with self._guard:
+        with self._files:
             if not path.is_file():
                 with self._telling():
                     series = find_series(image)[0]
@@ -264,7 +265,7 @@ class DicomWebStudies(LocalDatastore):
         image = self.get_image_uri(label_id) if seg else ""
         if seg is None or not image:
             return ""
-        with self._guard, self._telling():
+        with self._files, self._telling():
             grid = DicomGrid.read(image)
             path = self._root / "segmentations" / f"{seg.uid}{grid.suffix}"
             if not path.is_file():
@@ -345,7 +346,7 @@ class DicomWebStudies(LocalDatastore):
             answer = self._client.store_instances([dcmread(file)])
             if answer.get("FailedSOPSequence"):
                 raise ValueError("it did not take the DICOM SEG")
-        with self._guard:
+        with self._lists:
             self._remembered.pop("labels", None)
 
     def _usual_names(self, image_id: str, info: Mapping[str, Any]) -> dict[str, int] | None:
@@ -377,7 +378,7 @@ class DicomWebStudies(LocalDatastore):
         return labels
 
     def _once_in_a_while(self, key: str, ask: Callable[[], Any]) -> Any:
-        with self._guard:
+        with self._lists:
             since, value = self._remembered.get(key, (-np.inf, None))
             if time.monotonic() - since >= self._expiry:
                 value = ask()

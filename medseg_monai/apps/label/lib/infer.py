@@ -71,7 +71,7 @@ class BundleInferTask(InferTask):
         self.bundle = bundle
         self.versions = versions
         self.device = device
-        self._lock = threading.RLock()  # a strategy also uses the predictor, while clients' requests run
+        self.lock = threading.RLock()  # for whoever uses a predictor: a strategy does so too, in another thread
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
 
     def info(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class BundleInferTask(InferTask):
         checkpoint = self._model_path(request)
         stat = os.stat(checkpoint)
         key = json.dumps([checkpoint, stat.st_mtime_ns, options], sort_keys=True)
-        with self._lock:
+        with self.lock:
             if key not in self._predictors:
                 overrides = {**options, **({"device": f"$torch.device('{self.device}')"} if self.device else {})}
                 self._predictors[key] = Predictor(self.bundle.root, checkpoint=checkpoint, overrides=overrides)
@@ -151,7 +151,7 @@ class BundleInferTask(InferTask):
         """
         image = str(request["image"])
         shown = str(request.get(NAME_KEY) or Path(image).name)
-        with self._lock, tempfile.TemporaryDirectory(prefix="medseg_label_") as folder:
+        with self.lock, tempfile.TemporaryDirectory(prefix="medseg_label_") as folder:
             try:
                 predictor = self.predictor(request)
                 prediction = predictor({"image": image})

@@ -27,7 +27,7 @@ from medseg_monai.files import atomic_path, has_ending
 
 from .served import PALETTE, ServedBundle
 
-__all__ = ["DicomGrid", "name_values", "read_label", "read_mask", "read_seg", "write_label", "write_seg"]
+__all__ = ["DicomGrid", "name_values", "read_label", "read_mask", "read_seg", "sent_names", "write_label", "write_seg"]
 
 Labels = npt.NDArray[np.uint8]
 
@@ -77,13 +77,15 @@ class DicomGrid:
         return ".png" if self.affine is None else ".nii.gz"
 
 
-def read_mask(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """The values of a 2D mask ``[H, W]``; viewers of volumes save such a mask as a volume of one slice."""
+def read_mask(path: str | os.PathLike[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """The values ``[H, W]`` of a 2D mask, upright, and its metadata; viewers of volumes save it as one slice."""
     if has_ending(path, RASTER_SUFFIXES):
         reader = RasterReader(channels=1)
-        return np.asarray(reader.get_data(reader.read(path))[0][0])
+        values, meta = reader.get_data(reader.read(path))
+        return np.asarray(values[0]), meta
     volumes = VolumeReader(one_slice=True)
-    return volumes.get_data(volumes.read(path))[0].squeeze().T
+    values, meta = volumes.get_data(volumes.read(path))
+    return values.squeeze().T, meta
 
 
 def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
@@ -105,7 +107,7 @@ def read_label(path: str | os.PathLike[str], grid: DicomGrid) -> Labels:
             raise ValueError(f"{path}: {values.size} bytes, but the image has {_size(grid.shape)} pixels.")
         values = values.reshape(grid.shape, order="C" if grid.affine is None else "F")
     elif grid.affine is None:
-        values = read_mask(path)
+        values, _ = read_mask(path)
         if values.shape != grid.shape:
             raise ValueError(f"{path}: {_size(values.shape)} pixels, but the image has {_size(grid.shape)}.")
         if set(np.unique(values)) == {0, _WHITE}:
@@ -154,25 +156,43 @@ def name_values(
         names by their values, including values that do not occur.
 
     Raises:
-        ValueError: values without a name.
+        ValueError: values without a name, or names in another form.
     """
-    entries = [one for one in info.get("label_info") or [] if isinstance(one, Mapping) and one.get("name")]
+    entries, sent = sent_names(info)
     names = [str(one["name"]) for one in entries]
-    given = info.get("label_names") or (info.get("params") or {}).get("label_names") or (otherwise if not names else {})
-    if names and all(str(one.get("idx", "")).isdigit() for one in entries):
+    given = sent or (otherwise if not names else {})
+    if names and all(str(one.get("idx", "")).isdecimal() for one in entries):
         named = {int(one["idx"]): name for one, name in zip(entries, names, strict=True)}
     elif names and max(present, default=0) > len(names) == len(present):
         named = dict(zip(present, names, strict=True))
     elif names:
         named = dict(enumerate(names, start=1))
     else:
-        named = {int(value): str(name) for name, value in (given or {}).items()}
+        named = {int(value): name for name, value in (given or {}).items()}
     if missing := [str(value) for value in present if value not in named]:
         raise ValueError(
             f"label {', '.join(missing)} has no name; send params with label_info, "
             'such as [{"name": "liver", "idx": 1}].'
         )
     return named
+
+
+def sent_names(info: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[str, int]]:
+    """The names that a client sent with a label: ``label_info`` and ``label_names``, either of which may be empty.
+
+    Args:
+        info: information from the client.
+
+    Raises:
+        ValueError: they have another form.
+    """
+    entries, params = info.get("label_info") or [], info.get("params") or {}
+    names = info.get("label_names") or (params.get("label_names") if isinstance(params, Mapping) else params) or {}
+    if not isinstance(entries, list) or not all(isinstance(one, Mapping) for one in entries):
+        raise ValueError('label_info: expected a list of objects, such as [{"name": "liver", "idx": 1}].')
+    if not isinstance(names, Mapping) or not all(str(value).isdecimal() for value in names.values()):
+        raise ValueError('label_names: expected numbers by their names, such as {"liver": 1}.')
+    return [one for one in entries if one.get("name")], {str(name): int(value) for name, value in names.items()}
 
 
 def write_seg(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
@@ -18,17 +22,20 @@ from monailabel.interfaces.tasks.train import TrainTask
 from medseg_monai.bundle import evaluate, flat_keys, merged_config, train
 from medseg_monai.data import Datalist, Item, RasterMaskWriter, VolumeReader, write_datalist
 from medseg_monai.data.datalist import patient_rank
+from medseg_monai.data.readers.exif import EXIF_ORIENTATION
 from medseg_monai.data.readers.nifti_header import NiftiForms
 from medseg_monai.data.readers.volume import VOLUME_SUFFIXES
 from medseg_monai.data.results.masks import write_label_nifti
-from medseg_monai.errors import explain
+from medseg_monai.errors import explain, shorten
 from medseg_monai.files import has_ending
+from medseg_monai.transforms import BinarizeMaskd
 
-from .segmentations import name_values, read_mask
+from .folder import FolderStudies
+from .segmentations import name_values, read_mask, sent_names
 from .served import ServedBundle, check_option
 from .versions import Model, Versions
 
-__all__ = ["BundleTrainTask"]
+__all__ = ["BundleTrainTask", "output_without_reader"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,7 +91,8 @@ class BundleTrainTask(TrainTask):
             datastore: images and labels.
 
         Returns:
-            the name of the model, its Dice and that of the model in use before, and whether it is used now.
+            the name of the model, its Dice and that of the model in use before, whether it is used now, and the images
+            that were left out, since they or their labels cannot be read.
 
         Raises:
             ValueError: fewer than two final labels or two patients for this bundle, a label with values without a name,
@@ -96,7 +104,8 @@ class BundleTrainTask(TrainTask):
         name = time.strftime("%Y%m%d_%H%M%S")
         folder = self.versions.folder / "runs" / name
         datalist = folder / "datalist.json"
-        write_datalist(self._datalist(datastore, folder, values["val_split"]), datalist)
+        items, left_out = self._labelled(datastore, folder)
+        write_datalist(self._datalist(items, left_out, values["val_split"]), datalist)
         base = self.versions.current()
         device = {"device": f"$torch.device('{self.device}')"} if self.device else {}
         shared = {"datalist": str(datalist), **device}
@@ -114,7 +123,9 @@ class BundleTrainTask(TrainTask):
         used = after > before
         self.versions.add(Model(name, str(result.model), after, before), use=used)
         _LOGGER.info("%s: Dice %.4f, before %.4f; %s.", name, after, before, "used now" if used else "not used")
-        return {"model": name, "dice": after, "before": before, "used": used}
+        if left_out:
+            _LOGGER.warning("%s: trained without %s; see above.", name, shorten(left_out))
+        return {"model": name, "dice": after, "before": before, "used": used, "left_out": left_out}
 
     def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The options that a client may set, as numbers, since MONAI would run a text that starts with $.
@@ -138,11 +149,13 @@ class BundleTrainTask(TrainTask):
         mean = summary["per_case"]["dice"]["mean"]
         return float("nan") if mean is None else float(mean)  # no case has the structure, or a prediction of it
 
-    def _datalist(self, datastore: Datastore, folder: Path, val_split: float) -> Datalist:
-        items = sorted(self._labelled(datastore, folder), key=lambda item: patient_rank(item["patient"], 0))
+    def _datalist(self, items: list[Item], left_out: Sequence[str], val_split: float) -> Datalist:
+        items = sorted(items, key=lambda item: patient_rank(item["patient"], 0))
         if len(items) < 2:
+            unread = f" (left out: {shorten(left_out)})" if left_out else ""
             raise ValueError(
-                f"{self.bundle.name}: {len(items)} final labels; a training needs two, one of them for validation."
+                f"{self.bundle.name}: {len(items)} final labels{unread}; a training needs two, one of them for "
+                "validation."
             )
         patients = list(dict.fromkeys(item["patient"] for item in items))
         if len(patients) < 2:
@@ -154,9 +167,14 @@ class BundleTrainTask(TrainTask):
         validation = [item for item in items if item["patient"] in drawn[: len(patients) - 1]]
         return {"training": [item for item in items if item not in validation], "validation": validation, "test": []}
 
-    def _labelled(self, datastore: Datastore, folder: Path) -> list[Item]:
-        """The final labels for this bundle: those of its kind of image that are not named like another bundle's."""
-        items = []
+    def _labelled(self, datastore: Datastore, folder: Path) -> tuple[list[Item], list[str]]:
+        """The final labels for this bundle: those of its kind of image that are not named like another bundle's.
+
+        Returns:
+            the items, and the names of the images that are left out since they or their labels cannot be read.
+        """
+        items: list[Item] = []
+        left_out: list[str] = []
         for name in datastore.get_labeled_images():
             info = datastore.get_label_info(name, DefaultLabelTag.FINAL.value)
             about = datastore.get_image_info(name)
@@ -165,11 +183,14 @@ class BundleTrainTask(TrainTask):
             try:
                 image = datastore.get_image_uri(name)
                 label = datastore.get_label_uri(name, DefaultLabelTag.FINAL.value)
-            except HTTPException as error:  # a DICOM SEG that cannot be read must not spoil the others
+                dimension = 3 if has_ending(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
+                if dimension != self.bundle.dimension:
+                    continue
+                if isinstance(datastore, FolderStudies):  # a DICOM SEG has been read into the grid of its image
+                    datastore.check_final_label(name)
+            except HTTPException as error:  # one that cannot be read must not spoil the others
                 _LOGGER.warning("%s: left out: %s", name, error.detail)
-                continue
-            dimension = 3 if has_ending(image, VOLUME_SUFFIXES) or Path(image).is_dir() else 2
-            if dimension != self.bundle.dimension:
+                left_out.append(name)
                 continue
             try:
                 used = self._as_published(Path(label), info, folder / "labels" / name)
@@ -177,7 +198,7 @@ class BundleTrainTask(TrainTask):
                 raise ValueError(f"{name}: {explain(error)}") from error
             patient = _patient(about) or name
             items.append({"image": image, "label": str(used), "patient": patient, "source": "annotators"})
-        return items
+        return items, sorted(left_out)
 
     def _is_own(self, info: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
         named = _named_labels(info)
@@ -190,7 +211,9 @@ class BundleTrainTask(TrainTask):
             target = path.with_name(f"{path.name}.png")
             target.parent.mkdir(parents=True, exist_ok=True)
             writer = RasterMaskWriter(scale=_FOREGROUND if len(self.bundle.labels) == 1 else None)
-            writer.set_data_array(self._by_name(read_mask(label), info), channel_dim=None)
+            mask, meta = read_mask(label)
+            writer.set_data_array(self._by_name(mask, info), channel_dim=None)
+            writer.set_metadata({EXIF_ORIENTATION: meta.get(EXIF_ORIENTATION, 1)})
             writer.write(target)
             return target
         reader = VolumeReader()
@@ -206,6 +229,10 @@ class BundleTrainTask(TrainTask):
         """A mask with the bundle's values: a client's values stand for the names that it sent with them."""
         present = [int(value) for value in np.unique(mask) if value]
         if len(self.bundle.labels) == 1 and (not _named_labels(info) or present == [_FOREGROUND]):
+            if self.bundle.dimension == 2:
+                return BinarizeMaskd("label", dtype=np.uint8)({"label": torch.as_tensor(mask)[None]})["label"].numpy()[
+                    0
+                ]
             return (mask > 0).astype(np.uint8)
         own = {label.lower(): value for label, value in self.bundle.labels.items()}
         values = np.zeros(mask.shape, dtype=np.uint8)
@@ -214,11 +241,31 @@ class BundleTrainTask(TrainTask):
         return values
 
 
+@contextmanager
+def output_without_reader() -> Iterator[None]:
+    """Let a program go on when the server that reads its output has ended: what nobody reads any more is dropped."""
+    with redirect_stdout(_Unread(sys.stdout)), redirect_stderr(_Unread(sys.stderr)):
+        yield
+
+
+class _Unread(io.TextIOBase):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
+
+
 def _named_labels(info: Mapping[str, Any]) -> set[str]:
     """The names that the client gave to the labels of a mask, if any, in lower case."""
-    named = {str(entry.get("name")) for entry in info.get("label_info") or []}
-    sent = info.get("label_names") or (info.get("params") or {}).get("label_names") or {}
-    return {name.lower() for name in named | set(sent)}
+    entries, names = sent_names(info)
+    return {name.lower() for name in (*(str(entry["name"]) for entry in entries), *names)}
 
 
 def _patient(about: Mapping[str, Any]) -> str:

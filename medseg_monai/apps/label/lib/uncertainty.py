@@ -79,7 +79,8 @@ class UncertaintyStrategy(Strategy):
     def _measure(self, predictor: Predictor, image: str, datastore: Datastore) -> float | None:
         """Entropy of an image; ``None`` if the bundle cannot read the image, such as a volume for a 2D bundle."""
         try:
-            return flip_entropy(predictor, self.task.bundle, datastore.get_image_uri(image))
+            with self.task.lock:
+                return flip_entropy(predictor, self.task.bundle, datastore.get_image_uri(image))
         except Exception as error:  # the other images must be measured, whatever happened to this one
             _LOGGER.warning("%s: not measured for %s: %s", image, self.task.bundle.name, explain(error))
             return None

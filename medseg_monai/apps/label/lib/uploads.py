@@ -107,7 +107,8 @@ def check_file_name(file: UploadFile) -> None:
         HTTPException: with status 422.
     """
     name = file.filename or ""
-    if "\0" in name or name in (".", "..") or len(os.fsencode(name)) > _LONGEST_NAME:
+    last = re.split(r"[/\\]", name)[-1]
+    if "\0" in name or (name and last in ("", ".", "..")) or len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise HTTPException(422, "The name of the file is too long, or cannot be a name; rename the file.")
 
 
