@@ -38,7 +38,8 @@ class TrainingPrecision:
         amp: ``True``, ``False`` or ``"auto"``.
 
     Attributes:
-        used: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` before the first step.
+        used: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` before the first step. The trainer's state has it
+            too, as ``precision``.
 
     Raises:
         ValueError: ``amp`` is something else.
@@ -103,6 +104,7 @@ class TrainingPrecision:
             self.used = "bfloat16" if _is_worth_it(engine) else "float32"
         if self.used == "bfloat16":
             engine.inferer = _InBfloat16(engine.inferer, engine.state.device)
+        engine.state.precision = self.used
         _LOGGER.info("Training in %s.", self.used)
 
 

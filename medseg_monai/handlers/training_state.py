@@ -48,8 +48,8 @@ class TrainingState:
 
     ``checkpoint.pt`` holds the network, the optimizer, the learning rate scheduler, the scale of mixed precision, the
     trainer's counters and metrics, the best metric, the count of early stopping, the precision, the average of the
-    weights and the settings. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt``
-    is written by :func:`medseg_monai.networks.weights.write_model`.
+    weights and the settings. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
+    ``model.pt`` is written by :func:`medseg_monai.networks.weights.write_model`.
 
     In a distributed training every process restores the state, and the first one saves it. It has the folder for itself
     until the training has completed or :meth:`release` is called.
