@@ -52,4 +52,5 @@ def set_up_logging(*, debug: bool) -> None:
     # what MONAI says about its own parts (an absent GPU decoder, the logging file that we replace) helps no user
     for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
         logging.getLogger(name).addFilter(_is_error)  # a level would not last: MONAI sets it at import
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # of each table that a new database gets
     warnings.filterwarnings("ignore", module=r"monai\.")

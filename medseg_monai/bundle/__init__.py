@@ -2,6 +2,7 @@
 
 from medseg_monai.files import file_sha256
 
+from .allocator import keep_freed_memory
 from .distributed import end_process_group, start_process_group
 from .loader import (
     BundleError,
@@ -21,7 +22,7 @@ from .predict_cases import predict_cases
 from .predictor import Prediction, Predictor
 from .pruning import LevelResult, PruningResult, choose_level, prune
 from .training import TrainingResult, evaluate, train
-from .weights import load_initial_weights, load_network
+from .weights import load_initial_weights, load_network, place_network
 
 __all__ = [
     "BundleError",
@@ -40,11 +41,13 @@ __all__ = [
     "file_sha256",
     "find_bundle",
     "flat_keys",
+    "keep_freed_memory",
     "list_bundles",
     "load_initial_weights",
     "load_network",
     "loaded_by_monai",
     "merged_config",
+    "place_network",
     "predict_cases",
     "prune",
     "read_metadata",

@@ -43,27 +43,32 @@ _FROM_ONE = _Range(1, is_whole=True)
 _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
-    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth"), _POSITIVE),
+    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth", "max_grad_norm"), _POSITIVE),
     **dict.fromkeys(("keep_largest", "num_workers", "overlay_cases"), _COUNT),
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
     **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
-    **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib"), _FROM_ONE),
+    **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib", "accumulation_steps"), _FROM_ONE),
     **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks"), _FROM_ONE),
     **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
     "num_lstm_blocks": _COUNT,
     "seed": _Range(0, 2**32 - 1, is_whole=True),  # what NumPy takes
+    "ema_decay": _Range(0, 0.999999),  # with 1 the average would stay what it was after the first step
 }
 #: keys whose values are lists of numbers
 _LISTS = ("image_size", "crop_size", "features", "stage1_features", "stage2_features")
 #: keys that name one file or folder, or a section of a data list
 _TEXTS = ("datalist", "output_dir", "checkpoint", "initial_weights", "section")
 
+#: what a key takes instead of yes or no, if this is the bundle's own value
+_AUTO = "auto"
+
 
 def value_fault(key: str, value: Any, default: Any) -> str:
     """Say what is wrong with a value of a flat key.
 
-    A bundle that has a number or yes or no for a key takes nothing else, and a number is always finite.
+    A bundle that has a number or yes or no for a key takes nothing else, and a number is always finite. Where it has
+    ``auto``, yes and no decide it.
 
     Args:
         key: the key.
@@ -86,6 +91,8 @@ def value_fault(key: str, value: Any, default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else f"expected true or false, got {value!r}"
+    if default == _AUTO:
+        return "" if isinstance(value, bool) or value == _AUTO else f"expected true, false or auto, got {value!r}"
     if key == "device":
         return _device_fault(value)
     if key in _TEXTS and not isinstance(value, (str, os.PathLike)):

@@ -19,6 +19,8 @@ __all__ = ["MISSING", "RUN_NAME", "SAVED", "TRACKED", "left_behind", "read_run",
 RUN_NAME = "run.json"
 #: key for whether there has been a checkpoint
 SAVED = "saved"
+#: and for the precision in which it computes
+PRECISION = "precision"
 #: and for what MLflow lacks of a complete training
 MISSING = "missing_in_mlflow"
 #: keys for what MLflow is told, which MONAI reads as a config
@@ -99,8 +101,9 @@ def remember_run(trainer: Any, tracker: RunTracker | None, run: dict[str, Any], 
         write_run(run, output_dir)
 
     def note_checkpoint() -> None:
-        if not run.get(SAVED):
-            run[SAVED] = True
+        found = {SAVED: True, PRECISION: getattr(trainer.state, "precision", None)}
+        if not found.items() <= run.items():
+            run.update(found)
             write_run(run, output_dir)
 
     if not run["overrides"]["resume"]:

@@ -112,6 +112,7 @@ class RunTracker(MLFlowHandler):
         self._has_started = self._is_finished = False
         self._known: dict[str, set[int]] = {}  # the steps that MLflow has, or gets, of each metric
         self._logged: set[Path] = set()
+        self._precision: str | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register the handler.
@@ -121,6 +122,7 @@ class RunTracker(MLFlowHandler):
         """
         super().attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_overlays)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_precision)
         if self.validator is not None:
             self.validator.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
@@ -197,6 +199,17 @@ class RunTracker(MLFlowHandler):
         for path in sorted(set((self.output_dir / "overlays").glob("*.png")) - self._logged):
             self._log.add({"artifact": str(path), "folder": "overlays"})
             self._logged.add(path)
+
+    def log_precision(self, engine: Engine) -> None:
+        """Log as a tag in which precision the training computes, see :class:`.TrainingPrecision`.
+
+        Args:
+            engine: trainer.
+        """
+        precision = getattr(engine.state, "precision", None)
+        if precision != self._precision:
+            self._log.add({"tag": "precision", "value": precision})
+            self._precision = precision
 
     def complete(self) -> None:
         """Log the configured artifacts and the model, and wait until MLflow has everything or does not answer."""
@@ -327,6 +340,8 @@ class RunTracker(MLFlowHandler):
         if points:
             self.client.log_batch(self.run_id, metrics=points)
         for entry in entries:
+            if "tag" in entry:
+                self.client.set_tag(self.run_id, entry["tag"], entry["value"])
             if "artifact" in entry and Path(entry["artifact"]).is_file():
                 self.client.log_artifact(self.run_id, entry["artifact"], entry["folder"])
 

@@ -27,6 +27,8 @@ from medseg_monai.networks.weights.state_dict import (
 )
 
 from .early_stop import EarlyStop
+from .training_precision import TrainingPrecision
+from .weight_average import WeightAverage
 
 __all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingState"]
 
@@ -45,9 +47,9 @@ class TrainingState:
     """Save the state of a training after each epoch, keep the best model, and restore the state on request.
 
     ``checkpoint.pt`` holds the network, the optimizer, the learning rate scheduler, the scale of mixed precision, the
-    trainer's counters and metrics, the best metric, the count of early stopping and the settings. With
-    :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept. ``model.pt`` is written by
-    :func:`medseg_monai.networks.weights.write_model`.
+    trainer's counters and metrics, the best metric, the count of early stopping, the precision, the average of the
+    weights and the settings. With :class:`~medseg_monai.handlers.EpochSeed` no random state has to be kept.
+    ``model.pt`` is written by :func:`medseg_monai.networks.weights.write_model`.
 
     In a distributed training every process restores the state, and the first one saves it. It has the folder for itself
     until the training has completed or :meth:`release` is called.
@@ -63,6 +65,8 @@ class TrainingState:
             and so do the epochs before the first validation.
         early_stop: handler that ends the training early; it is attached together with this handler and must not be
             among those of the trainer.
+        precision: handler that chooses the precision, which a resumed training keeps; attached in the same way.
+        average: handler whose averaged weights are the ones to predict with; attached in the same way.
         settings: values that prediction needs to treat images as training did, saved beside the weights.
         resume: whether to restore ``checkpoint.pt`` before the first epoch.
 
@@ -106,6 +110,8 @@ class TrainingState:
         *,
         validator: Evaluator | None = None,
         early_stop: EarlyStop | None = None,
+        precision: TrainingPrecision | None = None,
+        average: WeightAverage | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
@@ -115,6 +121,8 @@ class TrainingState:
         self.lr_scheduler = lr_scheduler
         self.validator = validator
         self.early_stop = early_stop
+        self.precision = precision
+        self.average = average
         self.settings = dict(settings or {})
         self.resume = resume
         self.best_metric: float | None = None
@@ -128,8 +136,10 @@ class TrainingState:
             engine: trainer.
         """
         engine.add_event_handler(Events.STARTED, self.restore)
-        if self.early_stop is not None:  # before saving, so that the epoch that ends the training is saved as the last
-            self.early_stop.attach(engine)
+        # before saving, so that the epoch that ends the training is saved as the last
+        for handler in (self.precision, self.average, self.early_stop):
+            if handler is not None:
+                handler.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.release)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
@@ -174,6 +184,10 @@ class TrainingState:
             engine.scaler.load_state_dict(state["scaler"])
         if self.early_stop is not None and state.get("early_stop"):
             self.early_stop.load_state_dict(state["early_stop"])
+        if self.precision is not None:
+            self.precision.load_state_dict(state.get("precision", {}))
+        if self.average is not None and state.get("average"):
+            self.average.load_state_dict(state["average"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         engine.state.metrics.update(state.get("metrics", {}))
@@ -191,13 +205,16 @@ class TrainingState:
         epoch = engine.state.epoch
         if self._improved(epoch):
             self.best_epoch = epoch
-            write_model(self.output_dir / MODEL_NAME, self.network.state_dict(), self.settings)
+            predicting = self.network if self.average is None else self.average.network
+            write_model(self.output_dir / MODEL_NAME, predicting.state_dict(), self.settings)
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": engine.scaler.state_dict() if getattr(engine, "scaler", None) else {},
             "early_stop": self.early_stop.state_dict() if self.early_stop is not None else {},
+            "precision": self.precision.state_dict() if self.precision is not None else {},
+            "average": self.average.state_dict() if self.average is not None else {},
             "epoch": epoch,
             "iteration": engine.state.iteration,
             "metrics": {name: value for name, value in engine.state.metrics.items() if isinstance(value, (int, float))},

@@ -42,7 +42,6 @@ OWN: dict[tuple[str, str], str] = {
     ("train", "train#label_resize"): "the task's images",
     ("train", "train#random_transforms"): "the paper's",
     ("train", "train#preprocessing"): "the task's images",
-    ("train", "train#inferer"): "CPUAutocastInferer in the bundles that train with bfloat16 on a CPU too",
     ("train", "validate#preprocessing"): "the task's images",
     ("train", "validate#inferer"): "whole, slice by slice, or in two stages",
     ("train", "validate#postprocessing"): "the task's labels",
@@ -60,11 +59,6 @@ OWN: dict[tuple[str, str], str] = {
 
 #: blocks of single bundles that differ from the others' or are absent: (config, block) -> bundle -> why
 EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
-    ("train", "network"): {
-        "abdomen_mri_anunet": "its memory layout is a key, channels_last",
-        "liver_ct_anunet": "its memory layout is a key, channels_last",
-        "lung_lobe_ct_ctsunet": "its memory layout is a key, channels_last",
-    },
     ("train", "initial_network"): {"lung_lobe_ct_ctsunet": "refuses the key that it had before initial_weights"},
     ("train", "initialize"): {"abdomen_mri_anunet": "an unknown organ is refused before anything is read"},
     ("multi_gpu_train", "initialize"): {"abdomen_mri_anunet": "an unknown organ is refused before anything is read"},
@@ -83,6 +77,7 @@ EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
 #: flat keys whose values differ between the configs of a bundle: key -> why
 OTHER_DEFAULTS = {
     "output_dir": "a run and predictions are not mixed",
+    "amp": "a training may choose bfloat16, while a mask is made in float32",
     "checkpoint": "a prediction takes the shipped weights, an evaluation those of its run",
     "organ": "a training needs one; a prediction refuses to guess what its weights were trained for",
 }

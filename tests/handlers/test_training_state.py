@@ -54,12 +54,16 @@ class KeepWeights:
         self.epochs[engine.state.epoch] = copy.deepcopy(toy.network.state_dict())
 
 
-def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
-    straight = run(make_toy(tmp_path / "straight", max_epochs=4))
-    run(make_toy(tmp_path / "parts", max_epochs=2))
+ALL_OPTIONS = {"amp": True, "accumulation_steps": 2, "max_grad_norm": 0.1, "ema_decay": 0.9}
+
+
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS], ids=["plain", "all options"])
+def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, options: dict[str, Any]):
+    straight = run(make_toy(tmp_path / "straight", max_epochs=4, **options))
+    run(make_toy(tmp_path / "parts", max_epochs=2, **options))
     halfway = load(tmp_path / "parts" / CHECKPOINT_NAME)
     assert halfway["epoch"] == 2
-    resumed = run(make_toy(tmp_path / "parts", max_epochs=4, resume=True))
+    resumed = run(make_toy(tmp_path / "parts", max_epochs=4, resume=True, **options))
     assert_equal(dict(resumed.network.state_dict()), dict(straight.network.state_dict()))
     assert_equal(resumed.optimizer.state_dict(), straight.optimizer.state_dict())
     assert resumed.optimizer.param_groups[0]["lr"] == straight.optimizer.param_groups[0]["lr"] < 0.3
@@ -73,6 +77,26 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
         assert_equal(load(tmp_path / "parts" / name), load(tmp_path / "straight" / name))
     changed = load(tmp_path / "parts" / CHECKPOINT_NAME)["network"]["head.weight"]
     assert not torch.equal(changed, halfway["network"]["head.weight"])
+
+
+def test_the_model_has_the_averaged_weights_and_the_checkpoint_both(tmp_path):
+    toy = run(make_toy(tmp_path, max_epochs=1, ema_decay=0.5))
+    model, checkpoint = load(tmp_path / MODEL_NAME), load(tmp_path / CHECKPOINT_NAME)
+    assert_equal(dict(model), dict(toy.state.average.network.state_dict()))
+    assert_equal(dict(checkpoint["network"]), dict(toy.network.state_dict()))
+    assert not torch.equal(model["head.weight"], checkpoint["network"]["head.weight"])
+
+
+def test_a_training_resumed_with_an_average_begins_it_then(tmp_path):
+    run(make_toy(tmp_path, max_epochs=1))
+    toy = make_toy(tmp_path, max_epochs=2, resume=True, ema_decay=0.9)
+    steps: list[torch.Tensor] = []
+    toy.optimizer.register_step_post_hook(lambda *_: steps.append(toy.network.head.weight.detach().clone()))
+    run(toy)
+    expected = steps[0]
+    for weight in steps[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    torch.testing.assert_close(load(tmp_path / MODEL_NAME)["head.weight"], expected)
 
 
 def test_a_training_resumed_on_a_plateau_lowers_its_rate_and_stops_as_an_uninterrupted_one(tmp_path):

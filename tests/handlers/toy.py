@@ -16,7 +16,14 @@ from monai.losses import DiceLoss
 from monai.transforms import Activationsd, AsDiscreted, Compose, RandFlipd, RandGaussianNoised
 from torch import nn
 
-from medseg_monai.handlers import EarlyStop, EpochSeed, TrainingState
+from medseg_monai.handlers import (
+    ClipGradients,
+    EarlyStop,
+    EpochSeed,
+    TrainingPrecision,
+    TrainingState,
+    WeightAverage,
+)
 
 HEIGHT, WIDTH = 6, 9
 CASES = 5
@@ -81,6 +88,10 @@ def make_toy(
     resume: bool = False,
     val_interval: int = 1,
     patience: int | None = None,
+    amp: bool | str = False,
+    accumulation_steps: int = 1,
+    max_grad_norm: float = 0.0,
+    ema_decay: float = 0.0,
     handlers: Sequence[Any] = (),
 ) -> Toy:
     """Build a training anew, with the same initial weights each time; ``handlers`` come last.
@@ -94,10 +105,11 @@ def make_toy(
     batches = loader()
     lr_scheduler: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=6 * len(batches), power=0.9)
     device = torch.device("cpu")
+    average = WeightAverage(network, optimizer, ema_decay) if ema_decay else None
     validator = SupervisedEvaluator(
         device=device,
         val_data_loader=DataLoader(cases()[:2], batch_size=1),
-        network=network,
+        network=average.network if average else network,
         postprocessing=Compose([Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.5)]),
         key_val_metric={"val_dice": MeanDice(output_transform=from_engine(["pred", "label"]))},
     )
@@ -118,9 +130,12 @@ def make_toy(
         lr_scheduler,
         validator=validator,
         early_stop=early_stop,
+        precision=TrainingPrecision(amp),
+        average=average,
         settings={"image_size": [HEIGHT, WIDTH]},
         resume=resume,
     )
+    clipping = [ClipGradients(optimizer, max_grad_norm)] if max_grad_norm else []
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=max_epochs,
@@ -128,6 +143,7 @@ def make_toy(
         network=network,
         optimizer=optimizer,
         loss_function=DiceLoss(sigmoid=True),
-        train_handlers=[EpochSeed(7), *scheduling, state, *handlers],
+        train_handlers=[EpochSeed(7), *clipping, *scheduling, state, *handlers],
+        accumulation_steps=accumulation_steps,
     )
     return Toy(trainer, network, optimizer, lr_scheduler, validator, state)

@@ -81,7 +81,8 @@ def hard_patches(error: torch.Tensor, size: int, *, coverage: float, count: int)
         first_row[axis] = -1
         integral = total.index_select(axis, first + size - 1) - before * (first > 0).reshape(first_row)
     corners = torch.cartesian_prod(*starts)
-    hardest = integral.flatten(1).topk(math.ceil(coverage * len(corners)), dim=1).indices
+    # in the order of the tiles, so that what is drawn does not depend on rounding where all are kept
+    hardest = integral.flatten(1).topk(math.ceil(coverage * len(corners)), dim=1).indices.sort(dim=1).values
     weights = torch.ones(hardest.shape, device=error.device)
     drawn = torch.multinomial(weights, count, replacement=hardest.shape[1] < count)
     return corners[hardest.gather(1, drawn)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,21 @@ def test_the_dilations_reach_in_width_in_branch_c_and_in_height_in_branch_d():
 def test_a_width_that_four_branches_cannot_share_is_refused(out_channels):
     with pytest.raises(ValueError, match=f"{out_channels} is not a multiple of 4"):
         DilatedInceptionBlock(8, out_channels)
+
+
+TRAINING = """
+import torch
+from medseg_monai.networks.blocks import DilatedInceptionBlock
+torch.set_num_threads(1)
+block = DilatedInceptionBlock(4, 4).to(memory_format=torch.channels_last)
+for _ in range(15):
+    x = torch.randn(2, 4, 64, 96, requires_grad=True).contiguous(memory_format=torch.channels_last)
+    block(x).square().mean().backward()
+    kept = [torch.randn(length, 33) for length in range(1, 120)]
+"""
+
+
+def test_narrow_features_with_channels_last_spoil_no_memory():
+    """In a process of its own, which a gradient written beyond its end kills."""
+    result = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-500:]
