@@ -57,7 +57,7 @@ def read_tensors(file: str | os.PathLike[str] | BinaryIO, *, source: str | os.Pa
     name = source or file
     message = (
         f"{name}: cannot be read as weights: it is damaged, or it pickles objects other than tensors; "
-        "download it again, or ask its authors to save it with torch.save(model.state_dict(), path)."
+        "take another copy of it, or ask its authors to save it with torch.save(model.state_dict(), path)."
     )
     with ExitStack() as opened:
         stream = opened.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
