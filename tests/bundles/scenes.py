@@ -369,7 +369,8 @@ class Shown:
     @property
     def options(self) -> list[str]:
         """Options of ``medseg``."""
-        keys = [part for key, value in self.keys.items() for part in ("--set", f"{key}={value}")]
+        keys = ["--allow-expressions"]  # for the stand-in of the network
+        keys += [part for key, value in self.keys.items() for part in ("--set", f"{key}={value}")]
         return ["--checkpoint", str(self.model), *keys]
 
 
