@@ -9,6 +9,7 @@ names.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,10 @@ _PYTORCH_ROLES = {
 }
 
 
+#: bytes of an attribute in HDF5; Keras spreads a longer list over several
+_LONGEST_LIST = 2**16
+
+
 class _RefusedError(Exception):
     """The file is intact, but it does not hold weights of Keras 2."""
 
@@ -47,6 +52,8 @@ def _text(group: h5py.Group, attribute: str) -> list[str]:
     stored = group.attrs.get_id(attribute)
     if 0 in stored.shape:
         return []
+    if math.prod(stored.shape) * stored.dtype.itemsize > _LONGEST_LIST:  # damage can declare any number and length
+        raise TypeError(f"{attribute} holds {stored.shape} names of type {stored.dtype}")
     if h5py.check_string_dtype(stored.dtype) is None:  # HDF5's library crashes on some types that damage produces
         raise TypeError(f"{attribute} holds {stored.dtype}, not names")
     names = np.asarray(group.attrs[attribute]).ravel().tolist()
