@@ -222,7 +222,9 @@ def test_a_training_is_not_resumed_by_another_bundle(trained, tmp_path):
     other = tmp_path / "another_bundle"
     shutil.copytree(find_bundle(BUNDLE), other)
     config = json.loads((other / "configs" / "train.json").read_text())
-    (other / "configs" / "train.json").write_text(json.dumps({**config, "weights_of": "another_bundle"}))
+    (other / "configs" / "train.json").write_text(
+        json.dumps({**config, "settings": {**config["settings"], "bundle": "another_bundle"}})
+    )
     folder = shutil.copytree(trained, tmp_path / "run")
     with pytest.raises(RuntimeError) as caught:
         train(other, overrides={"output_dir": str(folder), "max_epochs": 3}, resume=True, track=False)

@@ -28,7 +28,7 @@ def _hook() -> None:
 
 
 def test_the_model_file_of_a_png_is_opened_once(model: Path, tmp_path: Path):
-    Image.new("RGB", (220, 200), (90, 40, 20)).save(tmp_path / "eye.png")
+    Image.linear_gradient("L").resize((220, 200)).convert("RGB").save(tmp_path / "eye.png")
     OPENED.clear()
     arguments = [str(tmp_path / "eye.png"), "-o", str(tmp_path / "out"), "--checkpoint", str(model)]
     assert main(["predict", "retinal_vessel_fundus_cenet", *arguments]) == 0
