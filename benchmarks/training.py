@@ -37,7 +37,7 @@ from medseg_monai.phantoms import phantom_writer
 BUNDLES: dict[str, dict[str, Any]] = {
     "retinal_vessel_fundus_cenet": {"size": (584, 565), "overrides": {"batch_size": 4}},
     "liver_ct_anunet": {"size": (8, 256, 256), "overrides": {"batch_size": 1, "slices_per_volume": 2}},
-    "lung_cxr_defunet": {"size": (512, 480), "overrides": {"batch_size": 1}},
+    "lung_cxr_defunet": {"size": (512, 480), "overrides": {"batch_size": 1, "image_size": [256, 256]}},
     "lung_cxr_rescrnet": {"size": (512, 480), "overrides": {"batch_size": 2, "image_size": [150, 170]}},
     "lung_lobe_ct_ctsunet": {"size": (128, 256, 256), "overrides": {"patches": 1, "patch_size": 100}},
 }
@@ -181,7 +181,8 @@ def measure(bundle: str, folder: Path, overrides: Mapping[str, Any], epochs: int
     for loop in LOOPS:
         ends[loop], theirs = context.Pipe()
         values = {"max_epochs": epochs + 1, "val_interval": 1, "overlay_interval": 10**6, **overrides}
-        process = context.Process(target=work, args=(theirs, loop, bundle, folder, values, threads))
+        arguments = (theirs, loop, bundle, folder, values, threads)
+        process = context.Process(target=work, args=arguments, daemon=True)  # none outlives a fault of another
         process.start()
         theirs.close()
         processes.append(process)
