@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -130,19 +131,22 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 def _is_worth_it(engine: Engine) -> bool:
     """Whether a step in bfloat16 is faster; all processes get the answer of the first."""
-    device = engine.state.device
-    if not _has_bfloat16(device):
-        return False
+    ratio = _ratio_of_times(engine) if _has_bfloat16(engine.state.device) else math.inf
+    ratio = float(idist.broadcast(ratio, src=0)) if idist.get_world_size() > 1 else ratio
+    return ratio < _WORTH
+
+
+def _ratio_of_times(engine: Engine) -> float:
+    """Time of a step in bfloat16 over that in float32."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     network = copy.deepcopy(getattr(engine.network, "module", engine.network)).train()
-    with _same_random_numbers(device):
+    with _same_random_numbers(engine.state.device):
         for _ in range(1 + _TIMED_STEPS):  # the first ones prepare kernels and memory
             for lower, taken in seconds.items():
                 taken.append(_step_seconds(engine, network, lower=lower))
     ratio = min(seconds[True][1:]) / min(seconds[False][1:])
-    ratio = float(idist.broadcast(ratio, src=0)) if idist.get_world_size() > 1 else ratio
     _LOGGER.info("A step in bfloat16 takes %.2f of the time in float32.", ratio)
-    return ratio < _WORTH
+    return ratio
 
 
 def _step_seconds(engine: Engine, network: torch.nn.Module, *, lower: bool) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 import torch
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from .same_size import file_name
@@ -31,9 +30,6 @@ class CheckBinaryd(MapTransform):
         Traceback (most recent call last):
         ValueError: label: value 2, expected 0 and 1; give a mask of one structure.
     """
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Check every value.

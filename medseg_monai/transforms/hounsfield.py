@@ -6,7 +6,6 @@ import logging
 from collections.abc import Hashable, Mapping
 
 import torch
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from .same_size import file_name
@@ -41,9 +40,6 @@ class CheckHounsfieldd(MapTransform):
         ...
         ValueError: image: values from 0 to 0.7 are not Hounsfield units; give the CT as the scanner scales it.
     """
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Look at the range of the values.

@@ -105,7 +105,7 @@ def test_tracking_with_mlflow_ends_a_named_run_with_metrics_and_the_executed_con
 
 
 def test_two_processes_train_together(bundle: Path, phantoms: Phantoms, tmp_path: Path):
-    overrides = {**training_overrides(bundle, phantoms, tmp_path / "run"), "batch_size": 1}
+    overrides = {**training_overrides(bundle, phantoms, tmp_path / "run"), "batch_size": 1, "amp": "auto"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,6 +119,7 @@ def test_two_processes_train_together(bundle: Path, phantoms: Phantoms, tmp_path
     )
     assert result.returncode == 0, result.stderr[-3000:]
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["precision"]["used"] in ("float32", "bfloat16")
     assert state["iteration"] == len(phantoms.items("training")) // 2
     assert not any(key.startswith("module.") for key in state["network"])
 

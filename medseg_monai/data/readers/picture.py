@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from monai.data import ImageReader
 from monai.utils import MetaKeys, ensure_tuple
 
 from medseg_monai.data.dicom.files import is_dicom_file
@@ -18,13 +17,14 @@ from medseg_monai.files import has_ending
 from .dicom_picture import PHOTOGRAPH, RADIOGRAPH, FloatArray, PictureKind, read_dicom_picture
 from .exif import EXIF_ORIENTATION
 from .memory import names_file
+from .named_file import NamedFileReader
 from .raster import RASTER_SUFFIXES, RasterReader
 from .volume import DICOM_FILES
 
 __all__ = ["PhotographReader", "PictureReader", "RadiographReader"]
 
 
-class PictureReader(ImageReader):
+class PictureReader(NamedFileReader):
     """MONAI reader of one 2D image as float32 ``[channels, H, W]`` in 0 to 255, rows first, upright.
 
     A raster image is read by a :class:`medseg_monai.data.RasterReader`, by the rules of that class. A DICOM file must
@@ -50,9 +50,6 @@ class PictureReader(ImageReader):
     raster image, see :func:`medseg_monai.data.readers.volume.dicom_files`). So a mask can be written as PNG
     (:class:`medseg_monai.data.PNGWriter`) and as DICOM SEG (:class:`medseg_monai.data.DicomSegWriter`). There is no
     affine, so MONAI uses the identity: distances are in pixels.
-
-    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
-    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Args:
         kind: the kind of DICOM images.
@@ -82,10 +79,6 @@ class PictureReader(ImageReader):
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES`` or belongs to a DICOM file."""
         names = ensure_tuple(filename)
         return all(has_ending(name, RASTER_SUFFIXES) or is_dicom_file(name) for name in names)
-
-    def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
-        return tuple(Path(name) for name in ensure_tuple(data))
 
     @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from monai.data import ImageReader
 from monai.utils import MetaKeys, ensure_tuple
 from PIL import ExifTags, Image, TiffImagePlugin
 from tifffile import TiffFile
@@ -19,6 +18,7 @@ from medseg_monai.files import has_ending, one_line
 
 from .exif import EXIF_ORIENTATION, to_upright
 from .memory import names_file
+from .named_file import NamedFileReader
 
 __all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader", "picture_formats"]
 
@@ -42,7 +42,7 @@ _COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV
 _RAW, _IN_PLANES = 1, 2  # the values of TIFF's tags Compression and PlanarConfiguration
 
 
-class RasterReader(ImageReader):
+class RasterReader(NamedFileReader):
     """MONAI reader of one 2D raster image as float32 ``[channels, H, W]`` in 0 to 255, rows first.
 
     MONAI's ``PILReader`` returns whatever the file holds (the indices of a palette, four channels, 16-bit values, the
@@ -64,9 +64,6 @@ class RasterReader(ImageReader):
 
     The metadata also hold ``"spatial_shape"`` as ``(H, W)`` of the upright image, and Pillow's ``"format"`` and
     ``"mode"``. There is no affine, so MONAI uses the identity: distances are in pixels.
-
-    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
-    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Args:
         channels: 3 or 1.
@@ -115,10 +112,6 @@ class RasterReader(ImageReader):
     def verify_suffix(self, filename: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
         """Return whether the name (or every name) ends in one of ``RASTER_SUFFIXES``."""
         return all(has_ending(name, RASTER_SUFFIXES) for name in ensure_tuple(filename))
-
-    def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file for :meth:`get_data`; no file is opened yet (see the class)."""
-        return tuple(Path(name) for name in ensure_tuple(data))
 
     @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[FloatArray, dict[str, Any]]:

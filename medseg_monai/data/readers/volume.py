@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from monai.data import ImageReader, ITKReader
+from monai.data import ITKReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from medseg_monai.data.dicom import DicomSeries, check_geometry, find_series, list_series, read_series
@@ -22,6 +22,7 @@ from medseg_monai.files import as_utf8, has_ending, one_line
 
 from .itk_header import check_data_files, check_stated_geometry
 from .memory import names_file
+from .named_file import NamedFileReader
 from .nifti_file import NiftiReader, check_end, open_nifti
 from .nifti_header import NIFTI_FORMS, NiftiForms, place_in_mm
 
@@ -72,7 +73,7 @@ def dicom_files(meta: Mapping[str, Any]) -> list[Path]:
     return [Path(line) for line in str(meta.get(DICOM_FILES, "")).split("\n") if line]
 
 
-class VolumeReader(ImageReader):
+class VolumeReader(NamedFileReader):
     """MONAI reader of one 3D volume ``[X, Y, Z]`` with a RAS affine, whatever the format.
 
     ``.nii`` and ``.nii.gz`` are read by MONAI's ``NibabelReader``, compressed or not, whatever the name says; ``.mha``,
@@ -89,9 +90,6 @@ class VolumeReader(ImageReader):
     and a warning is logged, since left and right may be exchanged. Where both forms count and disagree, the sform is
     taken with a warning. Metres and microns become mm. The metadata keep the header's forms and units, so that a mask
     can repeat them; see :mod:`medseg_monai.data.readers.nifti_header`.
-
-    ``read`` only takes the name; the file is opened in ``get_data``. If ``read`` raised an error, ``LoadImage`` would
-    try MONAI's other readers, which would load what this reader refuses; errors in ``get_data`` reach the user.
 
     Args:
         modality: DICOM modality that a series must have.
@@ -143,10 +141,6 @@ class VolumeReader(ImageReader):
         """Return whether every name ends in one of ``VOLUME_SUFFIXES``, or names a folder or a series in a folder."""
         names = [Path(name) for name in ensure_tuple(filename)]
         return all(has_ending(name, VOLUME_SUFFIXES) or name.is_dir() or _is_series(name) for name in names)
-
-    def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
-        """Take the name of the file or folder for :meth:`get_data`; no file is opened yet (see the class)."""
-        return tuple(Path(name) for name in ensure_tuple(data))
 
     @names_file
     def get_data(self, img: Sequence[Path]) -> tuple[Array, Meta]:

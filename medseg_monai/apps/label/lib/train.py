@@ -230,9 +230,8 @@ class BundleTrainTask(TrainTask):
         present = [int(value) for value in np.unique(mask) if value]
         if len(self.bundle.labels) == 1 and (not _named_labels(info) or present == [_FOREGROUND]):
             if self.bundle.dimension == 2:
-                return BinarizeMaskd("label", dtype=np.uint8)({"label": torch.as_tensor(mask)[None]})["label"].numpy()[
-                    0
-                ]
+                binary = BinarizeMaskd("label", dtype=np.uint8)({"label": torch.as_tensor(mask)[None]})
+                return binary["label"][0].numpy()
             return (mask > 0).astype(np.uint8)
         own = {label.lower(): value for label, value in self.bundle.labels.items()}
         values = np.zeros(mask.shape, dtype=np.uint8)
