@@ -517,6 +517,7 @@ def test_the_seg_of_a_radiograph_holds_the_sources_patient_data_and_nothing_else
 
 
 def test_an_empty_mask_of_a_radiograph_is_a_valid_file_without_a_word_of_the_library(tmp_path, caplog):
+    caplog.set_level("WARNING")  # other tests run MONAI's program, whose logging configuration stays
     source = write_radiograph(tmp_path / "x.dcm", asymmetric(31, 47))
     file = dcmread(write_lungs(tmp_path / "x.seg.dcm", np.zeros((31, 47), dtype=np.int64), source))
     assert file.pixel_array.shape[-2:] == (31, 47)
