@@ -184,7 +184,7 @@ def test_too_little_memory_of_an_accelerator_is_told_in_the_same_way():
 
 @pytest.mark.parametrize("num_workers", [None, 1])
 def test_a_file_that_the_memory_does_not_suffice_for_is_named(num_workers, truncated, monkeypatch):
-    monkeypatch.setattr("medseg_monai.data.readers.raster._open", lambda *_: too_much_of_numpy())
+    monkeypatch.setattr("medseg_monai.data.readers.raster.open_raster", lambda *_: too_much_of_numpy())
     error = caught(reading(truncated, num_workers=num_workers))
     assert explain(error) == (
         f"{truncated}: not enough memory (48.0 PiB asked for); use a machine with more, or a smaller image."

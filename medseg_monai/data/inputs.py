@@ -22,10 +22,11 @@ from .readers.itk_header import data_files
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_volumes"]
+__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_slices", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
+_TAKE_SCANS = "set slices=false for scans"
 _HIDDEN = ("dicomdir", "thumbs.db", "desktop.ini")  # what archives and file managers leave behind
 
 
@@ -60,6 +61,7 @@ class _Folder:
 
 
 _IMAGE = PictureKind("image", (), in_colour=True)
+_SLICE = PictureKind("slice", (), in_colour=True)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
@@ -156,6 +158,35 @@ def find_photographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ['left.jpg']
     """
     return _find_pictures(paths, PHOTOGRAPH)
+
+
+def find_slices(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
+    """List the slices of CT in files and folders, for :class:`medseg_monai.data.CTSliceReader`.
+
+    As :func:`find_images`, but whoever gives a scan is told of the key with which a bundle takes scans.
+
+    Args:
+        paths: one or several files and folders.
+
+    Returns:
+        items ``{"image": path, "name": name}`` as :func:`find_images` returns them.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a volume, DICOM, a folder without a slice, a case folder with several, or two files of a folder that
+            differ in their endings alone.
+
+    Example:
+        >>> from medseg_monai.data import find_slices
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("ID_0000_Z_0142.tif", "ID_0001_Z_0146.tif"):
+        ...         Path(folder, name).touch()
+        ...     [item["name"] for item in find_slices(folder)]
+        ['ID_0000_Z_0142', 'ID_0001_Z_0146']
+    """
+    return _cases(paths, in_folder=_slices_in, named=_slice, what=_SLICE.name)
 
 
 def find_volumes(
@@ -315,6 +346,26 @@ def _why_no_picture(file: Path, kind: PictureKind) -> str | None:
     if kind.modalities and is_dicom_file(file):
         return _other_modality(file, kind) or None
     return None if has_ending(file, RASTER_SUFFIXES) else ""
+
+
+def _slices_in(folder: Path) -> _Folder:
+    try:
+        return _pictures_in(folder, kind=_SLICE)
+    except ValueError as error:
+        if scan := next((file for file in sorted(folder.rglob("*")) if file.is_file() and _is_of_a_scan(file)), None):
+            name = scan.relative_to(folder).as_posix()
+            raise ValueError(f"{folder}: no picture of a slice, but {name} of a scan; {_TAKE_SCANS}.") from error
+        raise
+
+
+def _slice(path: Path) -> Path:
+    if _is_of_a_scan(_existing(path)):
+        raise ValueError(f"{path}: a scan, not a picture of one slice; {_TAKE_SCANS}.")
+    return path
+
+
+def _is_of_a_scan(file: Path) -> bool:
+    return has_ending(file, VOLUME_SUFFIXES) or is_dicom_file(file)
 
 
 def _picture(path: Path, *, kind: PictureKind) -> Path:

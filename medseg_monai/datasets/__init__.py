@@ -20,14 +20,17 @@ from monai.utils import ComponentStore
 
 from .chaos import ORGANS as CHAOS_ORGANS
 from .chaos import read_chaos
+from .covid19_ct import read_covid19_ct
 from .curvas import COLOURS as CURVAS_ORGANS
 from .curvas import read_curvas
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
 from .idrid import read_idrid
 from .jsrt import read_jsrt
+from .lctsc import read_lctsc
 from .lits import read_lits
 from .lobes import LABEL_MAPS, read_lobes
+from .lung_ct2d import FOLDS, read_lung_ct2d
 from .messidor import read_messidor
 from .montgomery import read_montgomery
 from .origa import read_origa
@@ -39,13 +42,16 @@ __all__ = [
     "DATASETS",
     "LABEL_MAPS",
     "read_chaos",
+    "read_covid19_ct",
     "read_curvas",
     "read_drishti_gs",
     "read_drive",
     "read_idrid",
     "read_jsrt",
+    "read_lctsc",
     "read_lits",
     "read_lobes",
+    "read_lung_ct2d",
     "read_messidor",
     "read_montgomery",
     "read_origa",
@@ -90,6 +96,18 @@ DATASETS.add("montgomery", "Montgomery County (Jaeger et al., 2014): lungs in 13
 DATASETS.add("shenzhen", "Shenzhen Hospital (Jaeger et al., 2014): lungs in 566 chest X-rays.", read_shenzhen)
 DATASETS.add("jsrt", "JSRT with SCR (van Ginneken et al., 2006): lungs in 247 chest X-rays.", read_jsrt)
 DATASETS.add("v7_darwin", "V7 Labs' COVID-19 set (2020): lungs with heart in 6395 chest X-rays.", read_v7_darwin)
+DATASETS.add("lung_ct2d", "Finding and Measuring Lungs in CT Data (Mader, 2017): lungs in CT slices.", read_lung_ct2d)
+for _fold in range(1, FOLDS + 1):
+    DATASETS.add(
+        f"lung_ct2d_fold{_fold}",
+        f"Finding and Measuring Lungs in CT Data (Mader, 2017): fold {_fold} of {FOLDS}.",
+        partial(read_lung_ct2d, fold=_fold),
+    )
+DATASETS.add("covid19_ct", "COVID-19 CT scans: lungs in 8-bit CT slices, for testing.", read_covid19_ct)
+DATASETS.add("lctsc", "LCTSC (Yang et al., 2018): lungs in slices cut from chest CT.", read_lctsc)
+DATASETS.add(
+    "lctsc_volumes", "LCTSC (Yang et al., 2018): lungs in chest CT volumes.", partial(read_lctsc, slices=False)
+)
 DATASETS.add("lits", "LiTS (Bilic et al., 2023): liver with its tumours in 131 CT scans.", read_lits)
 DATASETS.add(
     "lits_liver_only",

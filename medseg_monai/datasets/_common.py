@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from tqdm import tqdm
 
-from medseg_monai.data.datalist import Datalist, Item, shorten, split_by_patient
+from medseg_monai.data.datalist import Datalist, Item, patient_rank, shorten, split_by_patient
 from medseg_monai.files import atomic_path
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "progress",
     "read_contour",
     "save_mask",
+    "split_fold",
     "split_three_ways",
     "union",
 ]
@@ -421,6 +422,28 @@ def split_three_ways(items: list[Item], *, validation_fraction: float, seed: int
         "test": TEST_FRACTION,
     }
     return split_by_patient(items, fractions=fractions, seed=seed)
+
+
+def split_fold(items: list[Item], *, fold: int, folds: int, validation_fraction: float, seed: int) -> Datalist:
+    """Split for a cross-validation: with one seed, each patient is for testing in exactly one of the folds.
+
+    Args:
+        items: items with a ``patient``.
+        fold: the fold whose patients are for testing, from 1.
+        folds: number of folds, whose numbers of patients differ by one at most.
+        validation_fraction: part of the other patients that goes to validation.
+        seed: seed of the folds and of the validation.
+
+    Raises:
+        ValueError: if ``validation_fraction`` is outside its range, or there are too few patients.
+    """
+    patients = sorted({str(item["patient"]) for item in items}, key=lambda name: (patient_rank(name, seed), name))
+    if len(patients) < folds:
+        raise ValueError(f"{len(patients)} patients can't be divided into {folds} folds")
+    tested = set(patients[fold - 1 :: folds])
+    test = [item for item in items if item["patient"] in tested]
+    rest = [item for item in items if item["patient"] not in tested]
+    return hold_out(rest, test, validation_fraction=validation_fraction, seed=seed)
 
 
 def _check_fraction(fraction: float, *, below: float) -> None:

@@ -24,6 +24,7 @@ from .chest_xray import MANUFACTURERS, OPACITIES, ChestXrayPhantom, Manufacturer
 from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
+from .lung_slices import write_finding_lungs_layout, write_lung_slice_phantoms
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
 from .thorax_dataset import write_thorax_phantoms
 
@@ -51,8 +52,10 @@ __all__ = [
     "write_abdomen_phantoms",
     "write_chaos_layout",
     "write_chest_xray_phantoms",
+    "write_finding_lungs_layout",
     "write_fundus_phantoms",
     "write_lits_layout",
+    "write_lung_slice_phantoms",
     "write_thorax_phantoms",
 ]
 
@@ -60,6 +63,7 @@ PHANTOMS = ComponentStore("Phantoms", "Writers of phantom data sets by task: wri
 PHANTOMS.add("retinal_vessel_fundus", "Fundus photographs, vessels.", partial(write_fundus_phantoms, task="vessel"))
 PHANTOMS.add("optic_disc_fundus", "Fundus photographs, optic disc.", partial(write_fundus_phantoms, task="disc"))
 PHANTOMS.add("lung_lobe_ct", "Chest CT, five lobes.", write_thorax_phantoms)
+PHANTOMS.add("lung_ct2d", "Slices of chest CT, both lungs.", write_lung_slice_phantoms)
 PHANTOMS.add("liver_ct", "Abdominal CT, liver.", partial(write_abdomen_phantoms, modality="ct"))
 PHANTOMS.add(
     "abdomen_mri", "Abdominal MRI in three contrasts, one organ.", partial(write_abdomen_phantoms, modality="mr")

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from medseg_monai.bundle import read_metadata
+from medseg_monai.bundle import flat_keys, merged_config, read_metadata
 from medseg_monai.data.names import case_name
 
-__all__ = ["Format", "format_of"]
+__all__ = ["Format", "format_of", "reads_volumes"]
 
 
 class Format(Protocol):
@@ -60,10 +60,19 @@ class VolumeFormat:
         assert set(np.unique(self.read(mask))) <= set(range(self.labels))
 
 
+def reads_volumes(bundle: str | Path) -> bool:
+    """Whether a bundle takes volumes, if no key says anything else.
+
+    Args:
+        bundle: name or folder of the bundle.
+    """
+    by_default = flat_keys(merged_config(bundle, ["inference"])).get("slices", False)
+    return "NIfTI" in read_metadata(bundle)["data_type"] and not by_default
+
+
 def format_of(bundle: Path) -> Format:
-    """The format of a bundle's files, told by its metadata; a network of slices may predict volumes."""
-    metadata = read_metadata(bundle)
-    if "NIfTI" not in metadata["data_type"]:
+    """The format of a bundle's files; a network of slices may predict volumes."""
+    if not reads_volumes(bundle):
         return RasterFormat()
-    channels = len(metadata["network_data_format"]["outputs"]["pred"]["channel_def"])
+    channels = len(read_metadata(bundle)["network_data_format"]["outputs"]["pred"]["channel_def"])
     return VolumeFormat(max(channels, 2))  # a single channel is a structure, and the rest is background

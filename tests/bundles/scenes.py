@@ -254,8 +254,7 @@ def forms_of(bundle: Path) -> list[str]:
     """The forms of images that a bundle reads."""
     data_type = read_metadata(bundle)["data_type"]
     if "NIfTI" in data_type:
-        reads_slices = "slices" in flat_keys(merged_config(bundle, ["inference"]))
-        return ["NIfTI RAS", "NIfTI PIR", "DICOM series", *(["PNG slice"] if reads_slices else [])]
+        return ["NIfTI RAS", "NIfTI PIR", "DICOM series", *(["PNG slice"] if _reads_slices(bundle) else [])]
     return ["PNG", "JPEG", *(["DICOM"] if "DICOM" in data_type else [])]
 
 
@@ -280,11 +279,16 @@ def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Sce
     if form == "DICOM":
         draw_one = _draw_radiograph if image["num_channels"] == 1 else _draw_photograph
         return draw_one(folder / "picture.dcm", drawing.picture())
+    keys = {"slices": False} if _reads_slices(bundle) else {}
     if form == "DICOM series":
-        return _draw_series(folder / "exam", drawing.volume(_structures(bundle)), image["modality"])
+        return _draw_series(folder / "exam", drawing.volume(_structures(bundle)), image["modality"], keys)
     if kind == "NIfTI":
-        return _draw_nifti(folder / "scan.nii.gz", drawing.volume(_structures(bundle)), axes)
+        return _draw_nifti(folder / "scan.nii.gz", drawing.volume(_structures(bundle)), axes, keys)
     return _draw_picture(folder / f"picture.{form.lower()}", drawing.picture(), image["num_channels"])
+
+
+def _reads_slices(bundle: Path) -> bool:
+    return "slices" in flat_keys(merged_config(bundle, ["inference"]))
 
 
 def _structures(bundle: Path) -> int:
@@ -328,18 +332,18 @@ def _hounsfield(labels: np.ndarray) -> np.ndarray:
     return (AIR + (BONE - AIR) * (labels / labels.max())).round().astype(np.int16)
 
 
-def _draw_series(folder: Path, labels: np.ndarray, modality: str) -> Scene:
+def _draw_series(folder: Path, labels: np.ndarray, modality: str, keys: Mapping[str, Any]) -> Scene:
     written = write_series(folder, volume=_hounsfield(labels), modality=modality)
-    return VolumeScene(folder, labels, written.affine)
+    return VolumeScene(folder, labels, written.affine, keys)
 
 
-def _draw_nifti(path: Path, labels: np.ndarray, axes: str) -> Scene:
+def _draw_nifti(path: Path, labels: np.ndarray, axes: str, keys: Mapping[str, Any]) -> Scene:
     """An oblique volume whose axes are in another order and direction than those of the scene."""
     affine = np.eye(4)
     affine[:3] = LPS_TO_RAS[:, None] * np.c_[OBLIQUE * SPACING, ORIGIN]
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
     nib.Nifti1Image(_hounsfield(labels), affine).as_reoriented(turn).to_filename(path)
-    return VolumeScene(path, labels, affine)
+    return VolumeScene(path, labels, affine, keys)
 
 
 # --- a scene and a bundle that is asked for it -----------------------------------------------------------------------

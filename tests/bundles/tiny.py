@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from medseg_monai.bundle import flat_keys, merged_config, read_metadata
+from medseg_monai.bundle import flat_keys, merged_config
+
+from .formats import reads_volumes
 
 __all__ = ["phantom_size", "tiny_training"]
 
@@ -28,6 +30,7 @@ OWN: dict[str, dict[str, Any]] = {
         "patch_size": 92,
         "batch_size": 1,
     },
+    "lung_ct2d_cenet": {"image_size": [192, 224]},
     "lung_cxr_defunet": {"features": [4, 4, 8, 8]},
     "lung_cxr_rescrnet": {"image_size": [40, 52], "filters": 4, "num_blocks": 1},
     "liver_ct_anunet": {"features": [4, 8, 8, 16, 16], "image_size": [48, 64]},
@@ -39,6 +42,7 @@ PHANTOM_SIZE = {
     "retinal_vessel_fundus": (224, 256),
     "optic_disc_fundus": (224, 256),
     "lung_lobe_ct": (32, 48, 40),
+    "lung_ct2d": (48, 64),
 }
 
 
@@ -58,5 +62,4 @@ def phantom_size(bundle: str) -> tuple[int, ...]:
     Args:
         bundle: name of the bundle.
     """
-    of_volumes = "NIfTI" in read_metadata(bundle)["data_type"]
-    return PHANTOM_SIZE.get(bundle.rpartition("_")[0], (12, 64, 80) if of_volumes else (150, 181))
+    return PHANTOM_SIZE.get(bundle.rpartition("_")[0], (12, 64, 80) if reads_volumes(bundle) else (150, 181))

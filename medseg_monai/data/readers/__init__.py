@@ -1,7 +1,8 @@
-"""MONAI readers of users' images: 2D raster images, photographs, radiographs, volumes."""
+"""MONAI readers of users' images: 2D raster images, slices of CT, photographs, radiographs, volumes."""
 
+from .ct_slice import CTSliceReader
 from .picture import PhotographReader, RadiographReader
 from .raster import RasterReader
 from .volume import VolumeReader
 
-__all__ = ["PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
+__all__ = ["CTSliceReader", "PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]

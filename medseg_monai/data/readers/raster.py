@@ -20,7 +20,7 @@ from .exif import EXIF_ORIENTATION, to_upright
 from .memory import names_file
 from .named_file import NamedFileReader
 
-__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader", "picture_formats"]
+__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "FloatArray", "RasterReader", "open_raster", "picture_formats"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -133,7 +133,7 @@ class RasterReader(NamedFileReader):
             names = ", ".join(str(name) for name in img)
             raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
-        image, orientation = _open(path, self.max_image_mib)
+        image, orientation = open_raster(path, self.max_image_mib)
         if _is_misread(image):
             values = to_upright(_from_planes(image, path), orientation)
         elif isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned
@@ -180,8 +180,31 @@ def picture_formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
-    """Load a file; return the image, as stored except for a TIFF, which Pillow turns upright, and its orientation."""
+def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
+    """Load a file of one image.
+
+    Args:
+        path: the file.
+        max_image_mib: MiB of the largest image, see :class:`RasterReader`.
+
+    Returns:
+        the image, as stored except for a TIFF, which Pillow turns upright, and the EXIF orientation of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: a folder, a file that is truncated or not an image, several pages, or too many pixels.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medseg_monai.data.readers.raster import open_raster
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (30, 20)).save(f"{folder}/a.png")
+        ...     image, orientation = open_raster(Path(folder, "a.png"), max_image_mib=1)
+        >>> image.size, orientation
+        ((30, 20), 1)
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     if path.is_dir():
