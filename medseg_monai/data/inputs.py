@@ -26,7 +26,6 @@ __all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", 
 
 _LOGGER = logging.getLogger(__name__)
 
-_TAKE_SCANS = "set slices=false for scans"
 _HIDDEN = ("dicomdir", "thumbs.db", "desktop.ini")  # what archives and file managers leave behind
 
 
@@ -354,13 +353,13 @@ def _slices_in(folder: Path) -> _Folder:
     except ValueError as error:
         if scan := next((file for file in sorted(folder.rglob("*")) if file.is_file() and _is_of_a_scan(file)), None):
             name = scan.relative_to(folder).as_posix()
-            raise ValueError(f"{folder}: no picture of a slice, but {name} of a scan; {_TAKE_SCANS}.") from error
+            raise ValueError(f"{folder}: no picture of a slice, but {name} of a scan; set slices=false.") from error
         raise
 
 
 def _slice(path: Path) -> Path:
     if _is_of_a_scan(_existing(path)):
-        raise ValueError(f"{path}: a scan, not a picture of one slice; {_TAKE_SCANS}.")
+        raise ValueError(f"{path}: a scan, not a picture of one slice; set slices=false.")
     return path
 
 

@@ -25,7 +25,7 @@ def read_covid19_ct(
     validation_fraction: float = 0.0,
     seed: int = 0,
 ) -> Datalist:
-    """Read slices of the "COVID-19 CT scans" as 8-bit pictures: 100 slices of about 19 cases with 256x256 pixels.
+    r"""Read slices of the "COVID-19 CT scans" as 8-bit pictures: 100 slices of about 19 cases with 256x256 pixels.
 
     The layout is this project's own; the files come from a public repository of slices of 20 scans::
 
@@ -62,7 +62,7 @@ def read_covid19_ct(
         ...     for kind in ("images", "masks_lungs"):
         ...         Path(folder, kind).mkdir()
         ...         Image.new("L", (30, 20)).save(f"{folder}/{kind}/0684.png")
-        ...     _ = Path(folder, "index.csv").write_text("file,guessed_case\\n0684.png,7\\n")
+        ...     _ = Path(folder, "index.csv").write_text("file,guessed_case\n0684.png,7\n")
         ...     datalist = read_covid19_ct(folder, derived=f"{folder}/derived")
         >>> [item["patient"] for item in datalist["test"]]
         ['case_7']

@@ -18,6 +18,7 @@ from medseg_monai.data import (
     find_images,
     find_photographs,
     find_radiographs,
+    find_slices,
     find_volumes,
 )
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
@@ -518,3 +519,31 @@ def test_radiographs_named_by_uid_without_ending_keep_their_whole_names(tmp_path
     items = find_radiographs(tmp_path)
     assert names(items) == ["1.2.840.1.1", "1.2.840.1.2"]
     assert case_names(items) == ["1.2.840.1.1", "1.2.840.1.2"]
+
+
+def test_slices_are_found_as_images_are(folder: Path):
+    assert names(find_slices(folder)) == names(find_images(folder))
+    assert names(find_slices(folder / "c.png")) == ["c.png"]
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.mha"])
+def test_a_volume_in_place_of_a_slice_is_refused_with_the_key_for_scans(name: str, tmp_path: Path):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"{name}: a scan, not a picture of one slice; set slices=false\."):
+        find_slices(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"no picture of a slice, but {name} of a scan; set slices=false\."):
+        find_slices(tmp_path)
+
+
+def test_dicom_in_place_of_slices_is_refused_with_the_key_for_scans(tmp_path: Path):
+    written = write_series(tmp_path / "exam" / "series")
+    with pytest.raises(ValueError, match=r"no picture of a slice, but series/\S+ of a scan; set slices=false\."):
+        find_slices(tmp_path / "exam")
+    with pytest.raises(ValueError, match="a scan, not a picture of one slice"):
+        find_slices(written.files[0])
+
+
+def test_a_folder_with_neither_slices_nor_scans_is_refused_as_any(tmp_path: Path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no slice in this folder \(looked for png, tif"):
+        find_slices(tmp_path)

@@ -13,7 +13,7 @@ from monai.utils import MetaKeys
 from PIL import Image, TiffImagePlugin
 from tifffile import TiffFile, TiffFileError
 
-from medseg_monai.data.limits import MAX_IMAGE_MIB, check_size
+from medseg_monai.data.limits import MAX_IMAGE_MIB, TooLargeError, check_size
 from medseg_monai.files import one_line
 
 from .exif import EXIF_ORIENTATION, to_upright
@@ -26,7 +26,6 @@ __all__ = ["CTSliceReader"]
 # air, fat and soft tissue alone span more; what is scaled to 0..1 or -1..1 spans less
 _SMALLEST_RANGE = 100.0
 
-_REMEDY = "save the slice as signed or floating-point TIFF in Hounsfield units, or as an 8-bit picture of a window"
 _SIGNED = 2  # of TIFF's tag SampleFormat
 
 
@@ -107,7 +106,10 @@ class CTSliceReader(NamedFileReader):
         if image.mode in ("I", "F"):  # a TIFF, which Pillow has turned; what is not one is upright
             return _hounsfield(np.asarray(image), orientation, path=path, mode=image.mode)
         if fault := _why_neither(image):
-            raise ValueError(f"{path}: {fault} may be Hounsfield units or a picture; {_REMEDY}.")
+            raise ValueError(
+                f"{path}: {fault} may be Hounsfield units or a picture; save TIFF of signed integers or floats in HU, "
+                "or an 8-bit picture."
+            )
         values, meta = self.raster.get_data(img)
         return self.hu_min + values * np.float32((self.hu_max - self.hu_min) / 255), meta
 
@@ -118,8 +120,9 @@ def _read_wide(path: Path, max_image_mib: float) -> tuple[npt.NDArray[Any], int]
         file = TiffFile(path)
     except (OSError, TiffFileError, ValueError):
         return None
-    with file, one_line(f"{path}: truncated or not an image; replace the file."):
-        page = file.pages[0]
+    passing = (MemoryError, PermissionError, TooLargeError)
+    with file, one_line(f"{path}: truncated or not an image; replace the file.", passing=passing):
+        page = file.pages.first
         kind = page.dtype
         if len(file.pages) > 1 or kind is None or kind.kind not in "if" or kind.itemsize < 8 or len(page.shape) != 2:
             return None
@@ -147,8 +150,10 @@ def _hounsfield(
         raise ValueError(f"{path}: {count} pixels are not finite numbers; replace them, in CT with -1024 (air).")
     low, high = float(values.min()), float(values.max())
     if high - low < _SMALLEST_RANGE or low >= 0:
-        why = "without any negative one, so without air, " if high - low >= _SMALLEST_RANGE else ""
-        raise ValueError(f"{path}: values from {low:.4g} to {high:.4g} {why}are not Hounsfield units; {_REMEDY}.")
+        raise ValueError(
+            f"{path}: values from {low:.4g} to {high:.4g} are not Hounsfield units of air and tissue; save them in HU, "
+            "or an 8-bit picture."
+        )
     meta = {
         MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape),
         MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
