@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +15,24 @@ from medseg_monai.files import atomic_path
 
 from ._common import Mask, Problems, by_key, files, pair
 
-__all__ = ["check_cells", "hold_out_block", "numbered", "numbered_pairs", "save_section"]
+__all__ = ["check_cells", "hold_out_block", "numbered_pairs", "read_values", "save_section"]
 
 _NUMBER = r"0*(\d+)"
 
 
-def numbered(folder: Path, problems: Problems) -> dict[int, Path]:
-    """The pictures of a folder by the number that is their name, in the order of the numbers."""
-    found = by_key(files(folder), _NUMBER, problems)
-    return {int(number): found[number] for number in sorted(found, key=int)}
-
-
 def numbered_pairs(images: Path, labels: Path, problems: Problems) -> dict[int, tuple[Path, Path]]:
-    """Images and labels of two folders by their numbers; what lacks its other half or its size is noted."""
-    found = [{str(number): path for number, path in numbered(folder, problems).items()} for folder in (images, labels)]
-    if not found[0]:
+    """Images and labels of two folders by the numbers that are their names, in the order of the numbers.
+
+    What lacks its other half, or has another size than it, is noted.
+    """
+    sections, masks = (by_key(files(folder), _NUMBER, problems) for folder in (images, labels))
+    if not sections:
         problems.add(images, "no images")
-    pair(*found, problems, kind="label")
-    pairs = {int(number): (path, found[1][number]) for number, path in found[0].items() if number in found[1]}
-    for image, label in pairs.values():
-        problems.check_size(image, [label])
-    return pairs
+    pair(sections, masks, problems, kind="label")
+    both = sorted(sections.keys() & masks.keys(), key=int)
+    for number in both:
+        problems.check_size(sections[number], [masks[number]])
+    return {int(number): (sections[number], masks[number]) for number in both}
 
 
 def check_cells(values: NDArray[np.integer], path: Path, problems: Problems, *, page: str = "") -> None:
@@ -78,7 +75,8 @@ def hold_out_block(
 ) -> Datalist:
     """Split consecutive sections of one block: neighbours are alike, so that only whole runs of them are held out.
 
-    The validation is the end of what is left for training. Each section of the result counts as one patient.
+    The validation is the end of what is left for training. The items of one section of the list count as one patient,
+    since none of them may move to another.
 
     Args:
         items: the sections by their numbers.
@@ -96,8 +94,8 @@ def hold_out_block(
     others = [number for number in sorted(items) if number not in test]
     if not test or not others:
         raise ValueError(
-            f"{source}: sections {_span(sorted(items))}, of which {first} to {last} are held out; the block and the rest "
-            "need a section each"
+            f"{source}: sections {_span(sorted(items))}, of which {first} to {last} are held out; give sections within "
+            "that block and outside of it"
         )
     kept = len(others) - min(round(validation_fraction * len(others)), len(others) - 1)
     numbers = {"training": others[:kept], "validation": others[kept:], "test": test}
@@ -107,6 +105,8 @@ def hold_out_block(
     }
 
 
-def _span(numbers: Iterable[int]) -> str:
-    every = list(numbers)
-    return f"{every[0]}-{every[-1]}"
+def _span(numbers: Sequence[int]) -> str:
+    """Consecutive numbers by the first and the last of each run, such as 0-23 or 0-9_16-29."""
+    runs = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    return "_".join(f"{first}-{last}" for first, last in zip(runs, ends, strict=True))

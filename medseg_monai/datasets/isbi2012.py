@@ -46,8 +46,8 @@ def read_isbi2012(
     The pages of stacks are written to ``derived`` as PNG. The labels stay as published. ``test-volume.tif`` has no
     public labels; predict it as it is.
 
-    The sections are consecutive cuts of one block, and neighbours are alike. So the test section of the list is one
-    run of sections, never a random choice, and the validation is the run before it, or after if it lies at the start.
+    The sections are consecutive cuts of one block, and neighbours are alike. So the test set is one run of sections,
+    never a random choice, and the validation is the end of what is left.
 
     Args:
         root: the folder with the stacks or with ``image`` and ``label``, or the folder above it if that folder is
@@ -122,7 +122,9 @@ def _pages(path: Path, problems: Problems) -> Pages:
     """The grey pages of a stack, or a note."""
     try:
         with Image.open(path, formats=picture_formats()) as stack:
-            return [np.array(page if page.mode in _GREY else page.convert("L")) for page in ImageSequence.Iterator(stack)]
+            return [
+                np.array(page if page.mode in _GREY else page.convert("L")) for page in ImageSequence.Iterator(stack)
+            ]
     except FileNotFoundError:
         problems.add(path, "no such file")
     except Exception:  # Pillow's decoders raise many types on damaged files

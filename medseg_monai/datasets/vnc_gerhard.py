@@ -34,8 +34,8 @@ def read_vnc_gerhard(
 
         images/00.jpg    masks/00.png
 
-    The published labels are inverted into ``derived``, so that both are white in cells. Membranes are drawn here with
-    glia and sheaths among them, which ISBI's annotators did not do.
+    The published labels are inverted into ``derived``, so that both are white in cells. Glia and thick dark sheaths are
+    part of the membranes where the annotators drew them so.
 
     Args:
         root: the folder with one of the layouts, or the folder above ``stack1``.

@@ -91,10 +91,10 @@ def score_cells(truth: Labels, proposal: Labels) -> CellScores:
     return CellScores(v_rand, of_both / of_truth, of_both / of_proposal, v_info)
 
 
-def _totals(cells: Labels, counts: Labels) -> FloatArray:
+def _totals(cells: Labels, counts: Labels) -> Labels:
     """Pixels of each cell; the number -1 stands for none."""
     _, index = np.unique(cells, return_inverse=True)
-    totals = np.bincount(index.ravel(), counts)
+    totals: Labels = np.bincount(index.ravel(), counts).astype(np.int64)
     return totals[1:] if cells.min() < 0 else totals
 
 
@@ -169,18 +169,18 @@ def contour_scores(probability: torch.Tensor, cells: torch.Tensor, names: Sequen
             f"A probability of shape {tuple(probability.shape)} has a label of shape {tuple(cells.shape)}: "
             "both must be the same."
         )
-    pairs = zip(_sections(probability.float()), _sections(cells), strict=True)
+    pairs = zip(_sections(probability), _sections(cells), strict=True)
     found = [best for section, truth in pairs if (best := _best(section, truth > 0)) is not None]
     if not found:
         return dict.fromkeys(names, float("nan"))
     return {name: float(np.mean([best[name] for best in found])) for name in names}
 
 
-def _sections(images: torch.Tensor) -> Iterator[npt.NDArray[np.generic]]:
-    yield from images.reshape(-1, *images.shape[-2:]).cpu().numpy()
+def _sections(images: torch.Tensor) -> Iterator[npt.NDArray[np.float32]]:
+    yield from images.reshape(-1, *images.shape[-2:]).float().cpu().numpy()
 
 
-def _best(probability: npt.NDArray[np.generic], cells: npt.NDArray[np.bool_]) -> dict[str, float] | None:
+def _best(probability: npt.NDArray[np.float32], cells: npt.NDArray[np.bool_]) -> dict[str, float] | None:
     """The best scores of a section over the thresholds; ``None`` if its truth has no cell."""
     if not cells.any():
         return None

@@ -24,6 +24,8 @@ from .chest_xray import MANUFACTURERS, OPACITIES, ChestXrayPhantom, Manufacturer
 from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
+from .neuropil import NeuropilPhantom, draw_neuropil
+from .neuropil_dataset import write_neuropil_phantoms
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
 from .thorax_dataset import write_thorax_phantoms
 
@@ -41,11 +43,13 @@ __all__ = [
     "ChestXrayPhantom",
     "FundusPhantom",
     "Manufacturer",
+    "NeuropilPhantom",
     "PhantomWriter",
     "ThoraxPhantom",
     "draw_abdomen",
     "draw_chest_xray",
     "draw_fundus",
+    "draw_neuropil",
     "draw_thorax",
     "phantom_writer",
     "write_abdomen_phantoms",
@@ -53,6 +57,7 @@ __all__ = [
     "write_chest_xray_phantoms",
     "write_fundus_phantoms",
     "write_lits_layout",
+    "write_neuropil_phantoms",
     "write_thorax_phantoms",
 ]
 
@@ -64,6 +69,7 @@ PHANTOMS.add("liver_ct", "Abdominal CT, liver.", partial(write_abdomen_phantoms,
 PHANTOMS.add(
     "abdomen_mri", "Abdominal MRI in three contrasts, one organ.", partial(write_abdomen_phantoms, modality="mr")
 )
+PHANTOMS.add("cell_contour_em", "Sections of nervous tissue in EM, cells.", write_neuropil_phantoms)
 PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
 
 

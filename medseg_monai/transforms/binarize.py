@@ -34,7 +34,8 @@ class BinarizeMaskd(MapTransform):
     mask of zeros is empty.
 
     Args:
-        keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them, or stacks ``[1, pages, H, W]``.
+        keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them, or stacks of masks
+            ``[1, pages, H, W]``.
         dtype: type of the result, which holds 0 and 1.
         allow_missing_keys: whether a key may be missing.
 

@@ -59,7 +59,9 @@ def test_a_truth_without_cells_has_no_score():
     assert np.isnan(list(scores.values())).all()
 
 
-@pytest.mark.parametrize(("truth", "proposal"), [([1, 1, 1], [1, 1, 1]), ([1, 1, 1], [1, 2, 2]), ([1, 2, 2], [1, 1, 1])])
+@pytest.mark.parametrize(
+    ("truth", "proposal"), [([1, 1, 1], [1, 1, 1]), ([1, 1, 1], [1, 2, 2]), ([1, 2, 2], [1, 1, 1])]
+)
 def test_one_cell_alone_carries_no_information(truth, proposal):
     assert score_cells(np.array([truth]), np.array([proposal])).v_info == 0
 

@@ -167,7 +167,7 @@ class StackReader(NamedFileReader):
         """Refuse pages that are no stack, by their headers; the first page is the current one afterwards."""
         if image.n_frames < pages:
             raise ValueError(
-                f"{path}: {pages} pages with one header, as ImageJ saves more than 4 GiB; save the pages as single files."
+                f"{path}: {pages} pages with one header, as ImageJ saves large stacks; save the pages as files."
             )
         size = image.size
         self._check_size(path, pages, size)
@@ -176,24 +176,29 @@ class StackReader(NamedFileReader):
                 image.seek(page)
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if image.size != size:
-                raise ValueError(_unlike(f"{path}: page {page + 1}", image.size, "page 1", size))
-            if orientation != 1:
+                (width, height), (first_width, first_height) = image.size, size
                 raise ValueError(
-                    f"{path}: page {page + 1} has EXIF orientation {orientation}; save all pages upright, without the tag."
+                    f"{path}: page {page + 1} is {width}x{height}, page 1 {first_width}x{first_height}; a stack has "
+                    "pages of one size, so crop or pad them."
                 )
+            if orientation != 1:
+                raise ValueError(f"{path}: page {page + 1} has EXIF orientation {orientation}; save all pages upright.")
 
     def _read_folder(self, folder: Path) -> tuple[FloatArray, dict[str, Any]]:
         files = sections_of(folder)
         if not files:
             raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(RASTER_SUFFIXES)}).")
         first, meta = self._read_section(files[0])
-        size = first.shape[:0:-1]
-        self._check_size(folder, len(files), size)
-        values = np.empty((first.shape[0], len(files), *first.shape[1:]), dtype=np.float32)
+        height, width = first.shape[1:]
+        self._check_size(folder, len(files), (width, height))
+        values = np.empty((first.shape[0], len(files), height, width), dtype=np.float32)
         for page, file in enumerate(files):
             section = first if page == 0 else self._read_section(file)[0]
             if section.shape != first.shape:
-                raise ValueError(_unlike(str(file), section.shape[:0:-1], files[0].name, size))
+                raise ValueError(
+                    f"{file}: {section.shape[2]}x{section.shape[1]}, {files[0].name} {width}x{height}; a stack has "
+                    "pages of one size, so crop or pad them."
+                )
             values[:, page] = section
         return values, meta
 
@@ -210,13 +215,6 @@ class StackReader(NamedFileReader):
         limit, channels = self.raster.max_image_mib, self.raster.channels
         check_size(path, (height, width), limit, bytes_each=BYTES_PER_PIXEL)  # a page is decoded in colour
         check_size(path, (pages, height, width), limit, bytes_each=4 * channels)
-
-
-def _unlike(name: str, size: Sequence[int], first: str, expected: Sequence[int]) -> str:
-    return (
-        f"{name} is {size[0]}x{size[1]}, {first} {expected[0]}x{expected[1]}; a stack has pages of one size, so crop or "
-        "pad them to it."
-    )
 
 
 def _warn_of_blank_pages(path: Path, values: FloatArray) -> None:
