@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from monai.utils import MetaKeys, ensure_tuple
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from medseg_monai.data.limits import MAX_IMAGE_MIB, check_size
-from medseg_monai.errors import shorten
 from medseg_monai.files import has_ending
 
 from .exif import EXIF_ORIENTATION
@@ -33,8 +31,6 @@ from .raster import (
 )
 
 __all__ = ["StackReader", "natural_order", "sections_of"]
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def natural_order(path: str | os.PathLike[str]) -> tuple[tuple[str, int], ...]:
@@ -68,8 +64,7 @@ class StackReader(NamedFileReader):
     A stack is a TIFF with several pages, in their order, or a folder of pictures, in the natural order of their names
     (0, 1, 2 ... 10). One picture is a stack of one page, turned upright as
     :class:`medseg_monai.data.RasterReader` does it, whose rules of values and channels hold for every page. Pages must
-    have the same size and no EXIF orientation. A blank page, which many stacks have where a section was lost, is read
-    with a warning.
+    have the same size and no EXIF orientation.
 
     The metadata hold ``"spatial_shape"`` as ``(pages, H, W)``, ``"exif_orientation"``, and Pillow's ``"format"`` and
     ``"mode"`` of the first page. There is no affine, so MONAI uses the identity.
@@ -134,7 +129,6 @@ class StackReader(NamedFileReader):
         else:
             check_picture_file(path)
             values, meta = self._read_file(path)
-        _warn_of_blank_pages(path, values)
         return values, {
             **meta,
             MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape[1:]),
@@ -215,10 +209,3 @@ class StackReader(NamedFileReader):
         limit, channels = self.raster.max_image_mib, self.raster.channels
         check_size(path, (height, width), limit, bytes_each=BYTES_PER_PIXEL)  # a page is decoded in colour
         check_size(path, (pages, height, width), limit, bytes_each=4 * channels)
-
-
-def _warn_of_blank_pages(path: Path, values: FloatArray) -> None:
-    flat = values.reshape(*values.shape[:2], -1)
-    blank = np.flatnonzero((flat == flat[..., :1]).all(axis=(0, 2)))
-    if 0 < len(blank) < values.shape[1]:  # a stack that is blank altogether is refused by who uses it
-        _LOGGER.warning("%s: blank pages: %s.", path, shorten(str(page + 1) for page in blank))
