@@ -69,4 +69,4 @@ class SliceBySliceInferer(SliceInferer):
             prediction: torch.Tensor = self.inferer(shown, network, *args, **kwargs)
             return prediction
 
-        return super().__call__(inputs, predict)  # type: ignore[return-value]
+        return super().__call__(inputs, predict)

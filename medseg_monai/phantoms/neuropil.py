@@ -123,7 +123,7 @@ def _draw_section(
     rng: np.random.Generator, centres: FloatArray, weights: FloatArray, organelles: _Organelles, bend: FloatArray
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     size = bend.shape[1:]
-    grid = np.stack(np.indices(size), axis=-1) + np.moveaxis(bend, 0, -1)
+    grid = np.moveaxis(np.indices(size), 0, -1) + np.moveaxis(bend, 0, -1)
     depth = _distance_to_membrane(grid, centres, weights)
     cells = depth > _MEMBRANE
     fade = 0.75 + 0.25 * np.tanh(smooth_noise(rng, size=size, cell=9.0))  # membranes that are cut obliquely

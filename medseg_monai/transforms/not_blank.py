@@ -24,7 +24,8 @@ class CheckNotBlankd(MapTransform):
     pages where sections were lost; a warning names them.
 
     Args:
-        keys: images to check, each ``[C, H, W]``, or ``[C, pages, H, W]``. A channel may have one value if another channel has several.
+        keys: images to check, each ``[C, H, W]``, or ``[C, pages, H, W]``. A channel may have one value if another
+            channel has several.
         allow_missing_keys: whether a key may be missing.
 
     Example:
