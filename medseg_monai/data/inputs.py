@@ -16,12 +16,13 @@ from medseg_monai.files import REPORT_FILES, has_ending
 
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
-from .names import case_name, name_cases
+from .names import NAME_KEY, case_name, name_cases
 from .readers.dicom_picture import PHOTOGRAPH, RADIOGRAPH, PictureKind
 from .readers.itk_header import data_files
 from .readers.raster import RASTER_SUFFIXES
 from .readers.stack import natural_order, sections_of
 from .readers.volume import VOLUME_SUFFIXES
+from .results.stacks import probability_file
 
 __all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_sections", "find_volumes"]
 
@@ -178,8 +179,8 @@ def find_sections(
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a folder without an image, a case folder with several, or two files of a folder that differ in their
-            endings alone.
+        ValueError: a folder without an image, a case folder with several, two files of a folder that differ in their
+            endings alone, or a case whose probabilities would be named as another's mask.
 
     Example:
         >>> import tempfile
@@ -191,7 +192,15 @@ def find_sections(
         ...     [Path(item["image"]).name for item in find_sections(folder)], len(find_sections(folder, stack=True))
         (['1.png', '2.png', '10.png'], 1)
     """
-    return _cases(paths, in_folder=_stack_in if stack else _sections_in, named=_existing, what=_SECTION.name)
+    found = _cases(paths, in_folder=_stack_in if stack else _sections_in, named=_existing, what=_SECTION.name)
+    images = {item[NAME_KEY].casefold(): item["image"] for item in found}
+    for name, image in images.items():
+        if other := images.get(case_name(probability_file(name))):
+            raise ValueError(
+                f"{image} and {other}: probabilities of the one would have the name of the other's mask; predict them "
+                "into two folders."
+            )
+    return found
 
 
 def find_volumes(

@@ -169,14 +169,14 @@ class StackReader(NamedFileReader):
             with decoding(path):
                 image.seek(page)
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation != 1:
+                raise ValueError(f"{path}: page {page + 1} has EXIF orientation {orientation}; save all pages upright.")
             if image.size != size:
                 (width, height), (first_width, first_height) = image.size, size
                 raise ValueError(
                     f"{path}: page {page + 1} is {width}x{height}, page 1 {first_width}x{first_height}; a stack has "
                     "pages of one size, so crop or pad them."
                 )
-            if orientation != 1:
-                raise ValueError(f"{path}: page {page + 1} has EXIF orientation {orientation}; save all pages upright.")
 
     def _read_folder(self, folder: Path) -> tuple[FloatArray, dict[str, Any]]:
         files = sections_of(folder)
