@@ -4,9 +4,18 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
-from .inputs import find_images, find_photographs, find_radiographs, find_slices, find_volumes
-from .readers import CTSliceReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
-from .results import DicomSegWriter, LobeTableWriter, NIfTIWriter, PNGWriter, RasterMaskWriter, SaveResultsd
+from .inputs import find_images, find_photographs, find_radiographs, find_sections, find_slices, find_volumes
+from .readers import CTSliceReader, PhotographReader, RadiographReader, RasterReader, StackReader, VolumeReader
+from .results import (
+    DicomSegWriter,
+    LobeTableWriter,
+    NIfTIWriter,
+    PNGWriter,
+    ProbabilityWriter,
+    RasterMaskWriter,
+    SaveResultsd,
+    StackWriter,
+)
 from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, OPTIC_DISC, RETINAL_VESSEL, Segment, find_organ
 from .splits import combine
 
@@ -24,17 +33,21 @@ __all__ = [
     "NIfTIWriter",
     "PNGWriter",
     "PhotographReader",
+    "ProbabilityWriter",
     "RadiographReader",
     "RasterMaskWriter",
     "RasterReader",
     "SaveResultsd",
     "Segment",
+    "StackReader",
+    "StackWriter",
     "VolumeReader",
     "combine",
     "find_images",
     "find_organ",
     "find_photographs",
     "find_radiographs",
+    "find_sections",
     "find_slices",
     "find_volumes",
     "load_datalist",

@@ -16,13 +16,23 @@ from medseg_monai.files import REPORT_FILES, has_ending
 
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
-from .names import case_name, name_cases
+from .names import NAME_KEY, case_name, name_cases
 from .readers.dicom_picture import PHOTOGRAPH, RADIOGRAPH, PictureKind
 from .readers.itk_header import data_files
 from .readers.raster import RASTER_SUFFIXES
+from .readers.stack import natural_order, sections_of
 from .readers.volume import VOLUME_SUFFIXES
+from .results.stacks import probability_file
 
-__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_slices", "find_volumes"]
+__all__ = [
+    "FoundCases",
+    "find_images",
+    "find_photographs",
+    "find_radiographs",
+    "find_sections",
+    "find_slices",
+    "find_volumes",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -61,6 +71,7 @@ class _Folder:
 
 _IMAGE = PictureKind("image", (), in_colour=True)
 _SLICE = PictureKind("slice", (), in_colour=True)
+_SECTION = PictureKind("section", (), in_colour=True)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
@@ -157,6 +168,48 @@ def find_photographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ['left.jpg']
     """
     return _find_pictures(paths, PHOTOGRAPH)
+
+
+def find_sections(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, stack: bool = False
+) -> FoundCases:
+    """List sections and stacks of them in files and folders, for :class:`medseg_monai.data.StackReader`.
+
+    Each file is a case, whether it has one page or many; those of a folder are found as :func:`find_images` does it. In
+    a folder they are in the natural order of their names: 2 comes before 10.
+
+    Args:
+        paths: one or several files and folders.
+        stack: take all sections of a folder for the pages of one stack; the folder is the case then.
+
+    Returns:
+        items ``{"image": path, "name": name}`` with absolute paths, each once, in the given order;
+        :func:`medseg_monai.data.names.name_cases` tells how they are named.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder without an image, a case folder with several, two files of a folder that differ in their
+            endings alone, or a case whose probabilities would be named as another's mask.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_sections
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("10.png", "2.png", "1.png"):
+        ...         Path(folder, name).touch()
+        ...     [Path(item["image"]).name for item in find_sections(folder)], len(find_sections(folder, stack=True))
+        (['1.png', '2.png', '10.png'], 1)
+    """
+    found = _cases(paths, in_folder=_stack_in if stack else _sections_in, named=_existing, what=_SECTION.name)
+    images = {item[NAME_KEY].casefold(): item["image"] for item in found}
+    for name, image in images.items():
+        if other := images.get(case_name(probability_file(name))):
+            raise ValueError(
+                f"{image} and {other}: probabilities of the one would have the name of the other's mask; predict them "
+                "into two folders."
+            )
+    return found
 
 
 def find_slices(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
@@ -345,6 +398,21 @@ def _why_no_picture(file: Path, kind: PictureKind) -> str | None:
     if kind.modalities and is_dicom_file(file):
         return _other_modality(file, kind) or None
     return None if has_ending(file, RASTER_SUFFIXES) else ""
+
+
+def _sections_in(folder: Path) -> _Folder:
+    found = _pictures_in(folder, kind=_SECTION)
+    found.cases.sort(key=natural_order)
+    return found
+
+
+def _stack_in(folder: Path) -> _Folder:
+    """The folder itself, if there is a section directly in it."""
+    found = _directly_in(folder, partial(_why_no_picture, kind=_SECTION))
+    if not sections_of(folder):
+        wanted = ", ".join(RASTER_SUFFIXES)
+        raise ValueError(f"{folder}: no {_SECTION.name} in this folder (looked for {wanted}){_also(folder, found)}.")
+    return _Folder([folder], found.left_out)
 
 
 def _slices_in(folder: Path) -> _Folder:

@@ -26,6 +26,7 @@ from .curvas import read_curvas
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
 from .idrid import read_idrid
+from .isbi2012 import read_isbi2012
 from .jsrt import read_jsrt
 from .lctsc import read_lctsc
 from .lits import read_lits
@@ -37,6 +38,7 @@ from .origa import read_origa
 from .rim_one import read_rim_one
 from .shenzhen import read_shenzhen
 from .v7_darwin import read_v7_darwin
+from .vnc_gerhard import read_vnc_gerhard
 
 __all__ = [
     "DATASETS",
@@ -47,6 +49,7 @@ __all__ = [
     "read_drishti_gs",
     "read_drive",
     "read_idrid",
+    "read_isbi2012",
     "read_jsrt",
     "read_lctsc",
     "read_lits",
@@ -58,6 +61,7 @@ __all__ = [
     "read_rim_one",
     "read_shenzhen",
     "read_v7_darwin",
+    "read_vnc_gerhard",
 ]
 
 DATASETS = ComponentStore("Datasets", "Readers of public data sets by their short name.")
@@ -138,3 +142,5 @@ for _organ in CURVAS_ORGANS:
         f"CURVAS (MICCAI 2024): {_organ} in 108 slices of abdominal CT.",
         partial(read_curvas, organ=_organ),
     )
+DATASETS.add("isbi2012", "ISBI 2012 (Arganda-Carreras et al., 2015): cell contours in 30 EM sections.", read_isbi2012)
+DATASETS.add("vnc_gerhard", "Gerhard et al., 2013: cell contours in 20 EM sections, to test on.", read_vnc_gerhard)

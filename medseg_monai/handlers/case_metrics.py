@@ -16,8 +16,10 @@ from monai.utils import ImageMetaKey
 from medseg_monai.data.names import item_name
 from medseg_monai.files import write_csv, write_json
 from medseg_monai.metrics import (
+    CONTOUR_METRICS,
     DICE_CONVENTION,
     METRICS,
+    contour_scores,
     count_scores,
     count_voxels,
     metrics_from_counts,
@@ -121,18 +123,20 @@ class CaseMetrics(CaseTable):
     """Compare each case with its label and with those of further experts; write ``cases.csv`` and ``summary.json``.
 
     The handler expects decollated items with ``pred`` (the mask that a prediction writes, after all postprocessing) and
-    ``label`` of shape ``[1, *spatial]`` at the image's own size; for ``"auc"`` it also needs ``probability``. Optional
-    are ``fov`` (only the pixels inside it count) and ``label_expert1`` … (each expert gets columns of its own, named
-    ``dice_expert1`` …, and ``dice_experts`` is their mean). Each may be in the evaluator's output or in its batch.
+    ``label`` of shape ``[1, *spatial]`` at the image's own size; for ``"auc"``, ``"v_rand"`` and ``"v_info"`` it also
+    needs ``probability``, that of the foreground. Optional are ``fov`` (only the pixels inside it count) and
+    ``label_expert1`` … (each expert gets columns of its own, named ``dice_expert1`` …, and ``dice_experts`` is their
+    mean). Each may be in the evaluator's output or in its batch.
 
     ``summary.json`` has two entries for each metric. ``per_case`` holds the mean, the standard deviation (of the
     population of cases), the minimum and the maximum over the cases; it leaves out cases where the metric is undefined
-    and states how many there are. ``pooled`` is the metric of the pixels of all cases together. An undefined value is
-    ``nan`` in the table and ``null`` in the summary, since JSON has no ``nan``.
+    and states how many there are. ``pooled`` is the metric of the pixels of all cases together; ``"v_rand"`` and
+    ``"v_info"``, which compare cells and not pixels, are not pooled. An undefined value is ``nan`` in the table and
+    ``null`` in the summary, since JSON has no ``nan``.
 
     Args:
         output_dir: folder for the two files.
-        metrics: names from :data:`medseg_monai.metrics.METRICS`.
+        metrics: names from :data:`medseg_monai.metrics.METRICS` and :data:`medseg_monai.metrics.CONTOUR_METRICS`.
         threshold: the one of the postprocessing; the summary states it.
         fov: ``"inside"`` counts what lies inside a case's ``fov``; ``"ignore"`` counts the whole image, as CE-Net's
             authors do. Where no case has a ``fov``, both are the same.
@@ -168,13 +172,16 @@ class CaseMetrics(CaseTable):
         threshold: float = 0.5,
         fov: str = "inside",
     ) -> None:
-        unknown = sorted(set(metrics) - set(METRICS))
+        known = (*METRICS, *CONTOUR_METRICS)
+        unknown = sorted(set(metrics) - set(known))
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(METRICS)}.")
+            raise ValueError(f"{', '.join(unknown)}: no such metric; known metrics: {', '.join(known)}.")
         if fov not in _FOV:
             raise ValueError(f"fov={fov!r} is unknown: choose from {', '.join(_FOV)}.")
         self.fov = fov
-        self.count_names = [name for name in metrics if name != "auc"]
+        self.names = tuple(metrics)
+        self.count_names = [name for name in metrics if name != "auc" and name not in CONTOUR_METRICS]
+        self.contour_names = [name for name in metrics if name in CONTOUR_METRICS]
         self.with_auc = "auc" in metrics
         self.threshold = threshold
         super().__init__(output_dir)
@@ -215,6 +222,9 @@ class CaseMetrics(CaseTable):
                 values["auc"] = roc_auc(probability, label)
                 scores = count_scores(probability, label)
                 self.scores[suffix] = self.scores[suffix] + scores if suffix in self.scores else scores
+            if self.contour_names:  # a pixel outside the field of view does not count, as one on a membrane
+                truth = item[key].cpu() * inside
+                values.update(contour_scores(item["probability"].cpu(), truth, self.contour_names))
             row.update({name + suffix: value for name, value in values.items()})
         return self._with_mean_of_experts(row)
 
@@ -237,7 +247,7 @@ class CaseMetrics(CaseTable):
     def _with_mean_of_experts(self, values: Mapping[str, float]) -> dict[str, float]:
         """Add each metric's mean over the experts, leaving out those for whom it is undefined."""
         result = dict(values)
-        for name in [*self.count_names, *(["auc"] if self.with_auc else [])]:
+        for name in self.names:
             experts = [value for key, value in values.items() if key.startswith(f"{name}_expert")]
             if experts:
                 result[f"{name}_experts"] = float(_statistics(experts)["mean"])

@@ -1,5 +1,6 @@
 """Metrics in the form that a table of results needs and that MONAI lacks: for each case, and pooled over cases."""
 
+from .contours import CONTOUR_METRICS, CellScores, contour_scores, score_cells, thin_contours
 from .label_dice import LabelDice, LabelIoU
 from .segmentation import (
     COUNT_METRICS,
@@ -13,14 +14,19 @@ from .segmentation import (
 )
 
 __all__ = [
+    "CONTOUR_METRICS",
     "COUNT_METRICS",
     "DICE_CONVENTION",
     "METRICS",
+    "CellScores",
     "LabelDice",
     "LabelIoU",
+    "contour_scores",
     "count_scores",
     "count_voxels",
     "metrics_from_counts",
     "roc_auc",
     "roc_auc_from_counts",
+    "score_cells",
+    "thin_contours",
 ]

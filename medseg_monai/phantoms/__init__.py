@@ -25,6 +25,8 @@ from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
 from .lung_slices import write_finding_lungs_layout, write_lung_slice_phantoms
+from .neuropil import NeuropilPhantom, draw_neuropil
+from .neuropil_dataset import write_neuropil_phantoms
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
 from .thorax_dataset import write_thorax_phantoms
 
@@ -42,11 +44,13 @@ __all__ = [
     "ChestXrayPhantom",
     "FundusPhantom",
     "Manufacturer",
+    "NeuropilPhantom",
     "PhantomWriter",
     "ThoraxPhantom",
     "draw_abdomen",
     "draw_chest_xray",
     "draw_fundus",
+    "draw_neuropil",
     "draw_thorax",
     "phantom_writer",
     "write_abdomen_phantoms",
@@ -56,6 +60,7 @@ __all__ = [
     "write_fundus_phantoms",
     "write_lits_layout",
     "write_lung_slice_phantoms",
+    "write_neuropil_phantoms",
     "write_thorax_phantoms",
 ]
 
@@ -68,6 +73,7 @@ PHANTOMS.add("liver_ct", "Abdominal CT, liver.", partial(write_abdomen_phantoms,
 PHANTOMS.add(
     "abdomen_mri", "Abdominal MRI in three contrasts, one organ.", partial(write_abdomen_phantoms, modality="mr")
 )
+PHANTOMS.add("cell_contour_em", "Sections of nervous tissue in EM, cells.", write_neuropil_phantoms)
 PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
 
 

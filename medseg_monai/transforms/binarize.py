@@ -34,7 +34,8 @@ class BinarizeMaskd(MapTransform):
     mask of zeros is empty.
 
     Args:
-        keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them.
+        keys: masks ``[1, H, W]`` from 0 to 255, as ``RasterReader(channels=1)`` reads them, or stacks of masks
+            ``[1, pages, H, W]``.
         dtype: type of the result, which holds 0 and 1.
         allow_missing_keys: whether a key may be missing.
 
@@ -99,10 +100,10 @@ def _is_numbered(values: torch.Tensor) -> bool:
 
 def _has_area(values: torch.Tensor, between: torch.Tensor) -> bool:
     """Whether a value between fills 3x3 pixels somewhere: another structure does, an edge changes from row to row."""
-    if min(values.shape[1:]) < 3:
+    if min(values.shape[-2:]) < 3:
         return False
     highest, lowest = max_pool2d(values, 3, 1), -max_pool2d(-values, 3, 1)
-    return bool(((highest == lowest) & between[:, 1:-1, 1:-1]).any())
+    return bool(((highest == lowest) & between[..., 1:-1, 1:-1]).any())
 
 
 def _listed(values: torch.Tensor) -> str:

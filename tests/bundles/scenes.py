@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 import pydicom
+import tifffile
 from nibabel.affines import apply_affine
 from PIL import Image
 
@@ -85,6 +86,26 @@ class PictureScene:
     def write_label(self, stem: Path, labels: np.ndarray) -> Path:
         path = stem.with_suffix(".png")
         Image.fromarray(labels > 0).save(path)  # one bit, so that it is not the file of a scene of black and white
+        return path
+
+
+@dataclass(frozen=True)
+class StackScene:
+    """A scene in a TIFF of several pages; ``labels`` are ``[pages, H, W]``."""
+
+    image: Path
+    labels: np.ndarray
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    def masks(self, folder: Path) -> list[Path]:
+        return [folder / self.image.name]
+
+    def read(self, mask: Path) -> np.ndarray:
+        return (tifffile.imread(mask) > 0).astype(np.uint8)
+
+    def write_label(self, stem: Path, labels: np.ndarray) -> Path:
+        path = stem.with_suffix(".tif")
+        tifffile.imwrite(path, (labels > 0) * np.uint8(255), photometric="minisblack")
         return path
 
 
@@ -255,7 +276,7 @@ def forms_of(bundle: Path) -> list[str]:
     data_type = read_metadata(bundle)["data_type"]
     if "NIfTI" in data_type:
         return ["NIfTI RAS", "NIfTI PIR", "DICOM series", *(["PNG slice"] if _reads_slices(bundle) else [])]
-    return ["PNG", "JPEG", *(["DICOM"] if "DICOM" in data_type else [])]
+    return ["PNG", "JPEG", *(one for one in ("DICOM", "TIFF stack") if one in data_type)]
 
 
 def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Scene:
@@ -276,6 +297,8 @@ def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Sce
     if form == "PNG slice":
         labels = drawing.volume(1)
         return _draw_slice(folder / "slice.png", labels[:, :, labels.sum(axis=(0, 1)).argmax()])
+    if form == "TIFF stack":
+        return _draw_stack(folder / "stack.tif", drawing.volume(1))
     if form == "DICOM":
         draw_one = _draw_radiograph if image["num_channels"] == 1 else _draw_photograph
         return draw_one(folder / "picture.dcm", drawing.picture())
@@ -325,6 +348,13 @@ def _draw_slice(path: Path, labels: np.ndarray) -> Scene:
     labels = labels.T
     Image.fromarray(np.where(labels, 255, 0).astype(np.uint8)).save(path)
     return PictureScene(path, labels, {"slices": True})
+
+
+def _draw_stack(path: Path, labels: np.ndarray) -> Scene:
+    """Sections that differ from page to page."""
+    labels = labels.T
+    tifffile.imwrite(path, np.where(labels, BRIGHT, DARK).astype(np.uint8), photometric="minisblack")
+    return StackScene(path, labels)
 
 
 def _hounsfield(labels: np.ndarray) -> np.ndarray:

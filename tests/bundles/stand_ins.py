@@ -17,7 +17,7 @@ from torch.nn import functional
 from medseg_monai.bundle import merged_config, read_metadata
 from medseg_monai.networks.nets import CTSUNet
 
-__all__ = ["SETTINGS", "BrightInTwoStages", "BrightIsForeground", "save_stand_in"]
+__all__ = ["SETTINGS", "BrightInTwoStages", "BrightIsForeground", "DarkIsForeground", "save_stand_in"]
 
 
 class BrightIsForeground(nn.Module):
@@ -60,6 +60,13 @@ class BrightIsForeground(nn.Module):
         return self.classify(x)
 
 
+class DarkIsForeground(BrightIsForeground):
+    """:class:`BrightIsForeground` for a network that finds what is dark between the structures that a bundle writes."""
+
+    def __init__(self, *channels: int, low: float = 0.0, high: float = 1.0, **others: Any) -> None:
+        super().__init__(*channels, low=high, high=low, **others)
+
+
 class BrightInTwoStages(CTSUNet):
     """A CTSU-Net by its type alone, as its inferer asks for: both stages are :class:`BrightIsForeground`.
 
@@ -85,8 +92,12 @@ class BrightInTwoStages(CTSUNet):
         return self
 
 
-#: a bundle whose inferer asks for more than a network that maps an image to its logits
-STAND_INS: dict[str, type[nn.Module]] = {"lung_lobe_ct_ctsunet": BrightInTwoStages}
+#: a bundle whose inferer asks for more than a network that maps an image to its logits, or whose network finds what its
+#: masks leave out
+STAND_INS: dict[str, type[nn.Module]] = {
+    "lung_lobe_ct_ctsunet": BrightInTwoStages,
+    "cell_contour_em_cenet": DarkIsForeground,
+}
 
 #: Settings of the weights, of which each bundle reads its own. The window is that of the volumes drawn here, the crop
 #: and the grid of a scan are other than theirs and small. Equalised, the noise of a JPEG is as bright as a structure.

@@ -40,6 +40,7 @@ OWN: dict[tuple[str, str], str] = {
     ("train", "resize"): "the task's images",
     ("train", "normalize"): "the task's images",
     ("train", "train#label_resize"): "the task's images",
+    ("train", "train#dataset"): "how many views of an image an epoch has",
     ("train", "train#random_transforms"): "the paper's",
     ("train", "train#preprocessing"): "the task's images",
     ("train", "validate#preprocessing"): "the task's images",

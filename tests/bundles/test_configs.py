@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from monai.data import list_data_collate
 
 from medseg_monai.bundle import Predictor, flat_keys, load_network, merged_config
+from medseg_monai.metrics import CONTOUR_METRICS
 
 from .conftest import Phantoms, Trained, make_workflow
 
@@ -114,5 +115,5 @@ def test_the_metadata_counts_the_networks_channels(bundle: Path):
 
 def test_the_evaluation_reports_every_metric_that_the_config_names(bundle: Path, evaluated: dict[str, Any]):
     asked = ConfigParser(merged_config(bundle, ["train", "evaluate"]))["metrics"]
-    assert set(asked) - {"hd95"} == set(evaluated["pooled"])  # distances cannot be pooled
+    assert set(asked) - {"hd95", *CONTOUR_METRICS} == set(evaluated["pooled"])  # distances and cells are not pooled
     assert set(asked) <= set(evaluated["per_case"])

@@ -23,6 +23,7 @@ TINY: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "retinal_vessel_fundus_cenet": {"image_size": [224, 256], "patch_size": [192, 224]},
     "optic_disc_fundus_cenet": {"image_size": [192, 224], "crop_size": [200, 200]},
+    "cell_contour_em_cenet": {"image_size": [224, 256], "patch_size": [192, 224]},
     "lung_lobe_ct_ctsunet": {
         "in_plane_size": 48,
         "stage1_features": [4] * 14,
@@ -42,6 +43,7 @@ OWN: dict[str, dict[str, Any]] = {
 PHANTOM_SIZE = {
     "retinal_vessel_fundus": (224, 256),
     "optic_disc_fundus": (224, 256),
+    "cell_contour_em": (200, 240),
     "lung_lobe_ct": (32, 48, 40),
     "lung_ct2d": (48, 64),
 }

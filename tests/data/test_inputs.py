@@ -18,6 +18,7 @@ from medseg_monai.data import (
     find_images,
     find_photographs,
     find_radiographs,
+    find_sections,
     find_slices,
     find_volumes,
 )
@@ -547,3 +548,41 @@ def test_a_folder_with_neither_slices_nor_scans_is_refused_as_any(tmp_path: Path
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"no slice in this folder \(looked for png, tif"):
         find_slices(tmp_path)
+
+
+@pytest.fixture
+def sections(tmp_path: Path) -> Path:
+    """Sections whose numbers have no leading zeros, and a note."""
+    folder = tmp_path / "block"
+    folder.mkdir()
+    for name in ("10.png", "9.png", "0.png", "notes.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def test_sections_of_a_folder_come_in_the_order_of_their_numbers(sections):
+    found = find_sections(sections)
+    assert [item["name"] for item in found] == ["0", "9", "10"]
+    assert found.left_out == [str(sections / "notes.txt")]
+
+
+def test_a_folder_of_sections_is_one_case_if_it_is_a_stack(sections):
+    found = find_sections([sections, sections / "9.png"], stack=True)
+    assert [(item["image"], item["name"]) for item in found] == [
+        (str(sections), "block"),
+        (str(sections / "9.png"), "9"),
+    ]
+    assert found.left_out == [str(sections / "notes.txt")]
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_folder_without_sections_is_refused(stack, tmp_path):
+    with pytest.raises(ValueError, match=r"no section in this folder \(looked for png, tif"):
+        find_sections(tmp_path, stack=stack)
+
+
+def test_a_stack_whose_mask_would_replace_the_probabilities_of_another_is_refused(tmp_path):
+    for name in ("a.tif", "A_probability.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"a\.tif and \S+A_probability\.tif: probabilities of the one"):
+        find_sections(tmp_path)

@@ -243,3 +243,39 @@ def test_the_evaluator_of_a_bundle_feeds_it(tmp_path):
         expert = case["label_expert1"].numpy()[inside] > 0
         assert float(row["accuracy_expert1"]) == pytest.approx((predicted == expert).mean())
     assert evaluator.state.metrics["test_auc"] == pytest.approx(summary(tmp_path)["per_case"]["auc"]["mean"])
+
+
+def test_scores_of_contours_are_those_of_the_probability_and_not_of_the_mask(tmp_path):
+    """The membrane is seen at a threshold of 0.9 alone, so that the mask has one cell."""
+    seen = [[0.95, 0.95, 0.85, 0.95], [0.95, 0.95, 0.85, 0.95]]
+    cells = [[1, 1, 0, 1], [1, 1, 0, 1]]
+    names = ["v_rand", "dice", "v_info"]
+    engine = run(CaseMetrics(tmp_path, names), [item("a.png", seen, label=cells)])
+    (row,) = rows(tmp_path)
+    assert (float(row["v_rand"]), float(row["v_info"])) == (1.0, 1.0)
+    assert float(row["dice"]) == pytest.approx(12 / 14)
+    found = summary(tmp_path)
+    assert set(found["pooled"]) == {"dice"}
+    assert set(found["per_case"]) == set(names)
+    assert engine.state.metrics["test_v_rand"] == 1.0
+
+
+def test_cells_outside_the_field_of_view_do_not_count_for_contours(tmp_path):
+    never = [[1.0, 1.0, 1.0, 1.0, 0.0, 1.0]]
+    case = item("a.png", never, label=[[1, 1, 0, 1, 0, 1]], fov=[[0, 0, 0, 1, 1, 1]])
+    run(CaseMetrics(tmp_path, ["v_rand"]), [case])
+    assert float(rows(tmp_path)[0]["v_rand"]) == 1.0
+    run(CaseMetrics(tmp_path, ["v_rand"], fov="ignore"), [case])
+    assert float(rows(tmp_path)[0]["v_rand"]) < 1.0
+
+
+def test_a_stack_has_the_mean_of_its_sections(tmp_path):
+    first, second = ([[0.9, 0.9, 0.1, 0.9]], [[0.9, 0.9, 0.9, 0.9]])
+    label = torch.tensor([[[[1.0, 1, 0, 1]], [[1, 1, 0, 1]]]])
+    scores = torch.tensor([[first, second]])
+    image = MetaTensor(torch.zeros_like(scores), meta={"filename_or_obj": "stack.tif"})
+    case = {"image": image, "pred": (scores >= 0.5).float(), "probability": scores, "label": label}
+    run(CaseMetrics(tmp_path, ["v_rand"]), [case])
+    merged = 2 * (5 / 9) / (5 / 9 + 1)  # shares 2/3 and 1/3
+    lines = 2 * (1 / 3) / (5 / 9 + 1 / 3)  # at the threshold 1 no pixel is a cell
+    assert float(rows(tmp_path)[0]["v_rand"]) == pytest.approx((1 + max(merged, lines)) / 2)

@@ -11,6 +11,7 @@ from medseg_monai.data.dicom import find_series
 from medseg_monai.files import file_sha256, has_ending
 
 from .itk_header import files_of_volume
+from .stack import sections_of
 from .volume import ITK_SUFFIXES
 
 __all__ = ["input_files", "input_sha256"]
@@ -23,8 +24,8 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
         path: ``item["image"]`` of a data list.
 
     Returns:
-        the file, with the voxels of a detached header, or the files of every DICOM series that the path can stand for;
-        none if there is no such file, folder or series.
+        the file, with the voxels of a detached header, or the files of every DICOM series that the path can stand for,
+        or else the pictures of the folder, which may be a stack; none if there is no such file, folder or series.
 
     Raises:
         ValueError: damaged files beside no series, or a header that is damaged or names a file elsewhere.
@@ -45,6 +46,8 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
         return files_of_volume(given) if has_ending(given, ITK_SUFFIXES) else [given]
     if given.is_dir():
         series = find_series(given)
+        if not series:
+            return sections_of(given)
     else:  # a series that its folder's files have by their UID
         series = find_series(given.parent, [given.name]) if given.parent.is_dir() else []
     return sorted(file for one in series for file in one.files)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,18 @@ from .exif import EXIF_ORIENTATION, to_upright
 from .memory import names_file
 from .named_file import NamedFileReader
 
-__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "FloatArray", "RasterReader", "open_raster", "picture_formats"]
+__all__ = [
+    "BYTES_PER_PIXEL",
+    "RASTER_SUFFIXES",
+    "FloatArray",
+    "RasterReader",
+    "check_picture_file",
+    "count_pages",
+    "decoding",
+    "open_raster",
+    "picture_formats",
+    "stored_values",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -134,12 +147,9 @@ class RasterReader(NamedFileReader):
             raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
         image, orientation = open_raster(path, self.max_image_mib)
-        if _is_misread(image):
-            values = to_upright(_from_planes(image, path), orientation)
-        elif isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned
-            values = _to_values(image, path)
-        else:
-            values = to_upright(_to_values(image, path), orientation)
+        values = stored_values(image, path)
+        if _is_misread(image) or not isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned
+            values = to_upright(values, orientation)
         meta = {
             MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape[:2]),
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
@@ -180,6 +190,56 @@ def picture_formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
+def check_picture_file(path: Path) -> None:
+    """Refuse a path that names no file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: there is nothing of this name.
+        ValueError: a folder.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file.")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected one image file.")
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Let whatever Pillow raises on a file it cannot decode become one line.
+
+    Args:
+        path: the file, for the message.
+
+    Raises:
+        ValueError: the file is damaged, or no image, or larger than Pillow's limit.
+    """
+    try:
+        yield
+    except (MemoryError, PermissionError, TooLargeError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise ValueError(f"{path}: truncated or not an image; replace the file.") from error
+
+
+def count_pages(image: Image.Image) -> int:
+    """Count the pages or frames of a file.
+
+    In front of a stack of more than 4 GiB, ImageJ writes the header of the first page alone, with the number of pages
+    in its description.
+
+    Args:
+        image: the file, opened.
+    """
+    description = str(getattr(image, "tag_v2", {}).get(TiffImagePlugin.IMAGEDESCRIPTION, ""))
+    stated = re.search(r"^images=(\d{1,9})$", description, flags=re.MULTILINE) if "ImageJ=" in description else None
+    return max(getattr(image, "n_frames", 1), int(stated[1]) if stated else 1)
+
+
 def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
     """Load a file of one image.
 
@@ -205,29 +265,36 @@ def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
         >>> image.size, orientation
         ((30, 20), 1)
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file.")
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder, expected one image file.")
-    try:
-        # from the name of an uncompressed TIFF, Pillow would map the file with height and width exchanged
-        with path.open("rb") as stream, Image.open(stream, formats=picture_formats()) as image:
-            check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
-            frames = getattr(image, "n_frames", 1)
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            if frames == 1:
-                image.load()
-    except (MemoryError, PermissionError, TooLargeError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: more pixels than Pillow's limit; scale the image down.") from error
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise ValueError(f"{path}: truncated or not an image; replace the file.") from error
+    check_picture_file(path)
+    # from the name of an uncompressed TIFF, Pillow would map the file with height and width exchanged
+    with decoding(path), path.open("rb") as stream, Image.open(stream, formats=picture_formats()) as image:
+        check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
+        frames = count_pages(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if frames == 1:
+            image.load()
     if frames > 1:
         raise ValueError(f"{path}: {frames} pages or frames; save the image to segment as a file of its own.")
     if min(image.size) < 1:
         raise ValueError(f"{path}: an image without pixels ({image.width}x{image.height}).")
     return image, int(orientation) if orientation in range(1, 9) else 1
+
+
+def stored_values(image: Image.Image, path: Path, page: int = 0) -> FloatArray:
+    """The values of a loaded image by the rules of :class:`RasterReader`, in the rows and columns that Pillow has.
+
+    Args:
+        image: the image; of a TIFF of several pages, the one of ``page``.
+        path: its file.
+        page: its number in the file, from 0.
+
+    Returns:
+        grey ``[H, W]`` or RGB ``[H, W, 3]``, float32 in 0 to 255.
+
+    Raises:
+        ValueError: another colour mode, or values whose scale is unknown.
+    """
+    return _from_planes(image, path, page) if _is_misread(image) else _to_values(image, path)
 
 
 def _to_values(image: Image.Image, path: Path) -> FloatArray:
@@ -259,12 +326,12 @@ def _is_misread(image: Image.Image) -> bool:
     return is_noise and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _IN_PLANES
 
 
-def _from_planes(image: Image.Image, path: Path) -> FloatArray:
+def _from_planes(image: Image.Image, path: Path, page: int) -> FloatArray:
     """The colours ``[H, W, 3]`` of a TIFF of uncompressed 16-bit planes, as stored."""
     if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"{path}: colour mode '{image.mode}' is not supported; save the image as grey or RGB.")
     with one_line(f"{path}: truncated or not an image; replace the file."), TiffFile(path) as file:
-        planes = np.moveaxis(file.asarray().astype(np.float32), 0, -1) * np.float32(255) / np.float32(65535)
+        planes = np.moveaxis(file.pages[page].asarray().astype(np.float32), 0, -1) * np.float32(255) / np.float32(65535)
     return _over_black(planes) if image.mode == "RGBA" else planes
 
 

@@ -27,9 +27,10 @@ class SavedCase:
     Attributes:
         name: stem of the files to write, see :func:`medseg_monai.data.names.item_name`.
         source: path of the input.
-        labels: uint8, ``[X, Y, Z]`` for a volume and ``[H, W]`` for an image.
+        labels: uint8, ``[X, Y, Z]`` for a volume, ``[pages, H, W]`` for a stack and ``[H, W]`` for an image.
         affine: ``[4, 4]`` of the input, from voxel indices to mm in RAS; the identity for an image.
         meta: metadata of the input.
+        probability: float32, that of the foreground, of the shape of ``labels``; ``None`` if nobody asked for it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SavedCase:
     labels: npt.NDArray[np.uint8]
     affine: npt.NDArray[np.float64]
     meta: Mapping[str, Any]
+    probability: npt.NDArray[np.float32] | None = None
 
 
 class ResultWriter(Protocol):
@@ -66,7 +68,9 @@ class ResultWriter(Protocol):
         """
 
 
-def to_case(pred: torch.Tensor, image: torch.Tensor, name: str | None = None) -> SavedCase:
+def to_case(
+    pred: torch.Tensor, image: torch.Tensor, name: str | None = None, *, probability: torch.Tensor | None = None
+) -> SavedCase:
     """Combine a label map with its input.
 
     Args:
@@ -74,6 +78,7 @@ def to_case(pred: torch.Tensor, image: torch.Tensor, name: str | None = None) ->
             255, back in the grid of its input (after ``Invertd``).
         image: the input; its metadata state the file and the grid that it was loaded with.
         name: name of the case; by default that of its file.
+        probability: probability of the foreground, of the shape and in the grid of ``pred``.
 
     Returns:
         the case for the writers.
@@ -96,12 +101,16 @@ def to_case(pred: torch.Tensor, image: torch.Tensor, name: str | None = None) ->
     if pred.ndim != len(shape) + 1 or pred.shape[0] != 1:
         axes = "1, X, Y, Z" if len(shape) == 3 else "1, H, W"
         raise ValueError(f"{source}: expected one label map [{axes}], got {list(pred.shape)}; apply AsDiscreted.")
-    check_same_grid(f"label map of {source}", pred.shape[1:], pred.affine, shape, affine)  # type: ignore[attr-defined]
-    values = torch.as_tensor(pred)[0].cpu()
-    labels = values.to(torch.uint8)
-    if not torch.equal(labels.to(values.dtype), values):
+    for what, values in (("label map", pred), ("probability", probability)):
+        if values is not None:
+            found: torch.Tensor = values.affine  # type: ignore[attr-defined]
+            check_same_grid(f"{what} of {source}", values.shape[1:], found, shape, affine)
+    written = torch.as_tensor(pred)[0].cpu()
+    labels = written.to(torch.uint8)
+    if not torch.equal(labels.to(written.dtype), written):
         raise ValueError(f"{source}: expected integer labels from 0 to 255; apply AsDiscreted first.")
-    return SavedCase(name or case_name(source), source, labels.numpy(), affine, meta)
+    scores = None if probability is None else torch.as_tensor(probability)[0].cpu().float().numpy()
+    return SavedCase(name or case_name(source), source, labels.numpy(), affine, meta, scores)
 
 
 def input_grid(meta: Mapping[str, Any]) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:

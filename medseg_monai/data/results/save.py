@@ -87,9 +87,12 @@ class SaveResultsd(MapTransform):
         keys: one key, that of the label map ``[1, X, Y, Z]`` (for images ``[1, H, W]``) with metadata and integer
             values from 0 to 255.
         output_dir: folder of the files; it is created if it is missing.
-        writers: the writers, in their order: :class:`PNGWriter`, :class:`NIfTIWriter`, :class:`DicomSegWriter`,
-            :class:`LobeTableWriter`, or any :class:`~medseg_monai.data.results.case.ResultWriter`.
+        writers: the writers, in their order: :class:`PNGWriter`, :class:`StackWriter`, :class:`ProbabilityWriter`,
+            :class:`NIfTIWriter`, :class:`DicomSegWriter`, :class:`LobeTableWriter`, or any
+            :class:`~medseg_monai.data.results.case.ResultWriter`.
         image_key: key of the input image; its metadata state where the case comes from.
+        probability_key: key of the probability of the foreground, in the grid of the label map, for writers that need
+            it (:class:`ProbabilityWriter`).
 
     Raises:
         ValueError: for several keys, since their files would have the same names.
@@ -113,6 +116,7 @@ class SaveResultsd(MapTransform):
         output_dir: str | os.PathLike[str],
         writers: Sequence[ResultWriter],
         image_key: str = "image",
+        probability_key: str | None = None,
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 1:
@@ -120,6 +124,7 @@ class SaveResultsd(MapTransform):
         self.output_dir = os.fspath(output_dir)
         self.writers = tuple(writers)
         self.image_key = image_key
+        self.probability_key = probability_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of a case; see :meth:`save`."""
@@ -161,7 +166,9 @@ class SaveResultsd(MapTransform):
             PartlySavedError: some writers failed; the message names each, and the error holds the files of the others.
             OSError: the folder, or the files of the only writer, cannot be written.
         """
-        case = to_case(data[self.keys[0]], data[self.image_key], item_name(data, self.image_key))
+        probability = None if self.probability_key is None else data[self.probability_key]
+        name = item_name(data, self.image_key)
+        case = to_case(data[self.keys[0]], data[self.image_key], name, probability=probability)
         folder = Path(self.output_dir if output_dir is None else output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return save_all([(type(writer).__name__, partial(writer, case, folder)) for writer in self.writers])

@@ -21,7 +21,8 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from medseg_monai.bundle import Prediction, Predictor
-from medseg_monai.data import RasterMaskWriter
+from medseg_monai.data import RasterMaskWriter, StackWriter
+from medseg_monai.data.results.case import to_case
 from medseg_monai.data.results.save import PartlySavedError
 from medseg_monai.errors import explain, is_users_mistake
 
@@ -174,7 +175,7 @@ class BundleInferTask(InferTask):
     ) -> Sequence[Path]:
         """Write the results; one that cannot be written matters only to a client that asked for it."""
         wants_seg = request.get("result_extension") == SEG_EXTENSION
-        wanted = (SEG_EXTENSION,) if wants_seg else (".nii.gz", ".png")
+        wanted = (SEG_EXTENSION,) if wants_seg else (".nii.gz", ".png", ".tif")
         try:
             return predictor.save(prediction, folder)
         except PartlySavedError as error:
@@ -190,12 +191,14 @@ class BundleInferTask(InferTask):
         if extension == SEG_EXTENSION:
             return self._seg_file(written)
         if prediction.mask.ndim == 3:
-            path = folder / "labels" / "mask.png"
-            path.parent.mkdir()
+            path = _new_folder(folder) / "mask.png"
             writer = RasterMaskWriter()
             writer.set_data_array(prediction.mask)
             writer.set_metadata(prediction.data["image"].meta)
             writer.write(path)
+            return path
+        if self.bundle.dimension == 2:
+            (path,) = StackWriter()(to_case(prediction.mask, prediction.data["image"], "mask"), _new_folder(folder))
             return path
         mask = next(path for path in written if path.name.endswith(".nii.gz"))
         if extension != ".nrrd":
@@ -226,6 +229,13 @@ class BundleInferTask(InferTask):
             "settings": {key: value for key, value in predictor.settings.items() if key in self.bundle.options},
             "latencies": {**latencies, "total": round(sum(phases.values()), 3)},
         }
+
+
+def _new_folder(folder: Path) -> Path:
+    """A folder for a mask of labels, beside the results that the bundle wrote."""
+    path = folder / "labels"
+    path.mkdir()
+    return path
 
 
 def _tables(written: Sequence[Path]) -> dict[str, Any]:

@@ -40,7 +40,10 @@ PALETTE: tuple[Colour, ...] = (
 )
 
 #: flat keys of a bundle that concern the server and not the annotator
-_NO_OPTIONS = ("amp", "dataset_dir", "device", "dicom_seg", "fast", "num_workers", "output_dir", "sw_batch_size")
+_NO_OPTIONS = (
+    *("amp", "dataset_dir", "device", "dicom_seg", "fast", "num_workers", "output_dir", "probabilities", "stack"),
+    "sw_batch_size",
+)
 
 _TYPE_NAMES = {bool: "yes or no", int: "whole number", float: "number", str: "plain word"}
 

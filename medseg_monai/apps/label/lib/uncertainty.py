@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from medseg_monai.bundle import Predictor
 from medseg_monai.errors import explain
-from medseg_monai.inferers import FlipTTAInferer
+from medseg_monai.inferers import FlipTTAInferer, SliceBySliceInferer
 
 from .infer import BundleInferTask
 from .served import ServedBundle
@@ -103,6 +103,7 @@ def flip_entropy(predictor: Predictor, bundle: ServedBundle, image: str) -> floa
     """
     images = list_data_collate([predictor.preprocessing({"image": image})])["image"]
     inferer = predictor.inferer
+    inferer = inferer.inferer if isinstance(inferer, SliceBySliceInferer) else inferer
     if isinstance(inferer, FlipTTAInferer) and inferer.activation is not None:
         return _mean_entropy(predictor.infer(images, predictor.network), softmax=bundle.softmax)
     views = list(_views(_axes(images, bundle)))
