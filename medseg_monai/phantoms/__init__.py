@@ -24,6 +24,7 @@ from .chest_xray import MANUFACTURERS, OPACITIES, ChestXrayPhantom, Manufacturer
 from .chest_xray_dataset import write_chest_xray_phantoms
 from .dataset import PhantomWriter, write_fundus_phantoms
 from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
+from .oct import OCTPhantom, draw_oct, write_oct_phantoms
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
 from .thorax_dataset import write_thorax_phantoms
 
@@ -41,11 +42,13 @@ __all__ = [
     "ChestXrayPhantom",
     "FundusPhantom",
     "Manufacturer",
+    "OCTPhantom",
     "PhantomWriter",
     "ThoraxPhantom",
     "draw_abdomen",
     "draw_chest_xray",
     "draw_fundus",
+    "draw_oct",
     "draw_thorax",
     "phantom_writer",
     "write_abdomen_phantoms",
@@ -53,6 +56,7 @@ __all__ = [
     "write_chest_xray_phantoms",
     "write_fundus_phantoms",
     "write_lits_layout",
+    "write_oct_phantoms",
     "write_thorax_phantoms",
 ]
 
@@ -65,6 +69,7 @@ PHANTOMS.add(
     "abdomen_mri", "Abdominal MRI in three contrasts, one organ.", partial(write_abdomen_phantoms, modality="mr")
 )
 PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
+PHANTOMS.add("retinal_layer_oct", "B-scans of the macula by OCT, eleven layers.", write_oct_phantoms)
 
 
 def phantom_writer(bundle: str) -> PhantomWriter:

@@ -10,6 +10,7 @@ from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .hounsfield import CheckHounsfieldd
 from .in_plane import PadToMultipled, ResizeInPlaned
+from .layers import CheckLayersd, ResizeLayersd
 from .not_blank import CheckNotBlankd
 from .resize import AntialiasedResized
 from .same_grid import Affine, MatchGridd, grid_distance, same_grid
@@ -21,6 +22,7 @@ __all__ = [
     "BinarizeMaskd",
     "CheckBinaryd",
     "CheckHounsfieldd",
+    "CheckLayersd",
     "CheckNotBlankd",
     "CheckSameSized",
     "CropAroundBrightestd",
@@ -30,6 +32,7 @@ __all__ = [
     "RandHSVJitterd",
     "ReassignFragmentsd",
     "ResizeInPlaned",
+    "ResizeLayersd",
     "brightest_point",
     "grid_distance",
     "reassign_fragments",

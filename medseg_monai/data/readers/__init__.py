@@ -1,7 +1,8 @@
 """MONAI readers of users' images: 2D raster images, photographs, radiographs, volumes."""
 
+from .label import LabelReader
 from .picture import PhotographReader, RadiographReader
 from .raster import RasterReader
 from .volume import VolumeReader
 
-__all__ = ["PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
+__all__ = ["LabelReader", "PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]

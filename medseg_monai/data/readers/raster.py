@@ -20,7 +20,7 @@ from .exif import EXIF_ORIENTATION, to_upright
 from .memory import names_file
 from .named_file import NamedFileReader
 
-__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader", "picture_formats"]
+__all__ = ["BYTES_PER_PIXEL", "RASTER_SUFFIXES", "RasterReader", "open_raster", "picture_formats"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -133,7 +133,7 @@ class RasterReader(NamedFileReader):
             names = ", ".join(str(name) for name in img)
             raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
         path = Path(img[0])
-        image, orientation = _open(path, self.max_image_mib)
+        image, orientation = open_raster(path, self.max_image_mib)
         if _is_misread(image):
             values = to_upright(_from_planes(image, path), orientation)
         elif isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned
@@ -180,8 +180,20 @@ def picture_formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def _open(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
-    """Load a file; return the image, as stored except for a TIFF, which Pillow turns upright, and its orientation."""
+def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
+    """Load a picture of one page, and refuse whatever is none.
+
+    Args:
+        path: the file.
+        max_image_mib: MiB of the largest image, see :class:`RasterReader`.
+
+    Returns:
+        the image, as stored except for a TIFF, which Pillow turns upright, and its EXIF orientation.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for several pages or frames, a file that is truncated or not an image, or one that is too large.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     if path.is_dir():
