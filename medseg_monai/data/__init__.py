@@ -6,7 +6,18 @@ from .datalist import Datalist, Item, load_datalist, load_sections, split_by_pat
 from .dicom import write_dicom_seg, write_radiograph_seg
 from .inputs import find_images, find_photographs, find_radiographs, find_volumes
 from .readers import LabelReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
-from .results import DicomSegWriter, LobeTableWriter, NIfTIWriter, PNGWriter, RasterMaskWriter, SaveResultsd
+from .results import (
+    BoundaryTableWriter,
+    DicomSegWriter,
+    LayerOverlayWriter,
+    LayerWriter,
+    LobeTableWriter,
+    NIfTIWriter,
+    PNGWriter,
+    RasterMaskWriter,
+    SaveResultsd,
+    ThicknessWriter,
+)
 from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, OPTIC_DISC, RETINAL_VESSEL, Segment, find_organ
 from .splits import combine
 
@@ -16,10 +27,13 @@ __all__ = [
     "LUNG_LOBES",
     "OPTIC_DISC",
     "RETINAL_VESSEL",
+    "BoundaryTableWriter",
     "Datalist",
     "DicomSegWriter",
     "Item",
     "LabelReader",
+    "LayerOverlayWriter",
+    "LayerWriter",
     "LobeTableWriter",
     "NIfTIWriter",
     "PNGWriter",
@@ -29,6 +43,7 @@ __all__ = [
     "RasterReader",
     "SaveResultsd",
     "Segment",
+    "ThicknessWriter",
     "VolumeReader",
     "combine",
     "find_images",

@@ -5,6 +5,7 @@ from medseg_monai.deprecation import moved
 from .binarize import BinarizeMaskd
 from .binary import CheckBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
+from .bscans import ResizeBScansd
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
@@ -31,6 +32,7 @@ __all__ = [
     "PadToMultipled",
     "RandHSVJitterd",
     "ReassignFragmentsd",
+    "ResizeBScansd",
     "ResizeInPlaned",
     "ResizeLayersd",
     "brightest_point",
