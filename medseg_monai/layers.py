@@ -10,6 +10,7 @@ Source: Gu et al., "CE-Net", IEEE TMI 2019, Section III-F: ten boundaries "divid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,17 +34,19 @@ OPEN = float("nan")
 
 PAPER_BOUNDARIES = (
     "ILM",
-    "NFL/GCL",
-    "IPL/INL",
-    "INL/OPL",
-    "OPL/ONL",
+    "NFL-GCL",
+    "IPL-INL",
+    "INL-OPL",
+    "OPL-ONL",
     "ELM",
-    "upper IS",
-    "lower IS",
-    "OS/RPE",
-    "BM/choroid",
+    "upper-IS",
+    "lower-IS",
+    "OS-RPE",
+    "BM",
 )
 """The ten boundaries of CE-Net's Table V, from the vitreous to the choroid."""
+
+_WORD = re.compile(r"[A-Za-z0-9][\w+.-]*", re.ASCII)
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -100,7 +103,7 @@ def labels_of_boundaries(boundaries: npt.ArrayLike, rows: int) -> Labels:
     labels = np.zeros((*depths.shape[:-2], rows, depths.shape[-1]), dtype=np.uint8)
     for number in range(depths.shape[-2]):
         labels += depths[..., number, None, :] <= centres
-    is_open = np.isnan(depths).any(axis=-2)[..., None, :]
+    is_open = np.isnan(depths).any(axis=-2, keepdims=True)
     labels[np.broadcast_to(is_open, labels.shape)] = IGNORED
     return labels
 
@@ -134,12 +137,13 @@ def boundary_names(classes: int, names: Sequence[str] = ()) -> tuple[str, ...]:
         names: names that were given; without any, eleven classes have those of the paper, others numbers.
 
     Raises:
-        ValueError: there are other than ``classes - 1`` names, or two are the same.
+        ValueError: there are other than ``classes - 1`` names, two are the same, or one has other characters than
+            letters, digits and ``_+.-``, which weights and files could not keep.
 
     Example:
         >>> from medseg_monai.layers import boundary_names
         >>> boundary_names(11)[:3], boundary_names(3), boundary_names(3, ["ILM", "BM"])
-        (('ILM', 'NFL/GCL', 'IPL/INL'), ('1', '2'), ('ILM', 'BM'))
+        (('ILM', 'NFL-GCL', 'IPL-INL'), ('1', '2'), ('ILM', 'BM'))
         >>> boundary_names(3, ["ILM"])
         Traceback (most recent call last):
         ValueError: boundaries: 1 names (ILM), but 3 classes have 2 boundaries; name each once, or none.
@@ -147,9 +151,14 @@ def boundary_names(classes: int, names: Sequence[str] = ()) -> tuple[str, ...]:
     if not names:
         numbers = tuple(str(number) for number in range(1, classes))
         return PAPER_BOUNDARIES if classes == len(PAPER_BOUNDARIES) + 1 else numbers
-    if not len(names) == len(set(names)) == classes - 1:
+    given = tuple(str(name) for name in names)
+    if not len(given) == len(set(given)) == classes - 1:
         raise ValueError(
-            f"boundaries: {len(names)} names ({', '.join(names)}), but {classes} classes have {classes - 1} "
+            f"boundaries: {len(given)} names ({', '.join(given)}), but {classes} classes have {classes - 1} "
             "boundaries; name each once, or none."
         )
-    return tuple(names)
+    if strange := [name for name in given if not _WORD.fullmatch(name)]:
+        raise ValueError(
+            f"boundaries: {', '.join(strange)}: a name has letters, digits and _+.- only, such as NFL-GCL."
+        )
+    return given

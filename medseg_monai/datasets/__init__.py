@@ -129,7 +129,9 @@ for _organ in CURVAS_ORGANS:
         f"CURVAS (MICCAI 2024): {_organ} in 108 slices of abdominal CT.",
         partial(read_curvas, organ=_organ),
     )
-DATASETS.add("duke_dme", "Duke's oedema set (Chiu et al., 2015): eight boundaries, two graders, 110 B-scans.", read_duke_dme)
+DATASETS.add(
+    "duke_dme", "Duke's oedema set (Chiu et al., 2015): eight boundaries, two graders, 110 B-scans.", read_duke_dme
+)
 DATASETS.add(
     "healthy_spectralis",
     "Healthy maculae by Spectralis (siej88/OCTLayers): eight boundaries, 100 B-scans.",

@@ -33,7 +33,7 @@ __all__ = [
 Labels = NDArray[np.uint8]
 
 #: the eight boundaries of Chiu et al., 2015, which the set of healthy eyes has too
-CHIU_BOUNDARIES = ("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "ISM/ISE", "OS/RPE", "BM")
+CHIU_BOUNDARIES = ("ILM", "NFL-GCL", "IPL-INL", "INL-OPL", "OPL-ONL", "ISM-ISE", "OS-RPE", "BM")
 
 #: spacing of the rows of a B-scan of Heidelberg's Spectralis
 SPECTRALIS_AXIAL_UM = 3.87

@@ -36,9 +36,9 @@ def read_duke_dme(
     """Read the 110 annotated B-scans of ten patients with diabetic macular oedema, by Spectralis.
 
     Layout as published: ``Subject_01.mat`` to ``Subject_10.mat``, each with ``images`` (496 x 768 x 61),
-    ``manualLayers1`` and ``manualLayers2`` (8 x 768 x 61: rows from 1, ``nan`` where a grader left a boundary open, and in
-    the B-scans that nobody has drawn). B-scans of which grader 1 drew nothing are left out; the others are written to
-    ``derived`` with their labels. Or PNG files: ``images/NAME.png``, ``masks/NAME.png`` (grader 1),
+    ``manualLayers1`` and ``manualLayers2`` (8 x 768 x 61: rows from 1, ``nan`` where a grader left a boundary open, and
+    in the B-scans that nobody has drawn). B-scans of which grader 1 drew nothing are left out; the others are written
+    to ``derived`` with their labels. Or PNG files: ``images/NAME.png``, ``masks/NAME.png`` (grader 1),
     ``masks_grader2/NAME.png`` (optional) and ``index.csv`` with the patient of each; these are used as they are.
 
     Classes: 0 vitreous, 1 NFL, 2 GCL and IPL, 3 INL, 4 OPL, 5 ONL and inner segments, 6 ellipsoid and outer segments, 7
@@ -121,7 +121,7 @@ def _arrays(path: Path, problems: Problems) -> dict[str, NDArray[Any]] | None:
     if missing := [name for name in names if name not in content]:
         problems.add(path, f"has no {', '.join(missing)}")
         return None
-    rows, columns, scans = (content["images"].shape + (0, 0, 0))[:3]
+    rows, columns, scans = (*content["images"].shape, 0, 0, 0)[:3]
     expected = (BOUNDARIES, columns, scans)
     wrong = [name for name in GRADERS.values() if content[name].shape != expected]
     if content["images"].ndim != 3 or wrong:

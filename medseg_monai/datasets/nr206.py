@@ -39,8 +39,8 @@ def read_nr206(
 ) -> Datalist:
     """Read NR206: 206 B-scans of 750x500 pixels, eight layers in nine colours with the background.
 
-    Layout: ``images/NAME.png`` and ``masks/NAME.png``, or the same below ``train``, ``val`` and ``test``. The full set is
-    on request from its authors; their example of six has such files.
+    Layout: ``images/NAME.png`` and ``masks/NAME.png``, or the same below ``train``, ``val`` and ``test``. The full set
+    is on request from its authors; their example of six has such files.
 
     The background lies above and below the layers. It becomes two classes, the part that reaches the upper edge and the
     part that reaches the lower one, so that there are ten classes and nine boundaries; the order of the colours is that

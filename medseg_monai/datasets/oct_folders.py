@@ -137,7 +137,8 @@ def read_cirrus_onh(
 
     Layout::
 
-        images/NAME.png  masks/NAME.png    classes 0 above, 1 RNFL, 2 GCL+IPL, 3 INL, 4 OPL, 5 ONL, 6 IS, 7 OS, 8 RPE, 9 below
+        images/NAME.png
+        masks/NAME.png    classes 0 above, 1 RNFL, 2 GCL+IPL, 3 INL, 4 OPL, 5 ONL, 6 IS, 7 OS, 8 RPE, 9 below
 
     Its ten classes become the nine between the eight boundaries of Chiu et al., 2015, since that set draws no boundary
     between ONL and inner segments: 5 and 6 become one. What remains in doubt is the boundary below it, which is called
@@ -201,7 +202,7 @@ def read_oct_boundaries(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Datalist:
-    """Read a folder of B-scans, each with a table of its boundaries.
+    r"""Read a folder of B-scans, each with a table of its boundaries.
 
     Layout::
 
@@ -209,10 +210,11 @@ def read_oct_boundaries(
         boundaries/NAME.csv      a line for each column of the image, a column for each boundary from top to bottom
         index.csv                optional: file, patient, and split_group where several subjects belong together
 
-    The first line of a table names the boundaries; a first column named ``column`` is left out. A number is the distance
-    from the upper edge in pixels, with or without a fraction, and an empty field or ``nan`` leaves the boundary open,
-    which makes the column one without truth. This is also what a prediction writes. Each table becomes a label picture in
-    ``derived``, in which boundaries lie between whole pixels. Items are those of :func:`read_oct_labels`.
+    The first line of a table names the boundaries; a first column named ``column`` is left out. A number is the
+    distance from the upper edge in pixels, with or without a fraction, and an empty field or ``nan`` leaves the
+    boundary open, which makes the column one without truth. This is also what a prediction writes. Each table becomes a
+    label picture in ``derived``, in which boundaries lie between whole pixels. Items are those of
+    :func:`read_oct_labels`.
 
     Args:
         root: the folder with ``images`` and ``boundaries``.
@@ -238,7 +240,7 @@ def read_oct_boundaries(
         ...         Path(folder, kind).mkdir()
         ...     for name in "abcde":
         ...         Image.new("L", (2, 9), 90).save(f"{folder}/images/{name}.png")
-        ...         _ = Path(folder, "boundaries", f"{name}.csv").write_text("ILM,BM\\n2,5.5\\n,6\\n")
+        ...         _ = Path(folder, "boundaries", f"{name}.csv").write_text("ILM,BM\n2,5.5\n,6\n")
         ...     datalist = read_oct_boundaries(folder, derived=f"{folder}/derived")
         ...     Image.open(datalist["test"][0]["label"]).getcolors()
         [(2, 0), (3, 1), (4, 2), (9, 255)]

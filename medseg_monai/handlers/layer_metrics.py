@@ -30,9 +30,9 @@ _EXPERT = "label_expert"
 class LayerMetrics(CaseTable):
     """Compare the boundaries of a label map with those of its reference; write ``cases.csv`` and ``summary.json``.
 
-    The handler expects decollated items with ``pred`` and ``label`` of shape ``[1, H, W]``, classes in order of depth in
-    the B-scan's own grid, in the evaluator's output or in its batch. The label is 255 in columns that nobody has drawn:
-    they do not count, and the table says how many there are.
+    The handler expects decollated items with ``pred`` and ``label`` of shape ``[1, H, W]``, classes in order of depth
+    in the B-scan's own grid, in the evaluator's output or in its batch. The label is 255 in columns that nobody has
+    drawn: they do not count, and the table says how many there are.
 
     For each case, ``mae_<name>`` is the mean of ``|y_b - y_b of the reference|`` over the columns, in pixels, and
     ``mae`` the mean over the boundaries. If the image's metadata or the item has the spacing of the rows as

@@ -126,8 +126,8 @@ class FlipTTAInferer(Inferer):
         """Average the predictions of all views.
 
         Args:
-            inputs: batch of shape ``[B, C, H, W]`` or, without ``"dihedral"`` views, ``[B, C, *spatial]``. The result has the
-                same metadata as the result of the plain inferer.
+            inputs: batch of shape ``[B, C, H, W]`` or, without ``"dihedral"`` views, ``[B, C, *spatial]``. The result
+                has the same metadata as the result of the plain inferer.
             network: the network, or anything else that the wrapped inferer takes for one.
             args: further arguments of the wrapped inferer; they are passed on without being flipped.
             kwargs: further keyword arguments of the wrapped inferer, passed on in the same way.

@@ -50,8 +50,8 @@ class OCTPhantom:
 def draw_oct(*, size: tuple[int, int], seed: int | tuple[int, ...]) -> OCTPhantom:
     """Draw a B-scan through the macula: layers with a fovea, shadows of vessels, speckle.
 
-    The fovea lies beside the middle, the nerve fibres are thicker on one side, and the retina is bent and tilted, so that
-    no mirrored phantom looks like another. Below a vessel the light is missing, as in a patient.
+    The fovea lies beside the middle, the nerve fibres are thicker on one side, and the retina is bent and tilted, so
+    that no mirrored phantom looks like another. Below a vessel the light is missing, as in a patient.
 
     Args:
         size: rows and columns, each at least 64.

@@ -16,7 +16,7 @@ _MODES = {2: "bilinear", 3: "trilinear"}
 
 
 class ResizeBScansd(MapTransform, InvertibleTransform):
-    """Resize B-scans to one number of rows and columns: a single one ``[C, H, W]``, or those of a volume ``[C, N, H, W]``.
+    """Resize B-scans to one number of rows and columns: one ``[C, H, W]``, or those of a volume ``[C, N, H, W]``.
 
     MONAI's ``Resized`` needs to be told in advance how many axes an image has. The interpolation is linear, without
     smoothing; from one B-scan to the next there is none, since their number stays.
@@ -34,7 +34,8 @@ class ResizeBScansd(MapTransform, InvertibleTransform):
         >>> from monai.data import MetaTensor
         >>> from medseg_monai.transforms import ResizeBScansd
         >>> resize = ResizeBScansd("image", (8, 10))
-        >>> [tuple(resize({"image": MetaTensor(torch.rand(*shape))})["image"].shape) for shape in [(3, 16, 5), (1, 7, 16, 5)]]
+        >>> scans = [MetaTensor(torch.rand(*shape)) for shape in [(3, 16, 5), (1, 7, 16, 5)]]
+        >>> [tuple(resize({"image": scan})["image"].shape) for scan in scans]
         [(3, 8, 10), (1, 7, 8, 10)]
     """
 

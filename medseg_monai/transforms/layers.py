@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
@@ -125,11 +124,8 @@ class ResizeLayersd(MapTransform):
         """
         d = dict(data)
         for key in self.key_iterator(d):
-            values = np.asarray(d[key].cpu())[0]
-            resized = convert_to_dst_type(self._resize(values)[None], dst=d[key], dtype=d[key].dtype)[0]
-            if isinstance(resized, MetaTensor) and isinstance(d[key], MetaTensor):
-                resized.meta = dict(d[key].meta)
-            d[key] = resized
+            resized = self._resize(np.asarray(d[key].cpu())[0])[None]
+            d[key] = convert_to_dst_type(resized, dst=d[key], dtype=d[key].dtype)[0]
         return d
 
     def _resize(self, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:

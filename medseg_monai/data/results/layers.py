@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,9 +205,9 @@ class LayerOverlayWriter:
 class ThicknessWriter:
     """Write a map of the thickness of each layer of a volume, as a table and as a picture; nothing for a single B-scan.
 
-    ``thickness/<name>/01_ILM_to_NFL-GCL.csv`` has a line for each B-scan and a field for each column, in micrometres, or
-    in pixels if the spacing of the rows is not known, which the first field says. The picture beside it shows the same in
-    colours. ``00_ILM_to_BM`` is the whole from the first boundary to the last.
+    ``thickness/<name>/01_ILM_to_NFL-GCL.csv`` has a line for each B-scan and a field for each column, in micrometres,
+    or in pixels if the spacing of the rows is not known, which the first field says. The picture beside it shows the
+    same in colours. ``00_ILM_to_BM`` is the whole from the first boundary to the last.
 
     Args:
         classes: number of classes.
@@ -291,7 +290,7 @@ def _aspect(meta: Mapping[str, Any]) -> float:
 
 
 def _file_safe(title: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", title.replace("/", "-"))
+    return title.replace(" ", "_")
 
 
 def _save(picture: Image.Image, path: Path) -> Path:
