@@ -4,8 +4,8 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
-from .inputs import find_images, find_photographs, find_radiographs, find_volumes
-from .readers import PhotographReader, RadiographReader, RasterReader, VolumeReader
+from .inputs import find_images, find_oct, find_photographs, find_radiographs, find_volumes
+from .readers import OCTReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
 from .results import DicomSegWriter, LobeTableWriter, NIfTIWriter, PNGWriter, RasterMaskWriter, SaveResultsd
 from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, OPTIC_DISC, RETINAL_VESSEL, Segment, find_organ
 from .splits import combine
@@ -21,6 +21,7 @@ __all__ = [
     "Item",
     "LobeTableWriter",
     "NIfTIWriter",
+    "OCTReader",
     "PNGWriter",
     "PhotographReader",
     "RadiographReader",
@@ -31,6 +32,7 @@ __all__ = [
     "VolumeReader",
     "combine",
     "find_images",
+    "find_oct",
     "find_organ",
     "find_photographs",
     "find_radiographs",

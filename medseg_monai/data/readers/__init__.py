@@ -1,7 +1,8 @@
-"""MONAI readers of users' images: 2D raster images, photographs, radiographs, volumes."""
+"""MONAI readers of users' images: 2D raster images, photographs, radiographs, OCT scans, volumes."""
 
+from .oct import OCTReader
 from .picture import PhotographReader, RadiographReader
 from .raster import RasterReader
 from .volume import VolumeReader
 
-__all__ = ["PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
+__all__ = ["OCTReader", "PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
