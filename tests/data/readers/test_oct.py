@@ -390,7 +390,7 @@ def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
 def test_pictures_of_another_size_than_the_xml_says_are_refused(tmp_path):
     path = write_xml(tmp_path / "a.xml", {5: GREY})
     Image.fromarray(GREY[1].T.copy()).save(tmp_path / "B5_1.tif")
-    with pytest.raises(ValueError, match=r"B5_1\.tif: \(14, 11\) pixels \(rows first\), but a\.xml says \(11, 14\)"):
+    with pytest.raises(ValueError, match=r"B5_1\.tif: size \(14, 11\) \(rows first\), but a\.xml says \(11, 14\)"):
         read(path)
 
 

@@ -97,7 +97,7 @@ def read_xml(path: Path, number: int | None, max_image_mib: float, bytes_each: i
         side = (series.findtext("Laterality") or "").strip()
     sizes = {bscan.size for bscan in listed}
     if len(sizes) > 1 or min(min(sizes)) < 1:
-        raise ValueError(f"{path}: B-scans of several sizes, or of none; export each scan by itself.")
+        raise ValueError(f"{path}: B-scans of several sizes, or of none; export the scan again.")
     shape = (len(listed), *listed[0].size)
     check_size(path, shape, max_image_mib, bytes_each=bytes_each)
     grey = np.empty(shape, dtype=np.float32)
@@ -105,8 +105,10 @@ def read_xml(path: Path, number: int | None, max_image_mib: float, bytes_each: i
     for place, bscan in enumerate(listed):
         file = path.parent / bscan.picture
         values, _ = reader.get_data([file])
-        if values.shape[1:] != bscan.size:
-            raise ValueError(f"{file}: {values.shape[1:]} pixels (rows first), but {path.name} says {bscan.size}.")
+        if (found := values.shape[1:]) != bscan.size:
+            raise ValueError(
+                f"{file}: size {found} (rows first), but {path.name} says {bscan.size}; export the scan again."
+            )
         grey[place] = values[0]
     return OCTScan(
         grey,
