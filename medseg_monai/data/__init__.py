@@ -4,8 +4,7 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
-from .inputs import find_images, find_photographs, find_radiographs, find_volumes
-from .readers import LabelReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
+from .readers import LabelReader, OCTReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
 from .results import (
     BoundaryTableWriter,
     DicomSegWriter,
@@ -36,6 +35,7 @@ __all__ = [
     "LayerWriter",
     "LobeTableWriter",
     "NIfTIWriter",
+    "OCTReader",
     "PNGWriter",
     "PhotographReader",
     "RadiographReader",
@@ -47,6 +47,7 @@ __all__ = [
     "VolumeReader",
     "combine",
     "find_images",
+    "find_oct",
     "find_organ",
     "find_photographs",
     "find_radiographs",

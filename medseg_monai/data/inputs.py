@@ -17,12 +17,14 @@ from medseg_monai.files import REPORT_FILES, has_ending
 from .datalist import Item
 from .dicom import check_geometry, find_series, is_dicom_file, list_series, read_modality
 from .names import case_name, name_cases
-from .readers.dicom_picture import PHOTOGRAPH, RADIOGRAPH, PictureKind
+from .readers.dicom_picture import OCT, PHOTOGRAPH, RADIOGRAPH, PictureKind
 from .readers.itk_header import data_files
+from .readers.oct import OCT_SUFFIXES, files_of_scan, scans_in, why_no_scan
+from .readers.oct_files.scan import split_number
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
-__all__ = ["FoundCases", "find_images", "find_photographs", "find_radiographs", "find_volumes"]
+__all__ = ["FoundCases", "find_images", "find_oct", "find_photographs", "find_radiographs", "find_volumes"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -158,6 +160,37 @@ def find_photographs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[
     return _find_pictures(paths, PHOTOGRAPH)
 
 
+def find_oct(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> FoundCases:
+    """List the OCT scans in files and folders, for :class:`medseg_monai.data.OCTReader`.
+
+    As :func:`find_radiographs`, with DICOM of ophthalmic tomography (OPT) and the files of OCT devices, which are known
+    by their suffix (XML by its content, ``.img`` by its name). Pictures that an XML export names are parts of its scan.
+    Other pictures are a case each, even if they are the B-scans of one volume. Of a file with several, each is a case.
+
+    Args:
+        paths: one or several files and folders, and scans in a file (``FILE/NUMBER``).
+
+    Returns:
+        items ``{"image": path, "name": name}`` as :func:`find_radiographs` returns them; the path of one of several
+        scans in a file is ``FILE/NUMBER``, and its name that of the file with the number.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: see :func:`find_radiographs`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medseg_monai.data import find_oct
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.vol", "a.png", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     [Path(item["image"]).name for item in find_oct(folder)]
+        ['a.png', 'b.vol']
+    """
+    return _cases(paths, in_folder=_oct_in, named=_oct, what=OCT.name, parts=_scans_of)
+
+
 def find_volumes(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -219,8 +252,9 @@ def _cases(
     in_folder: Callable[[Path], _Folder],
     named: Callable[[Path], Path],
     what: str,
+    parts: Callable[[Path], list[Path]] = lambda file: [file],
 ) -> FoundCases:
-    """List the cases in folders and the files that are named themselves, each case once; tell what is left out."""
+    """List the cases (the parts of files) in folders and in files that are named, each once; tell what is left out."""
     found: dict[Path, None] = {}
     folders: dict[Path, _Folder] = {}
     for entry in ensure_tuple(paths):
@@ -235,8 +269,9 @@ def _cases(
         left_out.update(dict.fromkeys(unread))
         if unread:
             _LOGGER.warning("%s: left out, as they are not %ss: %s.", folder, what, _listed(folder, unread))
-    _refuse_same_stem(found)
-    return FoundCases(name_cases([{"image": str(path)} for path in found]), map(str, left_out))
+    cases = dict.fromkeys(part for path in found for part in parts(path))
+    _refuse_same_stem(cases)
+    return FoundCases(name_cases([{"image": str(path)} for path in cases]), map(str, left_out))
 
 
 def _listed(folder: Path, left_out: Mapping[Path, str]) -> str:
@@ -303,11 +338,55 @@ def _in_folder(folder: Path, *, directly_in: Callable[[Path], _Folder], what: st
 def _pictures_in(folder: Path, *, kind: PictureKind) -> _Folder:
     """The raster images and the DICOM images of a kind in a folder, at least one."""
     directly_in = partial(_directly_in, why_not=partial(_why_no_picture, kind=kind))
+    return _at_least_one(folder, directly_in, kind, RASTER_SUFFIXES)
+
+
+def _at_least_one(
+    folder: Path, directly_in: Callable[[Path], _Folder], kind: PictureKind, suffixes: Sequence[str]
+) -> _Folder:
     found = _in_folder(folder, directly_in=directly_in, what=kind.name)
     if not found.cases:
-        wanted = ", ".join(RASTER_SUFFIXES) + (f", DICOM of {' or '.join(kind.modalities)}" if kind.modalities else "")
+        wanted = ", ".join(suffixes) + (f", DICOM of {' or '.join(kind.modalities)}" if kind.modalities else "")
         raise ValueError(f"{folder}: no {kind.name} in this folder (looked for {wanted}){_also(folder, found)}.")
     return found
+
+
+def _oct_in(folder: Path) -> _Folder:
+    return _at_least_one(folder, _oct_directly_in, OCT, (*RASTER_SUFFIXES, *OCT_SUFFIXES))
+
+
+def _oct_directly_in(folder: Path) -> _Folder:
+    """The OCT scans directly in a folder, without the pictures that are parts of an XML export."""
+    found = _directly_in(folder, _why_no_oct)
+    pictures = {picture for file in found.cases for picture in _pictures_of(file)}
+    found.cases = [file for file in found.cases if file not in pictures]
+    return found
+
+
+def _why_no_oct(file: Path) -> str | None:
+    return why_no_scan(file) if has_ending(file, OCT_SUFFIXES) else _why_no_picture(file, OCT)
+
+
+def _pictures_of(file: Path) -> list[Path]:
+    try:
+        return files_of_scan(file)[1:]
+    except ValueError:  # a damaged export, which reading reports
+        return []
+
+
+def _scans_of(path: Path) -> list[Path]:
+    """The scans in a file that may hold several."""
+    try:
+        numbers = scans_in(path)
+    except ValueError:  # a damaged file, which reading reports
+        numbers = []
+    return [path / str(number) for number in numbers] if len(numbers) > 1 else [path]
+
+
+def _oct(path: Path) -> Path:
+    file, _ = split_number(path)
+    _picture(file, kind=OCT)
+    return path
 
 
 def _why_no_picture(file: Path, kind: PictureKind) -> str | None:

@@ -275,7 +275,7 @@ def forms_of(bundle: Path) -> list[str]:
     if "NIfTI" in data_type:
         reads_slices = "slices" in flat_keys(merged_config(bundle, ["inference"]))
         return ["NIfTI RAS", "NIfTI PIR", "DICOM series", *(["PNG slice"] if reads_slices else [])]
-    return ["PNG", "JPEG", *(["DICOM"] if "DICOM" in data_type else [])]
+    return ["PNG", "JPEG", *(["DICOM"] if "DICOM" in data_type and not is_of_layers(bundle.name) else [])]
 
 
 def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Scene:

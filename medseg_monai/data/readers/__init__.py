@@ -1,8 +1,9 @@
-"""MONAI readers of users' images: 2D raster images, photographs, radiographs, volumes."""
+"""MONAI readers of users' images: 2D raster images, photographs, radiographs, OCT scans, volumes."""
 
 from .label import LabelReader
+from .oct import OCTReader
 from .picture import PhotographReader, RadiographReader
 from .raster import RasterReader
 from .volume import VolumeReader
 
-__all__ = ["LabelReader", "PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
+__all__ = ["LabelReader", "OCTReader", "PhotographReader", "RadiographReader", "RasterReader", "VolumeReader"]
