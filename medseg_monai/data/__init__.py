@@ -4,6 +4,7 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
+from .inputs import find_images, find_oct, find_photographs, find_radiographs, find_volumes
 from .readers import LabelReader, OCTReader, PhotographReader, RadiographReader, RasterReader, VolumeReader
 from .results import (
     BoundaryTableWriter,
