@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,12 @@ __all__ = [
     "IGNORED",
     "OPEN",
     "PAPER_BOUNDARIES",
+    "PAPER_LAYERS",
     "boundaries_of_labels",
     "boundary_names",
     "disordered_columns",
     "labels_of_boundaries",
+    "layer_names",
 ]
 
 IGNORED = 255
@@ -47,6 +50,20 @@ PAPER_BOUNDARIES = (
 """The ten boundaries of CE-Net's Table V, from the vitreous to the choroid."""
 
 _WORD = re.compile(r"[A-Za-z0-9][\w+.-]*", re.ASCII)
+
+PAPER_LAYERS = (
+    "NFL",
+    "GCL and IPL",
+    "INL",
+    "OPL",
+    "ONL",
+    "ELM to inner segments",
+    "inner segments",
+    "outer segments",
+    "RPE",
+    "choroid",
+)
+"""What lies below each of the paper's boundaries."""
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -162,3 +179,22 @@ def boundary_names(classes: int, names: Sequence[str] = ()) -> tuple[str, ...]:
             f"boundaries: {', '.join(strange)}: a name has letters, digits and _+.- only, such as NFL-GCL."
         )
     return given
+
+
+def layer_names(boundaries: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes below each boundary; the class above the first is the background.
+
+    Args:
+        boundaries: names of the boundaries, see :func:`boundary_names`.
+
+    Example:
+        >>> from medseg_monai.layers import boundary_names, layer_names
+        >>> layer_names(["ILM", "NFL-GCL", "BM"])
+        ('ILM to NFL-GCL', 'NFL-GCL to BM', 'below BM')
+        >>> layer_names(boundary_names(11))[:2]
+        ('NFL', 'GCL and IPL')
+    """
+    if tuple(boundaries) == PAPER_BOUNDARIES:
+        return PAPER_LAYERS
+    between = [f"{upper} to {lower}" for upper, lower in pairwise(boundaries)]
+    return (*between, f"below {boundaries[-1]}")

@@ -13,7 +13,7 @@ from monai.data import ImageReader
 from PIL import Image
 
 from medseg_monai.files import atomic_path, write_csv
-from medseg_monai.layers import boundaries_of_labels, boundary_names
+from medseg_monai.layers import boundaries_of_labels, boundary_names, layer_names
 from medseg_monai.visualize import draw_lines, layer_colours, save_thickness_map
 
 from .case import SavedCase
@@ -52,6 +52,14 @@ class LayerWriter:
 
     Args:
         classes: number of classes.
+        names: names of the boundaries, see :func:`medseg_monai.layers.boundary_names`.
+
+    Attributes:
+        labels: names of the classes 1, 2, …, see :func:`medseg_monai.layers.layer_names`.
+        colours: their colours in the palette.
+
+    Raises:
+        ValueError: another number of names than of boundaries.
 
     Example:
         >>> import tempfile
@@ -65,8 +73,10 @@ class LayerWriter:
         ['eye.png']
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, names: Sequence[str] = ()) -> None:
         self.classes = classes
+        self.labels = layer_names(boundary_names(classes, names))
+        self.colours = layer_colours(classes)[1:]
 
     def check(self, name: str, meta: Mapping[str, Any]) -> None:
         """Any scan that was read can have its label map written; see :meth:`.case.ResultWriter.check`."""

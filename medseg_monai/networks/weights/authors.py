@@ -24,6 +24,7 @@ Each file format has a reader in :data:`_READERS`.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ __all__ = ["ImportReport", "import_weights"]
 
 # the keys under which training scripts put the weights in a checkpoint that also holds other things
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# the arguments that the config of every bundle fixes
+# the arguments that the config of a bundle fixes, but for a number of classes other than the network's own
 _CHANNELS = ("in_channels", "out_channels")
 
 
@@ -198,6 +199,9 @@ def import_weights(
     added = _add_batch_counters(state, expected)
     check_fits(state, expected, network=name, source=path)
     settings = {key: value for key, value in arguments.items() if key not in _CHANNELS}
+    own = inspect.signature(network_class).parameters.get("out_channels")
+    if own is not None and arguments.get("out_channels", own.default) != own.default:
+        settings["out_channels"] = arguments["out_channels"]
     settings |= getattr(network_class, "author_settings", {})
     if out is not None:
         write_model(out, state, settings)
