@@ -154,8 +154,8 @@ def boundary_names(classes: int, names: Sequence[str] = ()) -> tuple[str, ...]:
         names: names that were given; without any, eleven classes have those of the paper, others numbers.
 
     Raises:
-        ValueError: there are other than ``classes - 1`` names, two are the same, or one has other characters than
-            letters, digits and ``_+.-``, which weights and files could not keep.
+        ValueError: there are fewer than two classes, or other than ``classes - 1`` names, two are the same, or one has
+            other characters than letters, digits and ``_+.-``, which weights and files could not keep.
 
     Example:
         >>> from medseg_monai.layers import boundary_names
@@ -165,6 +165,8 @@ def boundary_names(classes: int, names: Sequence[str] = ()) -> tuple[str, ...]:
         Traceback (most recent call last):
         ValueError: boundaries: 1 names (ILM), but 3 classes have 2 boundaries; name each once, or none.
     """
+    if classes < 2:
+        raise ValueError(f"out_channels is {classes}, but layers are two classes or more; give weights of layers.")
     if not names:
         numbers = tuple(str(number) for number in range(1, classes))
         return PAPER_BOUNDARIES if classes == len(PAPER_BOUNDARIES) + 1 else numbers

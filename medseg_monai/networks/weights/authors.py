@@ -11,7 +11,9 @@ The class may also have
 - a static method ``author_unused(key)``, which returns the reason why a tensor is left out if the authors' network
   holds it but never uses it, and ``None`` for any other name; ``convert_author_state`` leaves out exactly these;
 - a class attribute ``author_settings`` with the choices of the authors that cannot be inferred from any tensor and that
-  a bundle must follow, for its images or for its network, under the names of the bundle's config.
+  a bundle must follow, for its images or for its network, under the names of the bundle's config;
+- a static method ``adapt_settings(settings, arguments)``, if the authors' networks belong to bundles with different
+  settings; it returns those of the bundle that the arguments tell.
 
 The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels,
 so that a bundle builds a network that the weights fit.
@@ -24,7 +26,6 @@ Each file format has a reader in :data:`_READERS`.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ __all__ = ["ImportReport", "import_weights"]
 
 # the keys under which training scripts put the weights in a checkpoint that also holds other things
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# the arguments that the config of a bundle fixes, but for a number of classes other than the network's own
+# the arguments that the config of every bundle fixes
 _CHANNELS = ("in_channels", "out_channels")
 
 
@@ -199,10 +200,9 @@ def import_weights(
     added = _add_batch_counters(state, expected)
     check_fits(state, expected, network=name, source=path)
     settings = {key: value for key, value in arguments.items() if key not in _CHANNELS}
-    own = inspect.signature(network_class).parameters.get("out_channels")
-    if own is not None and arguments.get("out_channels", own.default) != own.default:
-        settings["out_channels"] = arguments["out_channels"]
     settings |= getattr(network_class, "author_settings", {})
+    if hasattr(network_class, "adapt_settings"):
+        settings = network_class.adapt_settings(settings, arguments)
     if out is not None:
         write_model(out, state, settings)
     return ImportReport(
