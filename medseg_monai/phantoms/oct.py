@@ -40,6 +40,12 @@ class OCTPhantom:
         image: uint8 ``[H, W]``.
         boundaries: ``[10, W]`` in pixels from the upper edge, with fractions.
         labels: uint8 ``[H, W]``, classes 0 to 10 from top to bottom.
+
+    Example:
+        >>> from medseg_monai.phantoms import OCTPhantom, draw_oct
+        >>> phantom: OCTPhantom = draw_oct(size=(64, 80), seed=0)
+        >>> phantom.labels[[0, -1], 0].tolist()
+        [0, 10]
     """
 
     image: npt.NDArray[np.uint8]

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "inputs.md"
 MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").rglob("*.py"), *(DATA / "dicom").glob("*.py")])
 MODULES += [
     ROOT / "medseg_monai" / "transforms" / f"{name}.py"
-    for name in ("binarize", "hounsfield", "in_plane", "not_blank", "same_size")
+    for name in ("binarize", "hounsfield", "in_plane", "layers", "not_blank", "same_size")
 ]
 MODULES += [ROOT / "medseg_monai" / "bundle" / "training_data.py"]
 OTHER_PAGES = ("datalist.py", "segments.py", "splits.py")  # of data lists and structures, not of images
@@ -34,6 +34,7 @@ INTERNAL = {
     "RasterReader has 1 or 3 channels, got channels=….",
     "channel_order must be 'RGB' or 'BGR', got '…'.",
     "in_plane_size must be positive, got ….",
+    "spatial_size must be rows and columns of 1 or more, got ….",
     "k must be positive, got ….",
     "'…' is …, but '…' is ….",
     "'…' has shape …; give one image [C, D, H, W].",

@@ -71,7 +71,7 @@ class LabelReader(NamedFileReader):
         """
         if len(img) != 1:
             names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: LabelReader loads one label per key, got {len(img)} files.")
+            raise ValueError(f"{names}: {type(self).__name__} loads one image per key, got {len(img)} files.")
         path = Path(img[0])
         image, orientation = open_raster(path, self.max_image_mib)
         if image.mode not in _MODES:
