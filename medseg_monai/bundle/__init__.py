@@ -22,7 +22,7 @@ from .predict_cases import predict_cases
 from .predictor import Prediction, Predictor
 from .pruning import LevelResult, PruningResult, choose_level, prune
 from .training import TrainingResult, evaluate, train
-from .weights import load_initial_weights, load_network, place_network
+from .weights import choose_pretrained, load_initial_weights, load_network, place_network
 
 __all__ = [
     "BundleError",
@@ -35,6 +35,7 @@ __all__ = [
     "bundle_root",
     "check_overrides",
     "choose_level",
+    "choose_pretrained",
     "end_process_group",
     "evaluate",
     "example_input_shape",

@@ -47,9 +47,9 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("keep_largest", "num_workers", "overlay_cases"), _COUNT),
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
-    **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "max_window_voxels"), _FROM_ONE),
+    **dict.fromkeys(("image_size", "patch_size", "patches", "slices_per_volume", "views_per_image"), _FROM_ONE),
     **dict.fromkeys(("plateau_patience", "stop_patience", "max_image_mib", "accumulation_steps"), _FROM_ONE),
-    **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks"), _FROM_ONE),
+    **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks", "max_window_voxels"), _FROM_ONE),
     **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
     "num_lstm_blocks": _COUNT,
     "seed": _Range(0, 2**32 - 1, is_whole=True),  # what NumPy takes
@@ -62,6 +62,8 @@ _TEXTS = ("datalist", "output_dir", "checkpoint", "initial_weights", "section")
 
 #: what a key takes instead of yes or no, if this is the bundle's own value
 _AUTO = "auto"
+#: the key that takes a file instead, too
+_OR_FILE = "pretrained"
 
 
 def value_fault(key: str, value: Any, default: Any) -> str:
@@ -92,7 +94,9 @@ def value_fault(key: str, value: Any, default: Any) -> str:
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else f"expected true or false, got {value!r}"
     if default == _AUTO:
-        return "" if isinstance(value, bool) or value == _AUTO else f"expected true, false or auto, got {value!r}"
+        is_file = key == _OR_FILE and isinstance(value, (str, os.PathLike)) and bool(str(value))
+        choices = "true, false, auto or a file" if key == _OR_FILE else "true, false or auto"
+        return "" if isinstance(value, bool) or value == _AUTO or is_file else f"expected {choices}, got {value!r}"
     if key == "device":
         return _device_fault(value)
     if key in _TEXTS and not isinstance(value, (str, os.PathLike)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -10,11 +11,14 @@ from torch import nn
 from medseg_monai.networks.blocks.channels_last_norm import use_exact_batch_norms
 from medseg_monai.networks.fast import make_fast
 from medseg_monai.networks.weights import ModelFile
+from medseg_monai.networks.weights.resnet34 import resnet34_cache_path
 from medseg_monai.networks.weights.state_dict import check_fits
 
 from .loader import BundleError, merged_config
 
-__all__ = ["load_initial_weights", "load_network", "place_network"]
+__all__ = ["choose_pretrained", "load_initial_weights", "load_network", "place_network"]
+
+_LOGGER = logging.getLogger(__name__)
 
 #: recorded of a model, but not a setting that it is predicted with
 _BESIDE = {"pruning"}
@@ -62,6 +66,38 @@ def load_network(
     _load(network_def, model)
     network = network_def.to(device).eval()
     return make_fast(network) if fast else network
+
+
+def choose_pretrained(pretrained: bool | str, model: ModelFile) -> bool | str:
+    """Choose what a new network's encoder starts from.
+
+    Args:
+        pretrained: ``True`` for ImageNet weights, which are downloaded if need be; the path of such weights; ``False``
+            for random ones; ``"auto"`` for ImageNet weights if they are in PyTorch's cache. If they are not, the log
+            says that the training starts from random ones.
+        model: the weights that a training starts from or goes on with. If it names a file, all weights come from there.
+
+    Returns:
+        what the network takes as its ``pretrained``.
+
+    Example:
+        >>> from medseg_monai.bundle import choose_pretrained
+        >>> from medseg_monai.networks.weights import ModelFile
+        >>> choose_pretrained(True, ModelFile(None)), choose_pretrained(True, ModelFile("runs/drive/model.pt"))
+        (True, False)
+    """
+    if model.path is not None:
+        return False
+    if pretrained != "auto":
+        return pretrained
+    is_there = resnet34_cache_path().is_file()
+    if not is_there:
+        _LOGGER.warning(
+            "The encoder starts from random weights, unlike the paper's: there are no ImageNet weights in PyTorch's "
+            "cache. pretrained=true downloads them (87 MB), pretrained=FILE takes a copy, and --config "
+            "train_from_scratch is the recipe without them."
+        )
+    return is_there
 
 
 def load_initial_weights(network_def: nn.Module, model: ModelFile, *, required: bool = False) -> nn.Module:

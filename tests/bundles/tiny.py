@@ -14,6 +14,7 @@ TINY: dict[str, Any] = {
     "batch_size": 2,
     "slices_per_volume": 2,
     "val_interval": 1,
+    "views_per_image": 1,
     "amp": False,  # two trainings are the same only if the clock does not choose the precision
 }
 

@@ -7,6 +7,7 @@ from .cunet import CUNet
 from .dense_atrous import DenseAtrousConvBlock
 from .dense_recurrent import DenseRecurrentConvBlock
 from .dilated_inception import DilatedInceptionBlock
+from .inception import InceptionBlock, InceptionResNetBlock
 from .multi_kernel_pooling import ResidualMultiKernelPooling
 from .separable_atrous import ResidualAtrousBlock, SeparableAtrousConv2d
 
@@ -19,6 +20,8 @@ __all__ = [
     "DenseAtrousConvBlock",
     "DenseRecurrentConvBlock",
     "DilatedInceptionBlock",
+    "InceptionBlock",
+    "InceptionResNetBlock",
     "ResidualAtrousBlock",
     "ResidualConvLSTMBlock",
     "ResidualMultiKernelPooling",

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import torch
 from monai.networks.layers.factories import Conv
 from monai.networks.nets import resnet34
 from torch import nn
 
-from medseg_monai.networks.blocks import DenseAtrousConvBlock, ResidualMultiKernelPooling
+from medseg_monai.networks.blocks import (
+    DenseAtrousConvBlock,
+    InceptionBlock,
+    InceptionResNetBlock,
+    ResidualMultiKernelPooling,
+)
 from medseg_monai.networks.blocks.input_size import check_size
 from medseg_monai.networks.weights.resnet34 import load_resnet34_encoder
 from medseg_monai.networks.weights.state_dict import kernel_sizes, rename_tensors
 
 __all__ = ["CENet", "CENetDecoderBlock"]
+
+ContextBlock = Literal["dense_atrous", "inception", "inception_resnet"]
 
 # the authors' name of each module (Guzaiwang/CE-Net, networks/cenet.py), and the name in this file
 _AUTHOR_PREFIXES = {
@@ -38,6 +46,10 @@ _AUTHOR_PREFIXES = {
     "finalconv2.": "tail_conv.",
     "finalconv3.": "head.",
 }
+
+
+# the tensor by which a block in the place of the DAC block is known
+_OWN_TENSORS = {"inception": "dac.conv_5x5.weight", "inception_resnet": "dac.merge.weight"}
 
 
 class CENetDecoderBlock(nn.Module):
@@ -94,9 +106,12 @@ class CENet(nn.Module):
         dense_atrous: ``False`` leaves the DAC block out (Table VI, "Backbone + RMP").
         atrous: ``False`` keeps the DAC block with dilation 1 everywhere (Table VI, "DAC w/o atrous").
         multi_kernel_pooling: ``False`` leaves the RMP block out (Table VI, "Backbone + DAC").
+        context: ``"inception"`` and ``"inception_resnet"`` put one of Table VI's other blocks in the place of the DAC
+            block.
 
     Raises:
-        ValueError: ``spatial_dims`` is not 2, or ``pretrained`` is given and ``in_channels`` is not 3.
+        ValueError: ``spatial_dims`` is not 2; ``pretrained`` is given and ``in_channels`` is not 3; ``context`` is
+            unknown, or is an Inception block, which ``dense_atrous`` or ``atrous`` would change.
 
     Example:
         >>> import torch
@@ -124,6 +139,7 @@ class CENet(nn.Module):
         dense_atrous: bool = True,
         atrous: bool = True,
         multi_kernel_pooling: bool = True,
+        context: ContextBlock = "dense_atrous",
     ) -> None:
         super().__init__()
         if spatial_dims != 2:
@@ -140,7 +156,7 @@ class CENet(nn.Module):
         )
         if pretrained:
             load_resnet34_encoder(self.encoder, None if pretrained is True else pretrained)
-        self.dac = DenseAtrousConvBlock(512, atrous=atrous) if dense_atrous else nn.Identity()
+        self.dac = _context_block(context, dense_atrous=dense_atrous, atrous=atrous)
         self.rmp = ResidualMultiKernelPooling(512) if multi_kernel_pooling else nn.Identity()
         self.needs_context = multi_kernel_pooling
         self.decoder4 = CENetDecoderBlock(516 if multi_kernel_pooling else 512, 256)
@@ -201,19 +217,43 @@ class CENet(nn.Module):
         return rename_tensors(state, _AUTHOR_PREFIXES, network="CE-Net")
 
     @staticmethod
-    def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | bool | str]:
         """Infer the constructor arguments that a state dict of this class needs.
+
+        Dilation leaves no trace in the tensors, so ``atrous`` cannot be inferred.
 
         Args:
             state: tensors under this class's names.
 
         Returns:
-            ``in_channels`` and ``out_channels``, each only if the tensor that it is read from is there.
+            ``in_channels`` and ``out_channels``, each only if the tensor that it is read from is there, and what else
+            differs from the defaults.
 
         Example:
             >>> import torch
             >>> CENet.infer_arguments({"head.weight": torch.zeros(12, 32, 3, 3)})
             {'out_channels': 12}
+            >>> CENet.infer_arguments(CENet(multi_kernel_pooling=False, context="inception").state_dict())
+            {'in_channels': 3, 'out_channels': 1, 'multi_kernel_pooling': False, 'context': 'inception'}
         """
         sources = {"in_channels": ("encoder.conv1.weight", 1), "out_channels": ("head.weight", 0)}
-        return kernel_sizes(state, sources, dims=4)
+        blocks: dict[str, bool | str] = {}
+        decoder = state.get("decoder4.conv1.weight")
+        if decoder is not None and decoder.shape[1:2] == (512,):
+            blocks["multi_kernel_pooling"] = False
+        if decoder is not None and not any(key.startswith("dac.") for key in state):
+            blocks["dense_atrous"] = False
+        others = [context for context, tensor in _OWN_TENSORS.items() if tensor in state]
+        if others:
+            blocks["context"] = others[0]
+        return {**kernel_sizes(state, sources, dims=4), **blocks}
+
+
+def _context_block(context: ContextBlock, *, dense_atrous: bool, atrous: bool) -> nn.Module:
+    if context not in get_args(ContextBlock):
+        raise ValueError(f"CENet: context must be one of {', '.join(get_args(ContextBlock))}, got {context!r}.")
+    if context == "dense_atrous":
+        return DenseAtrousConvBlock(512, atrous=atrous) if dense_atrous else nn.Identity()
+    if not (dense_atrous and atrous):
+        raise ValueError(f"CENet: dense_atrous and atrous are of the DAC block, and context={context} replaces it.")
+    return InceptionBlock(512) if context == "inception" else InceptionResNetBlock(512)

@@ -219,12 +219,43 @@ def test_the_dac_block_without_atrous_keeps_its_parameters_and_loses_its_dilatio
         ({"dense_atrous": False}, (192, 224)),
         ({"atrous": False}, (192, 224)),
         ({"multi_kernel_pooling": False}, (32, 64)),
+        ({"context": "inception"}, (192, 224)),
+        ({"context": "inception_resnet", "multi_kernel_pooling": False}, (32, 64)),
     ],
 )
 def test_each_ablation_of_table_vi_runs(kwargs, size):
     net = CENet(in_channels=1, **kwargs).eval()
     with torch.no_grad():
         assert net(torch.randn(2, 1, *size)).shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"dense_atrous": False},
+        {"multi_kernel_pooling": False},
+        {"dense_atrous": False, "multi_kernel_pooling": False},
+        {"context": "inception"},
+        {"context": "inception_resnet", "multi_kernel_pooling": False},
+    ],
+)
+def test_the_tensors_tell_which_blocks_there_are(kwargs):
+    arguments = CENet.infer_arguments(meta_cenet(**kwargs).state_dict())
+    assert arguments == {"in_channels": 3, "out_channels": 1, **kwargs}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"context": "residual"}, "context must be one of dense_atrous, inception, inception_resnet, got 'residual'"),
+        ({"context": "inception", "dense_atrous": False}, "context=inception replaces it"),
+        ({"context": "inception_resnet", "atrous": False}, "context=inception_resnet replaces it"),
+    ],
+)
+def test_blocks_that_contradict_each_other_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        meta_cenet(**kwargs)
 
 
 @pytest.mark.parametrize(
