@@ -77,7 +77,7 @@ def read_vol(path: Path, max_image_mib: float, bytes_each: int = 4) -> OCTScan:
         for number in range(header.bscans):
             stream.seek(first + number * each + header.bscan_header)
             pixels = np.frombuffer(stream.read(4 * header.rows * header.columns), dtype="<f4")
-            if not np.isin(pixels[~((pixels >= 0) & (pixels <= _BRIGHTEST))], _EMPTY).all():
+            if not (((pixels >= 0) & (pixels <= _BRIGHTEST)) | (pixels == _EMPTY)).all():
                 raise ValueError(f"{path}: values that are no reflectivity from 0 to 1; export the scan again.")
             grey[number] = heidelberg_grey(pixels, empty=_EMPTY).reshape(shape[1:])
     is_parallel = header.pattern not in _NOT_PARALLEL
