@@ -12,12 +12,13 @@ import numpy.typing as npt
 from monai.data import ImageReader
 from PIL import Image
 
-from medseg_monai.files import atomic_path, write_csv
+from medseg_monai.data.readers.exif import EXIF_ORIENTATION, to_stored
+from medseg_monai.files import write_csv
 from medseg_monai.layers import boundaries_of_labels, boundary_names, layer_names
 from medseg_monai.visualize import draw_lines, layer_colours, save_thickness_map
 
 from .case import SavedCase
-from .masks import NIfTIWriter
+from .masks import NIfTIWriter, save_png
 
 __all__ = ["BoundaryTableWriter", "LayerOverlayWriter", "LayerWriter", "ThicknessWriter", "layer_thickness"]
 
@@ -47,8 +48,9 @@ def layer_thickness(boundaries: npt.ArrayLike, axial_um: float | None = None) ->
 class LayerWriter:
     """Write the label map: of a B-scan as ``<name>.png`` with a palette, of a volume as ``<name>.nii.gz``.
 
-    A pixel of the picture is the number of its class, which the palette shows in a colour of its own. The picture is
-    upright, as it was read. Of a volume the axes are B-scans, rows and columns.
+    A pixel of the picture is the number of its class, which the palette shows in a colour of its own. The picture has
+    the matrix and the EXIF orientation of the B-scan's file, as that of :class:`medseg_monai.data.PNGWriter`. Of a
+    volume the axes are B-scans, rows and columns.
 
     Args:
         classes: number of classes.
@@ -93,9 +95,12 @@ class LayerWriter:
         """
         if case.labels.ndim == 3:
             return NIfTIWriter()(case, folder)
-        picture = Image.fromarray(case.labels)
+        orientation = int(case.meta.get(EXIF_ORIENTATION, 1))
+        picture = Image.fromarray(to_stored(case.labels, orientation))
         picture.putpalette([channel for colour in layer_colours(self.classes) for channel in colour])
-        return [_save(picture, folder / f"{case.name}.png")]
+        path = folder / f"{case.name}.png"
+        save_png(picture, orientation, path)
+        return [path]
 
 
 class BoundaryTableWriter:
@@ -209,7 +214,10 @@ class LayerOverlayWriter:
             middle = len(labels) // 2
             image, labels = image[:, middle], labels[middle]
         drawn = draw_lines(image, boundaries_of_labels(labels, self.classes), layer_colours(self.classes)[1:])
-        return [_save(Image.fromarray(drawn), folder / "overlays" / f"{case.name}.png")]
+        path = folder / "overlays" / f"{case.name}.png"
+        path.parent.mkdir(exist_ok=True)
+        save_png(Image.fromarray(drawn), 1, path)
+        return [path]
 
 
 class ThicknessWriter:
@@ -301,10 +309,3 @@ def _aspect(meta: Mapping[str, Any]) -> float:
 
 def _file_safe(title: str) -> str:
     return title.replace(" ", "_")
-
-
-def _save(picture: Image.Image, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
-    return path

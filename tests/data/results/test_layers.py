@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medseg_monai.data import (
     BoundaryTableWriter,
+    LabelReader,
     LayerOverlayWriter,
     LayerWriter,
     RasterReader,
@@ -59,6 +60,14 @@ def test_the_label_of_a_bscan_is_a_picture_whose_pixels_are_classes_and_whose_pa
         shown = np.asarray(picture.convert("RGB"))
     assert tuple(shown[25, 0]) == layer_colours(4)[3]
     assert len({tuple(colour) for colour in shown.reshape(-1, 3)}) == 4
+
+
+def test_a_label_has_the_matrix_and_the_tag_of_a_turned_picture(bscan, tmp_path):
+    (path,) = save(scan(bscan, exif_orientation=6), tmp_path, LayerWriter(classes=4))
+    with Image.open(path) as picture:
+        assert picture.size == (ROWS, COLUMNS)
+        assert picture.getexif()[ExifTags.Base.Orientation] == 6
+    np.testing.assert_array_equal(LabelReader().get_data([path])[0][0], bscan)
 
 
 def test_the_label_of_a_volume_is_nifti_in_its_grid(volume, tmp_path):
