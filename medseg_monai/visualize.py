@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,12 @@ __all__ = [
     "LABEL_COLOR",
     "PREDICTION_COLOR",
     "coronal_slices",
+    "draw_lines",
     "draw_overlay",
+    "layer_colours",
     "save_map_sheet",
     "save_overlay",
+    "save_thickness_map",
     "upright_slice",
 ]
 
@@ -68,6 +72,87 @@ def draw_overlay(
             raise ValueError(f"A mask of size {mask.shape} does not fit an image of size {canvas.shape[:2]}.")
         canvas[find_boundaries(np.asarray(mask).astype(np.int32), mode="inner")] = color
     return canvas
+
+
+def layer_colours(classes: int) -> tuple[tuple[int, int, int], ...]:
+    """A colour for each class of layers in order of depth: black for the first, grey for the last, hues between them.
+
+    Args:
+        classes: number of classes, 2 or more.
+
+    Example:
+        >>> from medseg_monai.visualize import layer_colours
+        >>> layer_colours(4)
+        ((0, 0, 0), (255, 25, 25), (25, 255, 255), (128, 128, 128))
+    """
+    hues = (colorsys.hsv_to_rgb(number / (classes - 2), 0.9, 1.0) for number in range(classes - 2))
+    between = [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in hues]
+    return ((0, 0, 0), *between, (128, 128, 128))
+
+
+def draw_lines(
+    image: npt.NDArray[np.generic], lines: npt.NDArray[np.floating], colours: Sequence[tuple[int, int, int]]
+) -> npt.NDArray[np.uint8]:
+    """Draw lines from the left edge of an image to the right one.
+
+    Args:
+        image: ``[C, H, W]`` with 1 or 3 channels, in any range (it is stretched to 0..255).
+        lines: ``[B, W]``, the row of each line in each column; what lies outside the image is not drawn.
+        colours: colour of each line.
+
+    Returns:
+        RGB image ``[H, W, 3]``.
+
+    Raises:
+        ValueError: the lines have other columns than the image.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.visualize import draw_lines
+        >>> drawn = draw_lines(np.zeros((1, 4, 3)), np.array([[1.0, 2.0, 4.0]]), [(255, 0, 0)])
+        >>> np.argwhere(drawn[..., 0]).tolist()
+        [[1, 0], [2, 1]]
+    """
+    canvas = draw_overlay(image, {})
+    if lines.shape[1] != canvas.shape[1]:
+        raise ValueError(f"Lines of {lines.shape[1]} columns do not fit an image of {canvas.shape[1]}.")
+    for rows, colour in zip(lines, colours, strict=True):
+        inside = np.flatnonzero((rows >= 0) & (rows < canvas.shape[0]))
+        canvas[rows[inside].astype(np.int64), inside] = colour
+    return canvas
+
+
+def save_thickness_map(
+    path: str | Path, values: npt.NDArray[np.floating], *, title: str, unit: str, aspect: float = 1.0
+) -> None:
+    """Write a map in colours with its scale (PNG).
+
+    Args:
+        path: file to write, completely or not at all; its folder is created.
+        values: ``[N, W]``, a row for each B-scan.
+        title: what is shown.
+        unit: unit of the values.
+        aspect: height of a pixel by its width.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from medseg_monai.visualize import save_thickness_map
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_thickness_map(f"{folder}/retina.png", np.eye(4), title="retina", unit="um", aspect=2.0)
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['retina.png']
+    """
+    from matplotlib.figure import Figure  # slow to import, and only needed for maps
+
+    figure = Figure(figsize=(6, 5), dpi=_SHEET_DPI, layout="constrained")
+    axis = figure.subplots()
+    shown = axis.imshow(values, cmap="viridis", aspect=aspect)
+    axis.set(title=title, xlabel="column", ylabel="B-scan")
+    figure.colorbar(shown, ax=axis, label=unit)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 def coronal_slices(volumes: Sequence[MetaTensor], *, chosen_by: int) -> list[npt.NDArray[np.generic]]:

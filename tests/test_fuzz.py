@@ -32,11 +32,20 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medseg_monai.bundle import Predictor, predict_cases
-from medseg_monai.data import RadiographReader, RasterReader, VolumeReader, find_radiographs, find_volumes
+from medseg_monai.data import (
+    OCTReader,
+    RadiographReader,
+    RasterReader,
+    VolumeReader,
+    find_oct,
+    find_radiographs,
+    find_volumes,
+)
 from medseg_monai.data.datalist import load_sections
 from medseg_monai.errors import explain
 from medseg_monai.networks.weights import ModelFile, write_model
 from tests.data.dicom_files import write_series
+from tests.data.oct_files import bscans, reflectivity, write_e2e, write_fda, write_opt, write_vol, write_xml
 from tests.data.radiograph_files import asymmetric, code_as_jpeg_ls, write_radiograph
 
 EXAMPLES = int(os.environ.get("MEDSEG_FUZZ_EXAMPLES", "40"))  # of each kind of file
@@ -168,7 +177,7 @@ def refusal_of(seed: Seed, path: Path) -> Exception | None:
     return None
 
 
-def read_image(reader: RasterReader | RadiographReader | VolumeReader) -> Callable[[Path], None]:
+def read_image(reader: RasterReader | RadiographReader | OCTReader | VolumeReader) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         values, meta = reader.get_data((path,))
         shape = values.shape if isinstance(reader, VolumeReader) else values.shape[1:]
@@ -182,6 +191,11 @@ def read_image(reader: RasterReader | RadiographReader | VolumeReader) -> Callab
 def read_radiograph(path: Path) -> None:
     for item in find_radiographs(path):
         read_image(RadiographReader(max_image_mib=LIMIT))(Path(item["image"]))
+
+
+def read_oct(path: Path) -> None:
+    for item in find_oct(path):
+        read_image(OCTReader(max_image_mib=LIMIT))(Path(item["image"]))
 
 
 def read_series(path: Path) -> None:
@@ -275,6 +289,15 @@ def volume(
     return build
 
 
+def scan(name: str, write: Callable[[Path], Path]) -> Build:
+    """Retinal scans of up to 3 B-scans of 11 x 14 pixels; two in a file that may hold several."""
+    return lambda folder: Seed(name, write(folder / name).read_bytes(), read_oct)
+
+
+def two_scans_of_e2e(path: Path) -> Path:
+    return write_e2e(path, {4: reflectivity(bscans()), 9: reflectivity(bscans(1))})
+
+
 def saved(*, archive: bool = True) -> bytes:
     """Weights and settings in one file, as earlier versions wrote them."""
     state = {"body.weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3), "body.bias": torch.ones(3)}
@@ -341,6 +364,11 @@ SEEDS: dict[str, Build] = {
     "nifti, damaged when compressed": volume("a.nii.gz"),
     "nrrd": volume("a.nrrd"),
     "mha": volume("a.mha"),
+    "oct, vol": scan("a.vol", lambda path: write_vol(path, reflectivity(bscans()))),
+    "oct, e2e": scan("a.e2e", two_scans_of_e2e),
+    "oct, xml": scan("a.xml", lambda path: write_xml(path, {4: bscans(), 9: bscans(1)})),
+    "oct, fda": scan("a.fda", lambda path: write_fda(path, bscans())),
+    "oct, dicom": scan("a.dcm", lambda path: write_opt(path, bscans())),
     "weights": weights(archive=True),
     "weights, old": weights(archive=False),
     "weights, checksums fit": pickled_weights,

@@ -13,7 +13,9 @@ from medseg_monai.visualize import (
     LABEL_COLOR,
     PREDICTION_COLOR,
     coronal_slices,
+    draw_lines,
     draw_overlay,
+    layer_colours,
     save_map_sheet,
     save_overlay,
     upright_slice,
@@ -217,3 +219,22 @@ def test_a_sheet_whose_mask_does_not_fit_is_not_written(tmp_path):
             what="x",
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9, 11, 40])
+def test_each_class_of_layers_has_a_colour_of_its_own(classes):
+    colours = layer_colours(classes)
+    assert len(set(colours)) == len(colours) == classes
+    assert colours[0] == (0, 0, 0)
+
+
+def test_lines_are_drawn_where_they_are_and_not_outside_the_image():
+    lines = np.array([[0.0, 3.9, 4.0, np.nan], [2.0, -1.0, 2.0, 2.0]])
+    drawn = draw_lines(np.zeros((3, 4, 4)), lines, [(9, 0, 0), (0, 9, 0)])
+    assert np.argwhere(drawn[..., 0]).tolist() == [[0, 0], [3, 1]]
+    assert np.argwhere(drawn[..., 1]).tolist() == [[2, 0], [2, 2], [2, 3]]
+
+
+def test_lines_of_another_image_are_refused():
+    with pytest.raises(ValueError, match="Lines of 5 columns do not fit an image of 4"):
+        draw_lines(np.zeros((1, 4, 4)), np.zeros((1, 5)), [(0, 0, 0)])

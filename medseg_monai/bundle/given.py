@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg_monai.data.datalist import Item, item_paths
 from medseg_monai.data.dicom import find_series
+from medseg_monai.data.readers.oct_files.scan import split_number
 from medseg_monai.files import same_place
 
 __all__ = ["refuse_folders_of_inputs"]
@@ -38,7 +39,7 @@ def refuse_folders_of_inputs(
 
 
 def _inputs(cases: Sequence[Item]) -> Iterator[Path]:
-    return (Path(path) for case in cases for path in item_paths(case))
+    return (split_number(Path(path))[0] for case in cases for path in item_paths(case))
 
 
 def _folders_of(path: Path) -> Iterator[Path]:

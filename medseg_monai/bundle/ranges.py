@@ -44,6 +44,7 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("threshold", "dropout", "momentum", "cache_rate", "coverage_end", "top_k", "val_split"), _SHARE),
     **dict.fromkeys(("flip_rows", "flip_columns", "plateau_factor"), _SHARE),
     **dict.fromkeys(("learning_rate", "weight_decay", "poly_power", "smooth", "max_grad_norm"), _POSITIVE),
+    **dict.fromkeys(("lambda_dice", "lambda_ce", "axial_um"), _POSITIVE),
     **dict.fromkeys(("keep_largest", "num_workers", "overlay_cases"), _COUNT),
     "lung_channel": _Range(0, 1, is_whole=True),  # ResCRNet has two channels, whoever trained it
     **dict.fromkeys(("batch_size", "sw_batch_size", "max_epochs", "val_interval", "overlay_interval"), _FROM_ONE),
@@ -52,6 +53,7 @@ _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(("crop_size", "in_plane_size", "filters", "num_blocks", "max_window_voxels"), _FROM_ONE),
     **dict.fromkeys(("features", "stage1_features", "stage2_features", "embedding_channels"), _FROM_ONE),
     "num_lstm_blocks": _COUNT,
+    "out_channels": _Range(2, 254, is_whole=True),  # classes, of which 255 is none
     "seed": _Range(0, 2**32 - 1, is_whole=True),  # what NumPy takes
     "ema_decay": _Range(0, 0.999999),  # with 1 the average would stay what it was after the first step
 }

@@ -4,10 +4,30 @@ from medseg_monai.deprecation import moved
 
 from .datalist import Datalist, Item, load_datalist, load_sections, split_by_patient, write_datalist
 from .dicom import write_dicom_seg, write_radiograph_seg
-from .inputs import find_images, find_photographs, find_radiographs, find_sections, find_slices, find_volumes
-from .readers import CTSliceReader, PhotographReader, RadiographReader, RasterReader, StackReader, VolumeReader
+from .inputs import (
+    find_images,
+    find_oct,
+    find_photographs,
+    find_radiographs,
+    find_sections,
+    find_slices,
+    find_volumes,
+)
+from .readers import (
+    CTSliceReader,
+    LabelReader,
+    OCTReader,
+    PhotographReader,
+    RadiographReader,
+    RasterReader,
+    StackReader,
+    VolumeReader,
+)
 from .results import (
+    BoundaryTableWriter,
     DicomSegWriter,
+    LayerOverlayWriter,
+    LayerWriter,
     LobeTableWriter,
     NIfTIWriter,
     PNGWriter,
@@ -15,6 +35,7 @@ from .results import (
     RasterMaskWriter,
     SaveResultsd,
     StackWriter,
+    ThicknessWriter,
 )
 from .segments import ABDOMINAL_ORGANS, LUNG_LOBES, LUNGS, OPTIC_DISC, RETINAL_VESSEL, Segment, find_organ
 from .splits import combine
@@ -25,12 +46,17 @@ __all__ = [
     "LUNG_LOBES",
     "OPTIC_DISC",
     "RETINAL_VESSEL",
+    "BoundaryTableWriter",
     "CTSliceReader",
     "Datalist",
     "DicomSegWriter",
     "Item",
+    "LabelReader",
+    "LayerOverlayWriter",
+    "LayerWriter",
     "LobeTableWriter",
     "NIfTIWriter",
+    "OCTReader",
     "PNGWriter",
     "PhotographReader",
     "ProbabilityWriter",
@@ -41,9 +67,11 @@ __all__ = [
     "Segment",
     "StackReader",
     "StackWriter",
+    "ThicknessWriter",
     "VolumeReader",
     "combine",
     "find_images",
+    "find_oct",
     "find_organ",
     "find_photographs",
     "find_radiographs",

@@ -13,6 +13,8 @@ from monai.utils import ImageMetaKey
 from PIL import Image
 
 from .dicom.files import DICOM_SUFFIX
+from .readers.oct import OCT_SUFFIXES
+from .readers.oct_files.scan import split_number
 from .readers.raster import RASTER_SUFFIXES
 from .readers.volume import VOLUME_SUFFIXES
 
@@ -25,6 +27,8 @@ NAME_KEY = "name"
 def case_name(path: str | os.PathLike[str]) -> str:
     """The name of a case by itself: the last part of its path, without the ending of an image file.
 
+    The name of one of several OCT scans in a file (``FILE/NUMBER``) is that of the file with the number.
+
     Archives name DICOM files and series by their UIDs, without an ending; the last number of a UID is not an ending.
 
     Args:
@@ -32,11 +36,12 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
     Example:
         >>> from medseg_monai.data.names import case_name
-        >>> [case_name(path) for path in ("a/chest.png", "a/scan.nii.gz", "a/1.2.840.1", "a/series")]
-        ['chest', 'scan', '1.2.840.1', 'series']
+        >>> [case_name(path) for path in ("a/chest.png", "a/scan.nii.gz", "a/1.2.840.1", "a/series", "eyes.e2e/4711")]
+        ['chest', 'scan', '1.2.840.1', 'series', 'eyes_4711']
     """
-    name = Path(path).name
-    return name.removesuffix(_ending(name))
+    file, number = split_number(Path(path))
+    name = file.name.removesuffix(_ending(file.name))
+    return name if number is None else f"{name}_{number}"
 
 
 def name_cases(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,5 +140,5 @@ def _ending(name: str) -> str:
 @cache
 def _endings() -> tuple[str, ...]:
     """Endings of all image files that can be read, the longest first."""
-    ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, DICOM_SUFFIX))
+    ours = (f".{suffix}" for suffix in (*RASTER_SUFFIXES, *VOLUME_SUFFIXES, *OCT_SUFFIXES, DICOM_SUFFIX))
     return tuple(sorted({*ours, *Image.registered_extensions()}, key=lambda ending: (-len(ending), ending)))

@@ -25,6 +25,7 @@ from .curvas import COLOURS as CURVAS_ORGANS
 from .curvas import read_curvas
 from .drishti_gs import read_drishti_gs
 from .drive import read_drive
+from .duke_dme import read_duke_dme
 from .idrid import read_idrid
 from .isbi2012 import read_isbi2012
 from .jsrt import read_jsrt
@@ -34,6 +35,8 @@ from .lobes import LABEL_MAPS, read_lobes
 from .lung_ct2d import FOLDS, read_lung_ct2d
 from .messidor import read_messidor
 from .montgomery import read_montgomery
+from .nr206 import read_nr206
+from .oct_folders import read_cirrus_onh, read_healthy_spectralis, read_oct_boundaries, read_oct_labels
 from .origa import read_origa
 from .rim_one import read_rim_one
 from .shenzhen import read_shenzhen
@@ -44,10 +47,13 @@ __all__ = [
     "DATASETS",
     "LABEL_MAPS",
     "read_chaos",
+    "read_cirrus_onh",
     "read_covid19_ct",
     "read_curvas",
     "read_drishti_gs",
     "read_drive",
+    "read_duke_dme",
+    "read_healthy_spectralis",
     "read_idrid",
     "read_isbi2012",
     "read_jsrt",
@@ -57,6 +63,9 @@ __all__ = [
     "read_lung_ct2d",
     "read_messidor",
     "read_montgomery",
+    "read_nr206",
+    "read_oct_boundaries",
+    "read_oct_labels",
     "read_origa",
     "read_rim_one",
     "read_shenzhen",
@@ -144,3 +153,15 @@ for _organ in CURVAS_ORGANS:
     )
 DATASETS.add("isbi2012", "ISBI 2012 (Arganda-Carreras et al., 2015): cell contours in 30 EM sections.", read_isbi2012)
 DATASETS.add("vnc_gerhard", "Gerhard et al., 2013: cell contours in 20 EM sections, to test on.", read_vnc_gerhard)
+DATASETS.add(
+    "duke_dme", "Duke's oedema set (Chiu et al., 2015): eight boundaries, two graders, 110 B-scans.", read_duke_dme
+)
+DATASETS.add(
+    "healthy_spectralis",
+    "Healthy maculae by Spectralis (siej88/OCTLayers): eight boundaries, 100 B-scans.",
+    read_healthy_spectralis,
+)
+DATASETS.add("cirrus_onh", "Optic discs by Cirrus (OCTseg-Zeiss): three B-scans, for testing.", read_cirrus_onh)
+DATASETS.add("nr206", "NR206 (He et al., 2023): eight layers in colours, 206 B-scans.", read_nr206)
+DATASETS.add("oct_labels", "Any folder of B-scans with label pictures, classes in order of depth.", read_oct_labels)
+DATASETS.add("oct_boundaries", "Any folder of B-scans with tables of boundaries.", read_oct_boundaries)

@@ -8,6 +8,7 @@ from .coverage_schedule import CoverageSchedule
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
 from .label_metrics import LabelMetrics
+from .layer_metrics import LayerMetrics, MeanBoundaryError, MeanLayerDice
 from .mean_dice import MeanDice, MeanIoU
 from .overlay_saver import OverlaySaver
 from .run_tracker import RunTracker
@@ -25,8 +26,11 @@ __all__ = [
     "EarlyStop",
     "EpochSeed",
     "LabelMetrics",
+    "LayerMetrics",
+    "MeanBoundaryError",
     "MeanDice",
     "MeanIoU",
+    "MeanLayerDice",
     "OverlaySaver",
     "RunTracker",
     "TrainingPrecision",

@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 
 __all__ = ["FlipTTAInferer"]
 
-Views = Literal["dihedral", "flips"]
+Views = Literal["dihedral", "flips", "mirror"]
 Activation = Literal["sigmoid", "softmax"]
 
 
@@ -53,7 +53,8 @@ class FlipTTAInferer(Inferer):
         inferer: inferer that predicts each view; ``None`` takes :class:`monai.inferers.SimpleInferer`. With a
             :class:`monai.inferers.SlidingWindowInferer` each view is a whole sliding-window pass.
         views: ``"dihedral"`` for the 8 views of a 2D image (horizontal, vertical and diagonal flip); ``"flips"`` for
-            the ``2**n`` flips of the ``n`` spatial axes, 2D or 3D.
+            the ``2**n`` flips of the ``n`` spatial axes, 2D or 3D; ``"mirror"`` for the input and its mirror image, the
+            last axis reversed: the views of an image that has an upper and a lower side, such as a B-scan.
         activation: ``None``, ``"sigmoid"``, or ``"softmax"`` over the channels; applied to each view before averaging.
 
     Raises:
@@ -94,6 +95,8 @@ class FlipTTAInferer(Inferer):
                 f"FlipTTAInferer: views='dihedral' is for 2D images, got {spatial_dims} spatial dimensions: "
                 "use views='flips'."
             )
+        if self.views == "mirror":
+            return [_View((), False), _View((spatial_dims + 1,), False)]
         diagonal = (False, True) if self.views == "dihedral" else (False,)
         return [
             _View(tuple(axis + 2 for axis, flipped in enumerate(flips) if flipped), transposed)
@@ -123,8 +126,8 @@ class FlipTTAInferer(Inferer):
         """Average the predictions of all views.
 
         Args:
-            inputs: batch of shape ``[B, C, H, W]`` or, with ``views="flips"``, ``[B, C, *spatial]``. The result has the
-                same metadata as the result of the plain inferer.
+            inputs: batch of shape ``[B, C, H, W]`` or, without ``"dihedral"`` views, ``[B, C, *spatial]``. The result
+                has the same metadata as the result of the plain inferer.
             network: the network, or anything else that the wrapped inferer takes for one.
             args: further arguments of the wrapped inferer; they are passed on without being flipped.
             kwargs: further keyword arguments of the wrapped inferer, passed on in the same way.

@@ -2,6 +2,7 @@
 
 from .contours import CONTOUR_METRICS, CellScores, contour_scores, score_cells, thin_contours
 from .label_dice import LabelDice, LabelIoU
+from .layers import BoundaryError, LayerDice, boundary_distances
 from .segmentation import (
     COUNT_METRICS,
     DICE_CONVENTION,
@@ -18,9 +19,12 @@ __all__ = [
     "COUNT_METRICS",
     "DICE_CONVENTION",
     "METRICS",
+    "BoundaryError",
     "CellScores",
     "LabelDice",
     "LabelIoU",
+    "LayerDice",
+    "boundary_distances",
     "contour_scores",
     "count_scores",
     "count_voxels",

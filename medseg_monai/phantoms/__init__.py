@@ -27,6 +27,7 @@ from .fundus import CAMERAS, Camera, FundusPhantom, draw_fundus
 from .lung_slices import write_finding_lungs_layout, write_lung_slice_phantoms
 from .neuropil import NeuropilPhantom, draw_neuropil
 from .neuropil_dataset import write_neuropil_phantoms
+from .oct import OCTPhantom, draw_oct, write_oct_phantoms
 from .thorax import DISEASES, LOBES, ThoraxPhantom, draw_thorax
 from .thorax_dataset import write_thorax_phantoms
 
@@ -45,12 +46,14 @@ __all__ = [
     "FundusPhantom",
     "Manufacturer",
     "NeuropilPhantom",
+    "OCTPhantom",
     "PhantomWriter",
     "ThoraxPhantom",
     "draw_abdomen",
     "draw_chest_xray",
     "draw_fundus",
     "draw_neuropil",
+    "draw_oct",
     "draw_thorax",
     "phantom_writer",
     "write_abdomen_phantoms",
@@ -61,6 +64,7 @@ __all__ = [
     "write_lits_layout",
     "write_lung_slice_phantoms",
     "write_neuropil_phantoms",
+    "write_oct_phantoms",
     "write_thorax_phantoms",
 ]
 
@@ -75,6 +79,7 @@ PHANTOMS.add(
 )
 PHANTOMS.add("cell_contour_em", "Sections of nervous tissue in EM, cells.", write_neuropil_phantoms)
 PHANTOMS.add("lung_cxr", "Chest X-rays of two manufacturers, both lungs.", write_chest_xray_phantoms)
+PHANTOMS.add("retinal_layer_oct", "B-scans of the macula by OCT, eleven layers.", write_oct_phantoms)
 
 
 def phantom_writer(bundle: str) -> PhantomWriter:

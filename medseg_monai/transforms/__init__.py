@@ -5,11 +5,13 @@ from medseg_monai.deprecation import moved
 from .binarize import BinarizeMaskd
 from .binary import CheckBinaryd
 from .brightest import CropAroundBrightestd, brightest_point
+from .bscans import ResizeBScansd
 from .color import RandHSVJitterd
 from .dilate import DilateMaskd
 from .fragments import ReassignFragmentsd, reassign_fragments
 from .hounsfield import CheckHounsfieldd
 from .in_plane import PadToMultipled, ResizeInPlaned
+from .layers import CheckLayersd, ResizeLayersd
 from .not_blank import CheckNotBlankd
 from .resize import AntialiasedResized
 from .same_grid import Affine, MatchGridd, grid_distance, same_grid
@@ -21,6 +23,7 @@ __all__ = [
     "BinarizeMaskd",
     "CheckBinaryd",
     "CheckHounsfieldd",
+    "CheckLayersd",
     "CheckNotBlankd",
     "CheckSameSized",
     "CropAroundBrightestd",
@@ -29,7 +32,9 @@ __all__ = [
     "PadToMultipled",
     "RandHSVJitterd",
     "ReassignFragmentsd",
+    "ResizeBScansd",
     "ResizeInPlaned",
+    "ResizeLayersd",
     "brightest_point",
     "grid_distance",
     "reassign_fragments",

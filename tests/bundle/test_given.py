@@ -17,6 +17,7 @@ from medseg_monai.bundle.given import refuse_folders_of_inputs
 from medseg_monai.cli import main
 from medseg_monai.networks.nets import CENet
 from tests.data.dicom_files import write_series
+from tests.data.oct_files import bscans, reflectivity, write_e2e
 
 from .small_anunet import PLAIN, make_bundle, make_network, write_volume
 
@@ -69,6 +70,12 @@ def test_a_folder_of_results_below_a_series_stays_usable(tmp_path):
     results = tmp_path / "scan" / "results"
     results.mkdir()
     refuse_folders_of_inputs([results], [{"image": str(tmp_path / "scan")}])
+
+
+def test_the_folder_of_a_file_with_several_scans_takes_no_results(tmp_path):
+    path = write_e2e(tmp_path / "eyes.e2e", {4: reflectivity(bscans()), 9: reflectivity(bscans(1))})
+    with pytest.raises(ValueError, match=r"holds the input eyes\.e2e; give another folder for the results"):
+        refuse_folders_of_inputs([tmp_path], [{"image": str(path / "9")}])
 
 
 def test_folders_that_were_given_beside_the_images_take_no_results(model, tmp_path):

@@ -42,6 +42,19 @@ class RasterFormat:
             assert set(np.unique(np.asarray(mask_file))) <= {0, 255}
 
 
+class LayerFormat(RasterFormat):
+    """A picture with a palette, whose pixels are numbers of classes."""
+
+    def __init__(self, labels: int) -> None:
+        self.labels = labels
+
+    def check_geometry(self, image: str, mask: Path) -> None:
+        with Image.open(image) as image_file, Image.open(mask) as mask_file:
+            assert mask_file.size == image_file.size
+            assert mask_file.mode == "P"
+            assert set(np.unique(np.asarray(mask_file))) <= set(range(self.labels))
+
+
 class VolumeFormat:
     def __init__(self, labels: int) -> None:
         self.labels = labels
@@ -72,7 +85,7 @@ def reads_volumes(bundle: str | Path) -> bool:
 
 def format_of(bundle: Path) -> Format:
     """The format of a bundle's files; a network of slices may predict volumes."""
-    if not reads_volumes(bundle):
-        return RasterFormat()
     channels = len(read_metadata(bundle)["network_data_format"]["outputs"]["pred"]["channel_def"])
+    if not reads_volumes(bundle):
+        return RasterFormat() if channels == 1 else LayerFormat(channels)
     return VolumeFormat(max(channels, 2))  # a single channel is a structure, and the rest is background

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations, product
@@ -17,6 +18,7 @@ from PIL import Image
 
 from medseg_monai.bundle import find_bundle, flat_keys, list_bundles, merged_config, read_metadata
 from medseg_monai.data.names import case_name
+from medseg_monai.layers import disordered_columns
 from tests.data.dicom_files import OBLIQUE, ORIGIN, SPACING, find_segment, write_series
 from tests.data.photograph_files import write_photograph
 from tests.data.radiograph_files import write_radiograph
@@ -34,6 +36,7 @@ __all__ = [
     "Scene",
     "Shown",
     "check_mask",
+    "is_of_layers",
     "overlap",
     "points_of",
     "show",
@@ -65,6 +68,9 @@ class Scene(Protocol):
     def write_label(self, stem: Path, labels: np.ndarray) -> Path:
         """Store labels as a data list names them."""
 
+    def can_be_labelled(self, labels: np.ndarray) -> bool:
+        """Whether the bundle takes such labels."""
+
 
 @dataclass(frozen=True)
 class PictureScene:
@@ -87,6 +93,16 @@ class PictureScene:
         path = stem.with_suffix(".png")
         Image.fromarray(labels > 0).save(path)  # one bit, so that it is not the file of a scene of black and white
         return path
+
+    def can_be_labelled(self, labels: np.ndarray) -> bool:
+        return True
+
+
+class LayerScene(PictureScene):
+    """A scene of two layers: below each structure it is bright down to the lower edge."""
+
+    def can_be_labelled(self, labels: np.ndarray) -> bool:
+        return not disordered_columns(labels).size
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,9 @@ class VolumeScene:
         path = stem.with_suffix(".nii.gz")
         nib.Nifti1Image(labels, self.affine).to_filename(path)
         return path
+
+    def can_be_labelled(self, labels: np.ndarray) -> bool:
+        return True
 
 
 def points_of(labels: np.ndarray, affine: np.ndarray) -> dict[int, np.ndarray]:
@@ -276,7 +295,8 @@ def forms_of(bundle: Path) -> list[str]:
     data_type = read_metadata(bundle)["data_type"]
     if "NIfTI" in data_type:
         return ["NIfTI RAS", "NIfTI PIR", "DICOM series", *(["PNG slice"] if _reads_slices(bundle) else [])]
-    return ["PNG", "JPEG", *(one for one in ("DICOM", "TIFF stack") if one in data_type)]
+    others = () if is_of_layers(bundle.name) else ("DICOM", "TIFF stack")
+    return ["PNG", "JPEG", *(one for one in others if one in data_type)]
 
 
 def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Scene:
@@ -307,7 +327,13 @@ def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Sce
         return _draw_series(folder / "exam", drawing.volume(_structures(bundle)), image["modality"], keys)
     if kind == "NIfTI":
         return _draw_nifti(folder / "scan.nii.gz", drawing.volume(_structures(bundle)), axes, keys)
-    return _draw_picture(folder / f"picture.{form.lower()}", drawing.picture(), image["num_channels"])
+    draw_picture = _draw_layers if is_of_layers(bundle.name) else _draw_picture
+    return draw_picture(folder / f"picture.{form.lower()}", drawing.picture(), image["num_channels"])
+
+
+def is_of_layers(name: str) -> bool:
+    """Whether the labels of a bundle are layers in order of depth."""
+    return "CheckLayersd" in json.dumps(merged_config(name, ["train"]))
 
 
 def _reads_slices(bundle: Path) -> bool:
@@ -336,6 +362,12 @@ def _draw_picture(path: Path, labels: np.ndarray, channels: int) -> Scene:
     labels = labels.T if path.suffix == ".jpeg" else labels
     Image.fromarray(_coloured(labels, channels).squeeze()).save(path)
     return PictureScene(path, labels)
+
+
+def _draw_layers(path: Path, labels: np.ndarray, channels: int) -> Scene:
+    labels = np.maximum.accumulate(labels, axis=0)
+    Image.fromarray(_coloured(labels, channels).squeeze()).save(path)
+    return LayerScene(path, labels)
 
 
 def _draw_radiograph(path: Path, labels: np.ndarray) -> Scene:

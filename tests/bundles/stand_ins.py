@@ -109,6 +109,7 @@ SETTINGS = {
     "crop_size": [280, 300],
     "equalize": False,
     "organ": "liver",
+    "out_channels": 2,
 }
 
 
@@ -123,10 +124,10 @@ def save_stand_in(bundle: Path, path: Path) -> str:
         its class, as a config names it.
     """
     definition = merged_config(bundle, ["inference"])["network_def"]
-    numbers = {key: definition[key] for key in ("spatial_dims", "in_channels", "out_channels")}
     low, high = read_metadata(bundle)["network_data_format"]["inputs"]["image"]["value_range"]
     kind = STAND_INS.get(bundle.name, BrightIsForeground)
     kept = merged_config(bundle, ["train"])["settings"]
     settings = {key: value for key, value in SETTINGS.items() if key in kept}
+    numbers = {key: settings.get(key, definition[key]) for key in ("spatial_dims", "in_channels", "out_channels")}
     torch.save({"model": kind(**numbers, low=low, high=high).state_dict(), "settings": settings}, path)
     return f"{kind.__module__}.{kind.__name__}"

@@ -49,7 +49,7 @@ OWN: dict[tuple[str, str], str] = {
     ("inference", "imports"): "what the other blocks name",
     ("inference", "network_def"): "the paper's",
     ("inference", "preprocessing"): "the task's images",
-    ("inference", "dataset"): "find_images, find_photographs, find_radiographs or find_volumes",
+    ("inference", "dataset"): "find_images, find_oct, find_photographs, find_radiographs or find_volumes",
     ("inference", "inferer"): "whole, in views, slice by slice, or in two stages",
     ("inference", "postprocessing"): "the task's labels",
     ("evaluate", "imports"): "what the other blocks name",

@@ -106,7 +106,10 @@ def test_training_validation_and_inference_see_the_same_image(bundle: Path, phan
 
 
 def test_the_metadata_counts_the_networks_channels(bundle: Path):
-    definition = merged_config(bundle, ["inference"])["network_def"]
+    workflow = make_workflow(bundle, "inference", workflow_type="infer")
+    definition = {
+        key: workflow.parser.get_parsed_content(f"network_def#{key}") for key in ("in_channels", "out_channels")
+    }
     data_format = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert data_format["inputs"]["image"]["num_channels"] == definition["in_channels"]
     assert data_format["outputs"]["pred"]["num_channels"] == definition["out_channels"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,8 @@ from medseg_monai.errors import explain, is_users_mistake
 
 from .conftest import make_workflow
 
-
-def readers_of(name: str) -> set[str]:
-    """The classes that read the images and masks of a training."""
-    return set(re.findall(r"medseg_monai\.data\.(\w+Reader)", json.dumps(merged_config(name, ["train"]))))
-
-
-#: bundles that read pictures
-OF_PICTURES = [name for name in list_bundles() if {"RasterReader", "StackReader"} & readers_of(name)]
+#: bundles that read pictures with masks of one structure
+OF_PICTURES = [name for name in list_bundles() if "BinarizeMaskd" in json.dumps(merged_config(name, ["train"]))]
 #: bundles whose pictures are not slices of volumes, which may be blank
 OF_WHOLE_PICTURES = [name for name in OF_PICTURES if "slices" not in flat_keys(merged_config(name, ["train"]))]
 

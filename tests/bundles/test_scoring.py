@@ -17,7 +17,7 @@ from medseg_monai.data import write_datalist
 from medseg_monai.metrics import DICE_CONVENTION
 
 from .conftest import make_workflow, run_workflow
-from .scenes import BLOBS, FORMS, Shown, show
+from .scenes import BLOBS, FORMS, Shown, is_of_layers, show
 
 #: options of a prediction, none of them at its default where a scene shows the difference
 OPTIONS: dict[str, Any] = {
@@ -91,8 +91,8 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, (tuple, list)) else repr(value)
 
 
-#: of each bundle one image, or volume, and slices where it reads them
-SCENES = [pair for pair in FORMS if pair[1] in ("PNG", "NIfTI PIR", "PNG slice")]
+#: of each bundle one image, or volume, and slices where it reads them; of layers, test_retinal_layer.py has the tables
+SCENES = [pair for pair in FORMS if pair[1] in ("PNG", "NIfTI PIR", "PNG slice") and not is_of_layers(pair[0])]
 
 
 @pytest.mark.parametrize(("name", "form"), SCENES, ids=map("-".join, SCENES))

@@ -24,6 +24,7 @@ OWN: dict[str, dict[str, Any]] = {
     "retinal_vessel_fundus_cenet": {"image_size": [224, 256], "patch_size": [192, 224]},
     "optic_disc_fundus_cenet": {"image_size": [192, 224], "crop_size": [200, 200]},
     "cell_contour_em_cenet": {"image_size": [224, 256], "patch_size": [192, 224]},
+    "retinal_layer_oct_cenet": {"image_size": [192, 224]},
     "lung_lobe_ct_ctsunet": {
         "in_plane_size": 48,
         "stage1_features": [4] * 14,

@@ -16,6 +16,7 @@ from medseg_monai.data import (
     RasterReader,
     VolumeReader,
     find_images,
+    find_oct,
     find_photographs,
     find_radiographs,
     find_sections,
@@ -25,6 +26,7 @@ from medseg_monai.data import (
 from medseg_monai.data.readers.raster import RASTER_SUFFIXES
 
 from .dicom_files import tags, write_series
+from .oct_files import bscans, reflectivity, write_e2e, write_img, write_opt, write_vol, write_xml
 from .photograph_files import scenery, write_photograph
 from .radiograph_files import asymmetric, write_radiograph
 
@@ -586,3 +588,75 @@ def test_a_stack_whose_mask_would_replace_the_probabilities_of_another_is_refuse
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"a\.tif and \S+A_probability\.tif: probabilities of the one"):
         find_sections(tmp_path)
+
+
+class TestOCT:
+    """Pictures, files of devices and DICOM OPT."""
+
+    def test_a_folder_stands_for_the_scans_directly_in_it_in_all_formats(self, tmp_path, caplog):
+        deep = np.zeros((2, 1024, 6), np.uint8)
+        write_vol(tmp_path / "b.VOL", reflectivity(bscans()))
+        write_opt(tmp_path / "IM0001", bscans())
+        write_radiograph(tmp_path / "chest.dcm", asymmetric(8, 9))
+        (tmp_path / "a.png").touch()
+        (tmp_path / "c.fda").touch()  # damaged, which reading reports
+        (tmp_path / "notes.xml").write_text("<surfaces/>")
+        (tmp_path / "brain.img").touch()
+        cube = write_img(tmp_path, deep)
+        found = find_oct(tmp_path)
+        assert names(found) == ["IM0001", cube.name, "a.png", "b.VOL", "c.fda"]
+        assert case_names(found) == ["IM0001", cube.stem, "a", "b", "c"]
+        assert [Path(path).name for path in found.left_out] == ["brain.img", "chest.dcm", "notes.xml"]
+        assert "brain.img (its name does not say the size of a cube), chest.dcm (DX), notes.xml (no XML" in caplog.text
+
+    def test_the_pictures_of_an_xml_export_are_parts_of_its_scan(self, tmp_path):
+        write_xml(tmp_path / "eye.xml", {5: bscans()})
+        (tmp_path / "other.tif").touch()
+        found = find_oct(tmp_path)
+        assert names(found) == ["eye.xml", "other.tif"]
+        assert found.left_out == []
+
+    def test_the_pictures_of_an_xml_export_are_cases_if_they_are_named_themselves(self, tmp_path):
+        write_xml(tmp_path / "eye.xml", {5: bscans()})
+        assert names(find_oct([tmp_path / "B5_1.tif", tmp_path])) == ["B5_1.tif", "eye.xml"]
+
+    def test_exports_in_folders_of_their_own_are_cases(self, tmp_path):
+        for name in ("s1", "s2"):
+            (tmp_path / name).mkdir()
+            write_xml(tmp_path / name / "eye.xml", {5: bscans()})
+        assert case_names(find_oct(tmp_path)) == ["s1_eye", "s2_eye"]
+
+    @pytest.mark.parametrize("kind", ["e2e", "xml"])
+    def test_each_scan_of_a_file_with_several_is_a_case(self, kind, tmp_path):
+        if kind == "e2e":
+            path = write_e2e(tmp_path / "eyes.e2e", {4: reflectivity(bscans()), 9: reflectivity(bscans(1))})
+        else:
+            path = write_xml(tmp_path / "eyes.xml", {4: bscans(), 9: bscans(1)})
+        (tmp_path / "eye.png").touch()
+        expected = [("eyes_4", str(path / "4")), ("eyes_9", str(path / "9"))]
+        for given in (path, [path / "4", path / "9"]):
+            assert [(item["name"], item["image"]) for item in find_oct(given)] == expected
+        assert sorted(case_names(find_oct(tmp_path))) == ["eye", "eyes_4", "eyes_9"]
+
+    def test_a_file_with_one_scan_is_one_case_by_its_own_name(self, tmp_path):
+        path = write_e2e(tmp_path / "eye.E2E", {4: reflectivity(bscans())})
+        assert find_oct(path) == [{"image": str(path), "name": "eye"}]
+
+    def test_a_damaged_file_is_a_case_so_that_reading_says_what_is_wrong(self, tmp_path):
+        (tmp_path / "eye.e2e").write_bytes(b"CMDb")
+        (tmp_path / "eye2.xml").write_bytes(b"<HEDX><BODY>")
+        assert names(find_oct(tmp_path)) == ["eye.e2e", "eye2.xml"]
+
+    def test_a_folder_without_a_scan_is_refused_with_what_was_looked_for(self, tmp_path):
+        (tmp_path / "brain.img").touch()
+        with pytest.raises(
+            ValueError, match=r"no retinal scan in this folder .*fda, img, DICOM of OPT.*left out: brain"
+        ):
+            find_oct(tmp_path)
+
+    def test_what_does_not_exist_or_is_of_another_modality_is_refused(self, tmp_path):
+        for missing in ("a.vol", "a.e2e/4"):
+            with pytest.raises(FileNotFoundError, match=r"a\.\w+: no such file or folder"):
+                find_oct(tmp_path / missing)
+        with pytest.raises(ValueError, match="modality DX, expected OPT; give a retinal scan"):
+            find_oct(write_radiograph(tmp_path / "chest.dcm", asymmetric(8, 9)))

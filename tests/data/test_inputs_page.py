@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "medseg_monai" / "data"
 PAGE = ROOT / "docs" / "inputs.md"
-MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").glob("*.py"), *(DATA / "dicom").glob("*.py")])
+MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").rglob("*.py"), *(DATA / "dicom").glob("*.py")])
 MODULES += [
     ROOT / "medseg_monai" / "transforms" / f"{name}.py"
-    for name in ("binarize", "hounsfield", "in_plane", "not_blank", "same_size")
+    for name in ("binarize", "hounsfield", "in_plane", "layers", "not_blank", "same_size")
 ]
 MODULES += [ROOT / "medseg_monai" / "bundle" / "training_data.py"]
 OTHER_PAGES = ("datalist.py", "segments.py", "splits.py")  # of data lists and structures, not of images
@@ -23,6 +23,10 @@ ERRORS = ("ValueError", "FileNotFoundError", "OSError", "TooLargeError")
 INTERNAL = {
     "no sex that DICOM knows",
     "several values, as a backslash separates them",
+    "another picture than the header says",
+    "a document type",
+    "the same number twice",
+    "no context or no picture",
     "…: labels …, but segments for 1 to …; describe each label.",
     "…: no source files; a DICOM SEG needs the series that it was made from.",
     "…: the label map is …, its DICOM series …; apply Invertd first.",
@@ -30,6 +34,7 @@ INTERNAL = {
     "RasterReader has 1 or 3 channels, got channels=….",
     "channel_order must be 'RGB' or 'BGR', got '…'.",
     "in_plane_size must be positive, got ….",
+    "spatial_size must be rows and columns of 1 or more, got ….",
     "k must be positive, got ….",
     "'…' is …, but '…' is ….",
     "'…' has shape …; give one image [C, D, H, W].",

@@ -161,3 +161,17 @@ def test_a_network_that_returns_no_single_map_is_refused(output, image):
 def test_an_unknown_option_is_refused_with_the_known_ones(options):
     with pytest.raises(ValueError, match=r"must be .*one of \("):
         FlipTTAInferer(**options)
+
+
+def test_mirrored_views_are_the_image_and_its_mirror_image_upright():
+    seen = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.clone())
+        return x * torch.arange(8.0)  # brighter to the right
+
+    image = torch.rand(1, 1, 6, 8)
+    found = FlipTTAInferer(views="mirror")(image, network)
+    assert len(seen) == 2
+    assert torch.equal(seen[1], image.flip(3))
+    torch.testing.assert_close(found, image * 3.5)

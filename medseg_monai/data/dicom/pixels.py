@@ -13,7 +13,7 @@ from pydicom.uid import RLELossless
 
 from medseg_monai.data.limits import TooLargeError
 
-from .versions import join_fragments, read_pixels
+from .versions import coded_frames, read_pixels
 
 __all__ = ["coded_size", "decode_pixels"]
 
@@ -24,13 +24,14 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 
 
 def decode_pixels(dataset: Dataset) -> npt.NDArray[Any]:
-    """Decode the pixels of an image of one frame.
+    """Decode the pixels of an image.
 
     Args:
         dataset: the image, with its pixels.
 
     Returns:
-        the stored values ``[rows, columns]``, or ``[rows, columns, 3]`` of a colour image, those in YBR as RGB.
+        the stored values ``[rows, columns]``, or ``[rows, columns, 3]`` of a colour image, those in YBR as RGB; several
+        frames have an axis in front.
 
     Raises:
         TooLargeError: the code of the pixels has another size than the header.
@@ -39,12 +40,13 @@ def decode_pixels(dataset: Dataset) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated and syntax != RLELossless:
         stated = (int(dataset.Rows), int(dataset.Columns))
-        rows, columns = coded_size(join_fragments(dataset)) or stated
-        if (rows, columns) != stated:
-            raise TooLargeError(
-                f"{dataset.filename}: {rows} x {columns} pixels are coded, the header says {stated[0]} x {stated[1]}; "
-                "copy the file again."
-            )
+        for code in coded_frames(dataset):
+            rows, columns = coded_size(code) or stated
+            if (rows, columns) != stated:
+                raise TooLargeError(
+                    f"{dataset.filename}: {rows} x {columns} pixels are coded, the header says {stated[0]} x "
+                    f"{stated[1]}; copy the file again."
+                )
     return read_pixels(dataset)
 
 

@@ -38,8 +38,8 @@ else:
 __all__ = [
     "apply_modality_lut",
     "apply_voi_lut",
+    "coded_frames",
     "is_implicit",
-    "join_fragments",
     "missing_decoder",
     "read_pixels",
     "write_dicom",
@@ -135,15 +135,16 @@ def is_implicit(dataset: FileDataset) -> bool:
         return bool(dataset.is_implicit_VR)
 
 
-def join_fragments(dataset: Dataset) -> bytes:
-    """Return the code of the compressed pixels of one frame.
+def coded_frames(dataset: Dataset) -> Iterator[bytes]:
+    """Return the code of the compressed pixels, frame by frame.
 
     Args:
-        dataset: an image of one frame.
+        dataset: an image with its pixels.
     """
+    frames = int(dataset.get("NumberOfFrames") or 1)
     if _HAS_DECODERS:
-        return next(generate_frames(dataset.PixelData, number_of_frames=1), b"")
-    return next(generate_pixel_data_frame(dataset.PixelData, 1), b"")
+        return generate_frames(dataset.PixelData, number_of_frames=frames)
+    return generate_pixel_data_frame(dataset.PixelData, frames)
 
 
 def write_dicom(attributes: Dataset, path: str | os.PathLike[str]) -> None:

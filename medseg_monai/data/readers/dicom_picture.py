@@ -1,4 +1,4 @@
-"""Single 2D images in DICOM files, as a viewer shows them: grey values or colours from 0 to 255."""
+"""2D images in DICOM files, and stacks of them, as a viewer shows them: grey values or colours from 0 to 255."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medseg_monai.files import one_line
 
 from .raster import BYTES_PER_PIXEL
 
-__all__ = ["PHOTOGRAPH", "RADIOGRAPH", "DicomPicture", "PictureKind", "read_dicom_picture"]
+__all__ = ["OCT", "PHOTOGRAPH", "RADIOGRAPH", "DicomPicture", "PictureKind", "read_dicom_picture"]
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -44,13 +44,17 @@ class PictureKind:
     Attributes:
         name: what messages call one.
         modalities: the modalities.
-        in_colour: whether it may have colours. Grey values without a window are then not stretched: as in a file of
-            another format, the range of the depth becomes 0 to 255.
+        in_colour: whether it may have colours.
+        stretched: whether the darkest and the brightest pixel of grey values without a window become 0 and 255. If not,
+            the ends of the range of the depth do, as in a file of another format.
+        in_frames: whether it may have several frames.
     """
 
     name: str
     modalities: tuple[str, ...]
-    in_colour: bool
+    in_colour: bool = False
+    stretched: bool = False
+    in_frames: bool = False
 
     @property
     def interpretations(self) -> tuple[str, ...]:
@@ -58,11 +62,14 @@ class PictureKind:
         return _GREY + _COLOURS if self.in_colour else _GREY
 
 
-RADIOGRAPH = PictureKind("radiograph", ("CR", "DX"), in_colour=False)
+RADIOGRAPH = PictureKind("radiograph", ("CR", "DX"), stretched=True)
 """Computed radiography and digital X-ray."""
 
 PHOTOGRAPH = PictureKind("photograph", ("OP",), in_colour=True)
 """Ophthalmic photography."""
+
+OCT = PictureKind("retinal scan", ("OPT",), in_frames=True)
+"""Ophthalmic tomography: a B-scan, or a volume with one in each frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +77,7 @@ class DicomPicture:
     """What a file holds.
 
     Attributes:
-        values: ``[H, W]`` grey or ``[H, W, 3]`` RGB, from 0 to 255.
+        values: ``[H, W]`` grey or ``[H, W, 3]`` RGB, from 0 to 255; several frames have an axis in front.
         interpretation: its photometric interpretation.
     """
 
@@ -98,8 +105,10 @@ def read_dicom_picture(path: Path, kind: PictureKind, max_image_mib: float = MAX
     padding = _padding(dataset, stored)
     if padding.all():
         raise ValueError(f"{path}: every pixel is padding; export the image again.")
+    shown = np.empty(stored.shape, dtype=np.float32)
     try:
-        shown = _as_shown(dataset, stored, padding, stretch=not kind.in_colour)
+        for frame in np.ndindex(stored.shape[:-2]):  # one by one, to save memory
+            shown[frame] = _as_shown(dataset, stored[frame], padding[frame], stretch=kind.stretched)
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises many types for tags with no value or an impossible one
@@ -133,7 +142,7 @@ def _open(path: Path, kind: PictureKind, max_image_mib: float) -> Dataset:
     if modality not in kind.modalities:
         wanted = " or ".join(kind.modalities)
         raise ValueError(f"{path}: modality {modality}, expected {wanted}; give a {kind.name}.")
-    if frames > 1:
+    if frames > 1 and not kind.in_frames:
         raise ValueError(f"{path}: {frames} frames; save the frame to segment as a file of its own.")
     is_grey = interpretation in _GREY
     if interpretation not in kind.interpretations or samples != (1 if is_grey else 3):
@@ -151,9 +160,10 @@ def _open(path: Path, kind: PictureKind, max_image_mib: float) -> Dataset:
             f"{path}: compressed ({_syntax(dataset)}), needs {decoder}; install that or decompress the image."
         )
     _warn(path, dataset, interpretation)
-    check_size(path, size, max_image_mib, bytes_each=BYTES_PER_PIXEL)
+    shape = (frames, *size) if frames > 1 else size
+    check_size(path, shape, max_image_mib, bytes_each=BYTES_PER_PIXEL)
     with _reading(path):
-        dataset = read_dicom(path, pixels=math.prod(size))
+        dataset = read_dicom(path, pixels=math.prod(shape))
     if "PixelData" not in dataset:
         raise ValueError(f"{path}: no pixel data; copy the whole file again.")
     return dataset

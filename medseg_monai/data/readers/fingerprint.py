@@ -11,6 +11,8 @@ from medseg_monai.data.dicom import find_series
 from medseg_monai.files import file_sha256, has_ending
 
 from .itk_header import files_of_volume
+from .oct import files_of_scan
+from .oct_files.scan import split_number
 from .stack import sections_of
 from .volume import ITK_SUFFIXES
 
@@ -24,8 +26,9 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
         path: ``item["image"]`` of a data list.
 
     Returns:
-        the file, with the voxels of a detached header, or the files of every DICOM series that the path can stand for,
-        or else the pictures of the folder, which may be a stack; none if there is no such file, folder or series.
+        the file, with the voxels of a detached header or the pictures that an XML export of OCT names, or the files of
+        every DICOM series that the path can stand for, or else the pictures of the folder, which may be a stack; none
+        if there is no such file, folder or series.
 
     Raises:
         ValueError: damaged files beside no series, or a header that is damaged or names a file elsewhere.
@@ -41,9 +44,9 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
         ...     [file.name for file in input_files(f"{folder}/ct.mhd")]
         ['ct.mhd', 'ct.raw']
     """
-    given = Path(path)
+    given, _ = split_number(Path(path))
     if given.is_file():
-        return files_of_volume(given) if has_ending(given, ITK_SUFFIXES) else [given]
+        return files_of_volume(given) if has_ending(given, ITK_SUFFIXES) else files_of_scan(given)
     if given.is_dir():
         series = find_series(given)
         if not series:

@@ -22,7 +22,7 @@ from medseg_monai.files import atomic_path
 
 from .case import SavedCase
 
-__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "write_label_nifti", "write_volume_nifti"]
+__all__ = ["NIfTIWriter", "PNGWriter", "RasterMaskWriter", "save_png", "write_label_nifti", "write_volume_nifti"]
 
 
 class RasterMaskWriter(ImageWriter):
@@ -139,10 +139,20 @@ class RasterMaskWriter(ImageWriter):
             raise ValueError(f"{path}: masks are written as PNG; name the file .png.")
         if self.mask is None:
             raise ValueError(f"{path}: no label map to write; call set_data_array first.")
-        _save_png(to_stored(self.mask, self.orientation), self.orientation, path)
+        save_png(Image.fromarray(to_stored(self.mask, self.orientation)), self.orientation, path)
 
 
-def _save_png(mask: npt.NDArray[np.uint8], orientation: int, path: Path) -> None:
+def save_png(picture: Image.Image, orientation: int, path: Path) -> None:
+    """Write a picture with its orientation tag, completely or not at all.
+
+    Args:
+        picture: the picture as it is stored.
+        orientation: its EXIF orientation; 1 is written without a tag.
+        path: the file, in a folder that exists.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     if not path.parent.is_dir():
         raise OSError(f"{path}: cannot be written (no such folder); choose a writable folder with room.")
     exif = Image.Exif()
@@ -150,7 +160,7 @@ def _save_png(mask: npt.NDArray[np.uint8], orientation: int, path: Path) -> None
         exif[ExifTags.Base.Orientation] = orientation
     try:
         with atomic_path(path) as temporary:
-            Image.fromarray(mask).save(temporary, format="PNG", exif=exif)
+            picture.save(temporary, format="PNG", exif=exif)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{path}: cannot be written ({reason}); choose a writable folder with room.") from error

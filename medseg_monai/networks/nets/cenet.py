@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from monai.networks.layers.factories import Conv
@@ -215,6 +215,26 @@ class CENet(nn.Module):
         Source: Guzaiwang/CE-Net, networks/cenet.py.
         """
         return rename_tensors(state, _AUTHOR_PREFIXES, network="CE-Net")
+
+    @staticmethod
+    def adapt_settings(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the bundle that weights of the authors are for.
+
+        Those with several channels are for layers in OCT: the bundle takes any number of classes, and its images are
+        grey, so that the order of their channels says nothing.
+
+        Args:
+            settings: what all weights of the authors have.
+            arguments: constructor arguments that the weights need.
+
+        Example:
+            >>> CENet.adapt_settings({"channel_order": "BGR"}, {"out_channels": 12})
+            {'out_channels': 12}
+        """
+        if arguments.get("out_channels", 1) == 1:
+            return dict(settings)
+        others = {key: value for key, value in settings.items() if key != "channel_order"}
+        return {**others, "out_channels": arguments["out_channels"]}
 
     @staticmethod
     def infer_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | bool | str]:

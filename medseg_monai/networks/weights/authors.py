@@ -11,7 +11,9 @@ The class may also have
 - a static method ``author_unused(key)``, which returns the reason why a tensor is left out if the authors' network
   holds it but never uses it, and ``None`` for any other name; ``convert_author_state`` leaves out exactly these;
 - a class attribute ``author_settings`` with the choices of the authors that cannot be inferred from any tensor and that
-  a bundle must follow, for its images or for its network, under the names of the bundle's config.
+  a bundle must follow, for its images or for its network, under the names of the bundle's config;
+- a static method ``adapt_settings(settings, arguments)``, if the authors' networks belong to bundles with different
+  settings; it returns those of the bundle that the arguments tell.
 
 The settings written beside the weights are ``author_settings`` and the constructor arguments other than the channels,
 so that a bundle builds a network that the weights fit.
@@ -199,6 +201,8 @@ def import_weights(
     check_fits(state, expected, network=name, source=path)
     settings = {key: value for key, value in arguments.items() if key not in _CHANNELS}
     settings |= getattr(network_class, "author_settings", {})
+    if hasattr(network_class, "adapt_settings"):
+        settings = network_class.adapt_settings(settings, arguments)
     if out is not None:
         write_model(out, state, settings)
     return ImportReport(

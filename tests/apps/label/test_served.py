@@ -149,3 +149,15 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     with pytest.raises(FileNotFoundError, match="no such folder"):
         serve(tmp_path / "absent")
+
+
+def test_layers_have_the_names_and_colours_of_the_weights(tmp_path: Path):
+    bundle = ServedBundle.read("retinal_layer_oct_cenet")
+    assert bundle.softmax
+    channels = json.loads((bundle.root / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]
+    assert list(bundle.labels) == list(channels["pred"]["channel_def"].values())[1:]
+    weights = tmp_path / "model.pt"
+    torch.save({"model": {}, "settings": {"out_channels": 4, "boundaries": ["ILM", "NFL-GCL", "BM"]}}, weights)
+    bundle = ServedBundle.read("retinal_layer_oct_cenet", weights)
+    assert bundle.labels == {"ILM to NFL-GCL": 1, "NFL-GCL to BM": 2, "below BM": 3}
+    assert len(set(bundle.colours.values())) == 3

@@ -8,11 +8,13 @@ from pathlib import Path
 import itk
 import numpy as np
 import pytest
+from PIL import Image
 
 from medseg_monai.data import VolumeReader
 from medseg_monai.data.readers.fingerprint import input_files, input_sha256
 from medseg_monai.files import file_sha256
 from tests.data.dicom_files import write_series
+from tests.data.oct_files import bscans, reflectivity, write_e2e, write_xml
 
 
 def write_detached(folder: Path, header: str) -> Path:
@@ -83,3 +85,18 @@ def test_a_series_is_all_its_files_by_its_folder_and_by_its_uid(tmp_path):
 
 def test_what_is_not_there_has_no_hash(tmp_path):
     assert input_sha256([tmp_path / "gone.png"]) == input_sha256([tmp_path / "no" / "1.2.3"]) == ""
+
+
+def test_the_pictures_that_an_xml_export_of_oct_names_are_a_part_of_the_input(tmp_path):
+    path = write_xml(tmp_path / "eyes.xml", {4: bscans(2), 9: bscans(1)})
+    pictures = {"NIR4.tif", "B4_0.tif", "B4_1.tif", "NIR9.tif", "B9_0.tif"}
+    assert {file.name for file in input_files(path / "4")} == {"eyes.xml", *pictures}
+    before = input_sha256([path / "4"])
+    Image.fromarray(bscans(1)[0] + 1).save(tmp_path / "B4_1.tif")
+    assert input_sha256([path / "4"]) != before
+
+
+def test_a_scan_in_a_file_with_several_is_told_by_the_whole_file(tmp_path):
+    path = write_e2e(tmp_path / "eyes.e2e", {4: reflectivity(bscans()), 9: reflectivity(bscans(1))})
+    assert input_files(path / "9") == [path]
+    assert input_sha256([path / "9"]) == file_sha256(path)

@@ -157,6 +157,21 @@ def test_the_settings_of_the_authors_are_written_beside_the_weights(tmp_path, au
     assert ModelFile(tmp_path / "model.pt").setting("channel_order", "RGB") == "BGR"
 
 
+def test_a_network_may_have_weights_of_bundles_with_different_settings(tmp_path, authors, monkeypatch):
+    def adapt(settings, arguments):
+        return {**settings, "classes": arguments["out_channels"]}
+
+    monkeypatch.setattr(TinyNet, "adapt_settings", staticmethod(adapt), raising=False)
+    torch.save(authors, tmp_path / "a.pth")
+    assert import_weights("tiny", tmp_path / "a.pth").settings == {"classes": 5}
+
+
+def test_weights_of_one_channel_are_of_photographs_and_those_of_several_of_layers():
+    settings = NETWORKS["cenet"].author_settings
+    assert NETWORKS["cenet"].adapt_settings(settings, {"out_channels": 1}) == {"channel_order": "BGR"}
+    assert NETWORKS["cenet"].adapt_settings(settings, {"out_channels": 12}) == {"out_channels": 12}
+
+
 def test_the_arguments_other_than_the_channels_are_settings(tmp_path, authors):
     torch.save(authors, tmp_path / "a.pth")
     report = import_weights("sized", tmp_path / "a.pth", out=tmp_path / "model.pt")

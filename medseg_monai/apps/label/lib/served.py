@@ -22,7 +22,8 @@ from medseg_monai.bundle import (
     read_metadata,
 )
 from medseg_monai.bundle.ranges import value_fault
-from medseg_monai.data import DicomSegWriter, SaveResultsd, Segment
+from medseg_monai.data import DicomSegWriter, LayerWriter, SaveResultsd, Segment
+from medseg_monai.data.results.case import ResultWriter
 
 __all__ = ["PALETTE", "ServedBundle", "check_option", "check_options", "choose_bundles"]
 
@@ -61,7 +62,7 @@ class ServedBundle:
         description: one line on it.
         dimension: 2 for images, 3 for volumes.
         labels: name of each label and its value in the mask, without the background: those of the bundle's DICOM SEG
-            if it writes one, otherwise those of its metadata.
+            if it writes one, those of the layers that its weights tell apart, otherwise those of its metadata.
         colours: colour of each label, RGB from 0 to 255.
         softmax: whether the channels of the network's output exclude each other; otherwise each is an independent yes
             or no.
@@ -110,9 +111,13 @@ class ServedBundle:
                 "network_data_format#outputs#pred."
             )
         parser = _inference(bundle, checkpoint)
-        segments, reader = _segments(parser), _reader(parser)
+        writers, reader = _writers(parser), _reader(parser)
+        segments = next((writer.segments for writer in writers if isinstance(writer, DicomSegWriter)), ())
+        layers = next((writer for writer in writers if isinstance(writer, LayerWriter)), None)
         colours = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
-        if len(segments) == len(names):
+        if layers is not None:
+            names, colours = list(layers.labels), list(layers.colours)
+        elif len(segments) == len(names):
             names, colours = [one.name for one in segments], [one.colour for one in segments]
         return cls(
             name=metadata["name"],
@@ -250,11 +255,10 @@ def _reader(parser: ConfigParser) -> Any:
     return load._loader.readers[-1]  # the given reader is last, after MONAI's own
 
 
-def _segments(parser: ConfigParser) -> Sequence[Segment]:
-    """Descriptions of the labels in the bundle's DICOM SEG; none if it writes no such file."""
+def _writers(parser: ConfigParser) -> Sequence[ResultWriter]:
+    """What writes the bundle's results."""
     try:
         transforms = parser.get_parsed_content("postprocessing").transforms
     except RuntimeError:  # from MONAI: one bundle reads the organ from its weights, and there are none
         return []
-    writers = (writer for step in transforms if isinstance(step, SaveResultsd) for writer in step.writers)
-    return next((writer.segments for writer in writers if isinstance(writer, DicomSegWriter)), [])
+    return [writer for step in transforms if isinstance(step, SaveResultsd) for writer in step.writers]
