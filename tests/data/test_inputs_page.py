@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "medseg_monai" / "data"
 PAGE = ROOT / "docs" / "inputs.md"
-MODULES = sorted([*DATA.glob("*.py"), *(DATA / "readers").rglob("*.py"), *(DATA / "dicom").glob("*.py")])
+MODULES = [path for name in ("readers", "dicom", "inputs") for path in sorted((DATA / name).rglob("*.py"))]
+MODULES += sorted(DATA.glob("*.py"))
 MODULES += [
     ROOT / "medseg_monai" / "transforms" / f"{name}.py"
     for name in ("binarize", "hounsfield", "in_plane", "layers", "not_blank", "same_size")
