@@ -1,9 +1,8 @@
 """Inferers that MONAI lacks; each is a :class:`monai.inferers.Inferer`."""
 
-from .bscans import BScanInferer
 from .cpu_autocast import CPUAutocastInferer
 from .ctsunet import TwoStageInferer
 from .flip_tta import FlipTTAInferer
 from .slice_by_slice import SliceBySliceInferer
 
-__all__ = ["BScanInferer", "CPUAutocastInferer", "FlipTTAInferer", "SliceBySliceInferer", "TwoStageInferer"]
+__all__ = ["CPUAutocastInferer", "FlipTTAInferer", "SliceBySliceInferer", "TwoStageInferer"]

@@ -1,4 +1,4 @@
-"""Inference of a volume slice by slice, each slice by an inferer of images."""
+"""Inference of a volume slice by slice, each slice by an inferer of images; a single image by that inferer itself."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SliceBySliceInferer(SliceInferer):
         >>> from medseg_monai.inferers import FlipTTAInferer, SliceBySliceInferer
         >>> network = torch.nn.Conv2d(3, 1, kernel_size=3, padding=1).eval()
         >>> infer = SliceBySliceInferer((6, 8), FlipTTAInferer(activation="sigmoid"), sw_batch_size=2, channels=3)
-        >>> infer(torch.rand(1, 1, 5, 6, 8), network).shape
-        torch.Size([1, 1, 5, 6, 8])
+        >>> infer(torch.rand(1, 1, 5, 6, 8), network).shape, infer(torch.rand(1, 1, 6, 8), network).shape
+        (torch.Size([1, 1, 5, 6, 8]), torch.Size([1, 1, 6, 8]))
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class SliceBySliceInferer(SliceInferer):
         """Predict every slice.
 
         Args:
-            inputs: batch of volumes ``[B, C, *spatial]``, with one channel if ``channels`` is set.
+            inputs: batch of volumes ``[B, C, *spatial]`` or of images ``[B, C, H, W]``, with one channel if ``channels``
+                is set.
             network: a network of images, or whatever the inferer of slices takes for one.
             args: further arguments of the inferer of slices.
             kwargs: further keyword arguments of it.

@@ -50,3 +50,8 @@ def test_further_arguments_reach_the_network(volume: torch.Tensor):
     infer = SliceBySliceInferer((6, 10), FlipTTAInferer(), sw_batch_size=2)
     found = infer(volume, lambda x, factor, *, shift: x * factor + shift, 3.0, shift=1.0)
     torch.testing.assert_close(found, volume * 3 + 1)
+
+
+def test_a_single_image_is_predicted_as_a_slice_is(volume: torch.Tensor):
+    infer = SliceBySliceInferer((6, 10), FlipTTAInferer(views="flips"), channels=3)
+    torch.testing.assert_close(infer(volume[:, :, 1], lopsided), infer(volume, lopsided)[:, :, 1])
