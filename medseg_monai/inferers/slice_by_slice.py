@@ -55,7 +55,7 @@ class SliceBySliceInferer(SliceInferer):
         """Predict every slice.
 
         Args:
-            inputs: batch of volumes ``[B, C, *spatial]`` or of images ``[B, C, H, W]``, with one channel if ``channels``
+            inputs: batch of volumes ``[B, C, *spatial]`` or of images ``[B, C, H, W]``; of one channel if ``channels``
                 is set.
             network: a network of images, or whatever the inferer of slices takes for one.
             args: further arguments of the inferer of slices.
@@ -70,4 +70,6 @@ class SliceBySliceInferer(SliceInferer):
             prediction: torch.Tensor = self.inferer(shown, network, *args, **kwargs)
             return prediction
 
-        return super().__call__(inputs, predict)
+        if inputs.ndim == 4:
+            return predict(inputs)
+        return super().__call__(inputs, predict)  # type: ignore[return-value]
