@@ -72,4 +72,4 @@ class SliceBySliceInferer(SliceInferer):
 
         if inputs.ndim == 4:
             return predict(inputs)
-        return super().__call__(inputs, predict)  # type: ignore[return-value]
+        return super().__call__(inputs, predict)
