@@ -30,6 +30,12 @@ class CellScores(NamedTuple):
         rand_split: 1 if no cell of the truth is split.
         rand_merge: 1 if no cells of the truth are merged.
         v_info: foreground-restricted information theoretic score.
+
+    Example:
+        >>> import numpy as np
+        >>> from medseg_monai.metrics import score_cells
+        >>> score_cells(np.array([1, 1, 2, 2]), np.array([1, 1, 2, 2]))
+        CellScores(v_rand=1.0, rand_split=1.0, rand_merge=1.0, v_info=1.0)
     """
 
     v_rand: float

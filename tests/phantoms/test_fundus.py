@@ -184,7 +184,7 @@ def test_a_bundle_finds_its_phantoms_by_its_name(tmp_path, task, mask):
     np.testing.assert_array_equal(label > 0, getattr(drawn, mask))
 
 
-@pytest.mark.parametrize("bundle", ["cell_contour_em_cenet", "retinal_vessel_fundusx"])
+@pytest.mark.parametrize("bundle", ["teeth_panorama_cenet", "retinal_vessel_fundusx"])
 def test_a_bundle_without_phantoms_is_told_which_there_are(bundle):
     with pytest.raises(ValueError, match=f"'{bundle}'.*retinal_vessel_fundus, optic_disc_fundus"):
         phantom_writer(bundle)

@@ -119,3 +119,13 @@ def test_a_missing_mask_is_passed_over_if_allowed():
     assert BinarizeMaskd("fov", allow_missing_keys=True)({"label": "a.png"}) == {"label": "a.png"}
     with pytest.raises(KeyError):
         BinarizeMaskd("fov")({"label": "a.png"})
+
+
+def test_the_pages_of_a_stack_are_judged_as_masks():
+    stack = torch.zeros(1, 3, 20, 31)
+    stack[..., 5:] = 255
+    stack[0, 1, 3, 5:] = 128  # an edge
+    assert BinarizeMaskd("label")({"label": stack})["label"].sum() == (3 * 20 * 26)
+    stack[0, 1, 3:9, 10:20] = 128
+    with pytest.raises(ValueError, match="values 0, 128, 255"):
+        BinarizeMaskd("label")({"label": stack})

@@ -226,18 +226,22 @@ def decoding(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: truncated or not an image; replace the file.") from error
 
 
-def count_pages(image: Image.Image) -> int:
+def count_pages(image: Image.Image, path: Path) -> int:
     """Count the pages or frames of a file.
 
     In front of a stack of more than 4 GiB, ImageJ writes the header of the first page alone, with the number of pages
-    in its description.
+    in its description; the file is as long as they need. A page that was cut out of a stack may state it, too.
 
     Args:
         image: the file, opened.
+        path: its path.
     """
-    description = str(getattr(image, "tag_v2", {}).get(TiffImagePlugin.IMAGEDESCRIPTION, ""))
+    tags = getattr(image, "tag_v2", {})
+    description = str(tags.get(TiffImagePlugin.IMAGEDESCRIPTION, ""))
     stated = re.search(r"^images=(\d{1,9})$", description, flags=re.MULTILINE) if "ImageJ=" in description else None
-    return max(getattr(image, "n_frames", 1), int(stated[1]) if stated else 1)
+    pages = int(stated[1]) if stated else 1
+    needed = pages * image.width * image.height * sum(tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) // 8
+    return max(getattr(image, "n_frames", 1), pages if path.stat().st_size >= needed else 1)
 
 
 def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
@@ -269,7 +273,7 @@ def open_raster(path: Path, max_image_mib: float) -> tuple[Image.Image, int]:
     # from the name of an uncompressed TIFF, Pillow would map the file with height and width exchanged
     with decoding(path), path.open("rb") as stream, Image.open(stream, formats=picture_formats()) as image:
         check_size(path, (image.height, image.width), max_image_mib, bytes_each=BYTES_PER_PIXEL)
-        frames = count_pages(image)
+        frames = count_pages(image, path)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if frames == 1:
             image.load()

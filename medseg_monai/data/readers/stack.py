@@ -139,7 +139,7 @@ class StackReader(NamedFileReader):
         with path.open("rb") as stream:
             with decoding(path):
                 image = Image.open(stream, formats=picture_formats())
-                pages = count_pages(image)
+                pages = count_pages(image, path)
             if pages > 1 and isinstance(image, TiffImagePlugin.TiffImageFile):
                 return self._read_pages(image, path, pages)
         values, meta = self.raster.get_data([path])
@@ -158,14 +158,14 @@ class StackReader(NamedFileReader):
         return values, {EXIF_ORIENTATION: 1, "format": image.format, "mode": image.mode}
 
     def _check_pages(self, image: TiffImagePlugin.TiffImageFile, path: Path, pages: int) -> None:
-        """Refuse pages that are no stack, by their headers; the first page is the current one afterwards."""
+        """Refuse pages that are no stack, by their headers."""
         if image.n_frames < pages:
             raise ValueError(
                 f"{path}: {pages} pages with one header, as ImageJ saves large stacks; save the pages as files."
             )
         size = image.size
         self._check_size(path, pages, size)
-        for page in reversed(range(pages)):
+        for page in range(pages):
             with decoding(path):
                 image.seek(page)
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -118,6 +118,13 @@ def test_a_stack_whose_pages_have_no_headers_is_not_taken_for_its_first_page(tmp
         reader.get_data([tmp_path / "large.tif"])
 
 
+@pytest.mark.parametrize("reader", [StackReader(), RasterReader(channels=1)], ids=lambda one: type(one).__name__)
+def test_a_page_that_was_cut_out_of_a_stack_is_read_whatever_its_description_says(tmp_path, reader):
+    tifffile.imwrite(tmp_path / "page.tif", pages(1)[0], description="ImageJ=1.54f\nimages=12\n", metadata=None)
+    values, _ = reader.get_data([tmp_path / "page.tif"])
+    np.testing.assert_array_equal(values.squeeze(), pages(1)[0])
+
+
 def test_an_animation_is_no_stack(tmp_path):
     frames = [Image.fromarray(page) for page in pages(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
