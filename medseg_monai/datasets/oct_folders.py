@@ -16,6 +16,7 @@ from medseg_monai.layers import disordered_columns, labels_of_boundaries
 
 from ._common import Problems, by_key, files, locate, pair, progress, split_three_ways
 from ._layers import (
+    AXIAL,
     SPECTRALIS_AXIAL_UM,
     Labels,
     checked_label,
@@ -343,8 +344,8 @@ def _index(
 
 
 def _axial(row: Mapping[str, str], default: float | None) -> dict[str, float]:
-    given = row.get("axial_um") or default
-    return {} if given is None else {"axial_um": float(given)}
+    given = row.get(AXIAL) or default
+    return {} if given is None else {AXIAL: float(given)}
 
 
 def _labels_of_table(path: Path, image: Path, problems: Problems) -> tuple[list[str], Labels] | None:

@@ -82,6 +82,15 @@ def test_an_index_without_a_scan_or_a_column_is_refused(folder, tmp_path):
         read("healthy_spectralis", folder, tmp_path)
 
 
+def test_a_spacing_in_the_index_goes_first_and_must_be_one(folder, tmp_path):
+    rows = [f"eye{number}.png,S{number},S{number},{2.5}" for number in range(6)]
+    (folder / "index.csv").write_text("\n".join(["file,patient,split_group,axial_um", *rows]))
+    assert {item["axial_um"] for item in every(read("healthy_spectralis", folder, tmp_path))} == {2.5}
+    (folder / "index.csv").write_text("\n".join(["file,patient,split_group,axial_um", *rows[:-1], "eye5.png,a,a,wide"]))
+    with pytest.raises(ValueError, match=r"index\.csv: axial_um 'wide' of eye5 is no spacing"):
+        read("oct_labels", folder, tmp_path)
+
+
 def test_classes_out_of_order_are_refused_with_file_and_column(folder, tmp_path):
     labels = labels_of_boundaries(EIGHT, HEIGHT)
     labels[30, 17] = 1
