@@ -209,13 +209,13 @@ def read_oct_boundaries(
 
         images/NAME.png          grey, whatever Pillow reads
         boundaries/NAME.csv      a line for each column of the image, a column for each boundary from top to bottom
+                                 (or NAME_boundaries.csv, as a prediction writes it)
         index.csv                optional: file, patient, and split_group where several subjects belong together
 
     The first line of a table names the boundaries; a first column named ``column`` is left out. A number is the
     distance from the upper edge in pixels, with or without a fraction, and an empty field or ``nan`` leaves the
-    boundary open, which makes the column one without truth. This is also what a prediction writes. Each table becomes a
-    label picture in ``derived``, in which boundaries lie between whole pixels. Items are those of
-    :func:`read_oct_labels`.
+    boundary open, which makes the column one without truth. Each table becomes a label picture in ``derived``, in which
+    boundaries lie between whole pixels. Items are those of :func:`read_oct_labels`.
 
     Args:
         root: the folder with ``images`` and ``boundaries``.
@@ -250,7 +250,7 @@ def read_oct_boundaries(
     base = locate(root, source=source, needs=("images",))
     problems = Problems(source, base)
     images = by_key(files(base / "images"), ANY, problems)
-    tables = by_key(files(base / "boundaries", suffixes=(".csv",)), ANY, problems)
+    tables = by_key(files(base / "boundaries", suffixes=(".csv",)), r"(.+?)(?:_boundaries)?", problems)
     if not images:
         problems.add(base / "images", "no images")
     pair(images, tables, problems, kind="table")
