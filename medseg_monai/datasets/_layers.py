@@ -20,7 +20,7 @@ from medseg_monai.layers import IGNORED, disordered_columns
 from ._common import Problems
 
 __all__ = [
-    "CHIU_BOUNDARIES",
+    "AXIAL",
     "SPECTRALIS_AXIAL_UM",
     "Labels",
     "checked_label",
@@ -32,11 +32,12 @@ __all__ = [
 
 Labels = NDArray[np.uint8]
 
-#: the eight boundaries of Chiu et al., 2015, which the set of healthy eyes has too
-CHIU_BOUNDARIES = ("ILM", "NFL-GCL", "IPL-INL", "INL-OPL", "OPL-ONL", "ISM-ISE", "OS-RPE", "BM")
-
 #: spacing of the rows of a B-scan of Heidelberg's Spectralis
 SPECTRALIS_AXIAL_UM = 3.87
+
+#: column of an index and key of an item: spacing of the rows in micrometres
+AXIAL = "axial_um"
+LARGEST_UM = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,16 @@ def read_index(path: Path, problems: Problems, needs: Sequence[str] = ()) -> dic
         if not name or name in found:
             problems.add(path, f"names {row['file']!r} twice" if name else "has a line without file")
         found[name] = {key: value or "" for key, value in row.items() if key is not None}
+        if found[name].get(AXIAL) and not _is_spacing(found[name][AXIAL]):
+            problems.add(path, f"{AXIAL} {found[name][AXIAL]!r} of {name} is no spacing in micrometres")
     return found
+
+
+def _is_spacing(text: str) -> bool:
+    try:
+        return 0 < float(text) < LARGEST_UM
+    except ValueError:
+        return False
 
 
 def patients_of_index(index: Mapping[str, Mapping[str, str]], images: Mapping[str, Path], problems: Problems) -> None:

@@ -16,6 +16,7 @@ from medseg_monai.layers import disordered_columns, labels_of_boundaries
 
 from ._common import Problems, by_key, files, locate, pair, progress, split_three_ways
 from ._layers import (
+    AXIAL,
     SPECTRALIS_AXIAL_UM,
     Labels,
     checked_label,
@@ -208,13 +209,13 @@ def read_oct_boundaries(
 
         images/NAME.png          grey, whatever Pillow reads
         boundaries/NAME.csv      a line for each column of the image, a column for each boundary from top to bottom
+                                 (or NAME_boundaries.csv, as a prediction writes it)
         index.csv                optional: file, patient, and split_group where several subjects belong together
 
     The first line of a table names the boundaries; a first column named ``column`` is left out. A number is the
     distance from the upper edge in pixels, with or without a fraction, and an empty field or ``nan`` leaves the
-    boundary open, which makes the column one without truth. This is also what a prediction writes. Each table becomes a
-    label picture in ``derived``, in which boundaries lie between whole pixels. Items are those of
-    :func:`read_oct_labels`.
+    boundary open, which makes the column one without truth. Each table becomes a label picture in ``derived``, in which
+    boundaries lie between whole pixels. Items are those of :func:`read_oct_labels`.
 
     Args:
         root: the folder with ``images`` and ``boundaries``.
@@ -249,7 +250,7 @@ def read_oct_boundaries(
     base = locate(root, source=source, needs=("images",))
     problems = Problems(source, base)
     images = by_key(files(base / "images"), ANY, problems)
-    tables = by_key(files(base / "boundaries", suffixes=(".csv",)), ANY, problems)
+    tables = by_key(files(base / "boundaries", suffixes=(".csv",)), r"(.+?)(?:_boundaries)?", problems)
     if not images:
         problems.add(base / "images", "no images")
     pair(images, tables, problems, kind="table")
@@ -343,8 +344,8 @@ def _index(
 
 
 def _axial(row: Mapping[str, str], default: float | None) -> dict[str, float]:
-    given = row.get("axial_um") or default
-    return {} if given is None else {"axial_um": float(given)}
+    given = row.get(AXIAL) or default
+    return {} if given is None else {AXIAL: float(given)}
 
 
 def _labels_of_table(path: Path, image: Path, problems: Problems) -> tuple[list[str], Labels] | None:

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from medseg_monai.data import BoundaryTableWriter
+from medseg_monai.data.results.case import SavedCase
 from medseg_monai.datasets import DATASETS
 from medseg_monai.datasets.nr206 import COLOURS
 from medseg_monai.layers import boundaries_of_labels, disordered_columns, labels_of_boundaries
@@ -82,6 +84,15 @@ def test_an_index_without_a_scan_or_a_column_is_refused(folder, tmp_path):
         read("healthy_spectralis", folder, tmp_path)
 
 
+def test_a_spacing_in_the_index_goes_first_and_must_be_one(folder, tmp_path):
+    rows = [f"eye{number}.png,S{number},S{number},{2.5}" for number in range(6)]
+    (folder / "index.csv").write_text("\n".join(["file,patient,split_group,axial_um", *rows]))
+    assert {item["axial_um"] for item in every(read("healthy_spectralis", folder, tmp_path))} == {2.5}
+    (folder / "index.csv").write_text("\n".join(["file,patient,split_group,axial_um", *rows[:-1], "eye5.png,a,a,wide"]))
+    with pytest.raises(ValueError, match=r"index\.csv: axial_um 'wide' of eye5 is no spacing"):
+        read("oct_labels", folder, tmp_path)
+
+
 def test_classes_out_of_order_are_refused_with_file_and_column(folder, tmp_path):
     labels = labels_of_boundaries(EIGHT, HEIGHT)
     labels[30, 17] = 1
@@ -129,6 +140,15 @@ def test_a_table_becomes_the_label_between_its_boundaries(tables, tmp_path):
     np.testing.assert_array_equal(boundaries_of_labels(found["eye0"], 3), np.rint(expected))
     expected[:, 5] = np.nan
     np.testing.assert_array_equal(boundaries_of_labels(found["eye2"], 3), expected)
+
+
+def test_the_table_of_a_prediction_is_read_as_it_was_written(tables, tmp_path):
+    labels = labels_of_boundaries(EIGHT[:2], HEIGHT)
+    case = SavedCase("eye4", "eye4.png", labels, np.eye(4), {})
+    (tables / "boundaries" / "eye4.csv").unlink()
+    BoundaryTableWriter(3, ["ILM", "BM"])(case, tables / "boundaries")
+    found = {item["patient"]: label_of(item) for item in every(read("oct_boundaries", tables, tmp_path))}
+    np.testing.assert_array_equal(found["eye4"], labels)
 
 
 @pytest.mark.parametrize(
