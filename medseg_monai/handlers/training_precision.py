@@ -96,7 +96,8 @@ class TrainingPrecision:
             self.used = state.get("used") or "float32"
 
     def _begin(self, engine: Engine) -> None:
-        engine.remove_event_handler(self._begin, Events.ITERATION_STARTED)
+        if hasattr(engine.state, "precision"):  # set before the first step; a resumed training's is another number
+            return
         if engine.amp:
             self.used = "float16"
         elif self.amp != "auto":
