@@ -25,6 +25,8 @@ class OverlaySaver:
             :func:`medseg_monai.data.names.name_cases`).
         cases: number of cases that are drawn in each validation, always the first ones.
         interval: number of epochs from one drawing to the next.
+        pages: images are stacks of sections ``[C, pages, H, W]``, of which the page with the most of the label is
+            drawn.
 
     Example:
         >>> import tempfile
@@ -44,10 +46,13 @@ class OverlaySaver:
         ['eye_epoch0002.png']
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], *, cases: int = 4, interval: int = 10) -> None:
+    def __init__(
+        self, output_dir: str | os.PathLike[str], *, cases: int = 4, interval: int = 10, pages: bool = False
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.cases = cases
         self.interval = interval
+        self.pages = pages
         self._drawn = 0
 
     def attach(self, engine: Engine) -> None:
@@ -73,6 +78,9 @@ class OverlaySaver:
             self._drawn += 1
             name = item_name({**case, **item})  # MONAI leaves the name that the data list gave in the batch
             volumes = [item[key] for key in ("image", "pred", "label")]
+            if self.pages:
+                page = int((volumes[2] > 0).sum(dim=(0, 2, 3)).argmax())
+                volumes = [volume[:, page] for volume in volumes]
             is_flat = volumes[0].ndim == 3
             image, prediction, label = (
                 [volume.cpu().numpy() for volume in volumes] if is_flat else coronal_slices(volumes, chosen_by=2)

@@ -76,6 +76,10 @@ EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
         "lung_cxr_defunet": "the rate falls on a plateau of the validation, so its validation has the handler"
     },
     ("train", "train#handlers#TrainingState"): {"lung_cxr_defunet": "the paper stops early"},
+    **{
+        (config, "validate#handlers#OverlaySaver"): {"cell_contour_em_cenet": "draws a page of a stack"}
+        for config in ("train", "evaluate")
+    },
     ("train", "validate#key_metric"): {"lung_lobe_ct_ctsunet": "a label map of five lobes"},
 }
 

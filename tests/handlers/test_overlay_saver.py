@@ -131,3 +131,18 @@ def test_cases_of_one_file_name_are_drawn_under_the_names_that_the_data_list_gav
     assert names(tmp_path / "overlays") == [f"s{index}_ct_epoch0001.png" for index in (1, 2, 3)]
     with (tmp_path / "cases.csv").open(newline="") as table:
         assert [row["case"] for row in csv.DictReader(table)] == ["s2_ct", "s1_ct", "s3_ct"]
+
+
+def test_of_a_stack_the_page_with_the_most_of_the_label_is_drawn(tmp_path):
+    image, label = torch.zeros(1, 3, HEIGHT, WIDTH), torch.zeros(1, 3, HEIGHT, WIDTH)
+    image[0, 1] = torch.linspace(0, 255, WIDTH)
+    label[0, 0, 2:4, 2:4], label[0, 1, 2:6, 3:9] = 1, 1
+    engine = Engine(lambda _, batch: batch)
+    OverlaySaver(tmp_path, interval=1, pages=True).attach(engine)
+    stack = MetaTensor(image, meta={"filename_or_obj": "stack.tif"})
+    engine.run([[{"image": stack, "pred": torch.zeros_like(label), "label": label}]])
+    drawn = np.asarray(Image.open(tmp_path / "stack_epoch0001.png").convert("RGB"))
+    page = np.asarray(Image.fromarray(image[0, 1].numpy().astype(np.uint8)).resize(drawn.shape[1::-1]))
+    assert drawn.shape[0] / drawn.shape[1] == pytest.approx(HEIGHT / WIDTH, rel=0.1)
+    assert (np.abs(drawn[0].astype(int).mean(axis=-1) - page[0]) < 30).all()
+    assert (drawn == LABEL_COLOR).all(axis=-1).any()
