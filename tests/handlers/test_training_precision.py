@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 
 from medseg_monai.handlers import CHECKPOINT_NAME, TrainingPrecision
 from medseg_monai.handlers import training_precision as module
@@ -30,6 +31,24 @@ def test_auto_takes_what_is_clearly_faster(tmp_path: Path, timed: dict[bool, flo
     toy = make_toy(tmp_path, max_epochs=1, amp="auto")
     toy.trainer.run()
     assert toy.state.precision.used == used
+
+
+def test_a_step_is_timed_by_the_work_of_the_processor_not_by_the_clock_on_the_wall(tmp_path: Path):
+    toy = make_toy(tmp_path, max_epochs=1, amp=False)
+    taken: list[float] = []
+
+    def wait(inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        time.sleep(0.5)  # as if the machine did something else
+        return network(inputs)
+
+    def time_a_step(engine: Engine) -> None:
+        engine.inferer = wait
+        taken.append(module._step_seconds(engine, engine.network, lower=False))
+        engine.terminate()
+
+    toy.trainer.add_event_handler(Events.ITERATION_STARTED, time_a_step)
+    toy.trainer.run()
+    assert taken[0] < 0.4
 
 
 def test_auto_is_float32_where_no_bfloat16_is(tmp_path: Path, timed: dict[bool, float], monkeypatch):
