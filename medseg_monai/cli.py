@@ -113,7 +113,8 @@ def _data(args: argparse.Namespace) -> int:
 
     if args.dataset not in DATASETS:
         raise ValueError(f"{args.dataset}: no such data set; there are {', '.join(DATASETS.names)}.")
-    derived = Path(args.output).absolute().parent / f"{args.dataset}_derived"
+    output = Path(args.output).absolute()
+    derived = output.with_name(f"{output.name.removesuffix('.json')}_derived")  # of this list alone
     datalist = DATASETS[args.dataset](
         args.folder, derived=derived, validation_fraction=args.validation_fraction, seed=args.seed
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -266,3 +267,19 @@ def test_the_table_of_an_evaluation_says_what_an_absent_structure_counts_and_lea
     ]
     assert main(["evaluate", BUNDLE, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary
+
+
+def test_two_lists_in_one_folder_have_derived_files_of_their_own(tmp_path, capsys):
+    paths = []
+    for column in (3, 9):
+        labels = np.full((30, 16, 20), 255, np.uint8)
+        labels[:, :, column] = 0
+        folder = tmp_path / f"hospital{column}"
+        folder.mkdir()
+        for name in ("train-volume.tif", "train-labels.tif"):
+            tifffile.imwrite(folder / name, labels, photometric="minisblack")
+        assert main(["data", "isbi2012", str(folder), "-o", str(tmp_path / f"list{column}.json")]) == 0
+        paths.append(tmp_path / json.loads((tmp_path / f"list{column}.json").read_text())["test"][0]["label"])
+    for column, path in zip((3, 9), paths, strict=True):
+        with Image.open(path) as label:
+            assert label.getpixel((column, 0)) == 0

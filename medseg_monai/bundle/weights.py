@@ -178,9 +178,17 @@ def _refuse_foreign_settings(model: ModelFile) -> None:
 
 
 def _load(network: nn.Module, model: ModelFile) -> None:
+    remembered = ""
     try:
         state = model.state_dict()
+        remembered = _remembered(model)
         check_fits(state, network.state_dict(), network=type(network).__name__, source=str(model.path))
     except ValueError as error:
-        raise BundleError(str(error)) from error
+        raise BundleError(f"{error}{remembered}") from error
     network.load_state_dict(state)
+
+
+def _remembered(model: ModelFile) -> str:
+    """The end of a message: what the weights were trained with, which a key may contradict."""
+    kept = [f"{key}={value}" for key, value in model.settings.items() if key not in _BESIDE | {"bundle"}]
+    return f" They were trained with {', '.join(kept)}; leave out keys that say otherwise." if kept else ""

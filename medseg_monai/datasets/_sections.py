@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
-from medseg_monai.data.readers.raster import picture_formats
+from medseg_monai.data.readers.raster import picture_formats, stored_values
 from medseg_monai.files import atomic_path
 
 from ._common import Mask, Problems, by_key, files, pair
 
-__all__ = ["check_cells", "hold_out_block", "numbered_pairs", "read_values", "save_section"]
+__all__ = ["check_cells", "grey_values", "hold_out_block", "numbered_pairs", "read_values", "save_section"]
 
 _NUMBER = r"0*(\d+)"
 
@@ -64,10 +64,33 @@ def read_values(path: Path, problems: Problems) -> NDArray[np.integer] | None:
     """The grey values ``[H, W]`` of a picture, or ``None`` and a note."""
     try:
         with Image.open(path, formats=picture_formats()) as image:
-            return np.asarray(image if image.mode in ("L", "I;16") else image.convert("L"))
+            return grey_values(image, path)
     except OSError:
         problems.add(path, "can't be read as an image")
-        return None
+    except ValueError as error:
+        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
+    return None
+
+
+def grey_values(image: Image.Image, path: Path, page: int = 0) -> NDArray[np.integer]:
+    """The grey values ``[H, W]`` of a picture or of a page: of 8 and 16 bits as they are, others scaled to 16 bits.
+
+    Args:
+        image: the picture, at the page.
+        path: its file.
+        page: number of the page, from 0.
+
+    Raises:
+        ValueError: it is in colour, or its scale is unknown.
+    """
+    if image.mode in ("L", "I;16"):
+        return np.array(image)
+    values = stored_values(image, path, page)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise ValueError(f"{path}: in colour, expected grey.")
+        values = values[..., 0]
+    return np.rint(values * (65535 / 255)).astype(np.uint16)
 
 
 def hold_out_block(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medseg_monai.data.datalist import shorten
 from medseg_monai.data.readers import CTSliceReader
 
 from ._common import Problems, foreground, save_mask
@@ -56,6 +57,10 @@ def slice_mask(published: Path, derived: Path, size: tuple[int, int] | None, pro
     if size and values.shape[:2] != size:
         problems.add(published, f"is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]}")
     if is_plain:
+        return str(published)
+    if len(np.unique(values)) > 2 and values.ndim == 2:
+        listed = shorten(str(value) for value in np.unique(values))
+        problems.add(published, f"has values {listed}, which do not say what is foreground; give a mask of 0 and 255")
         return str(published)
     try:
         return save_mask(foreground(published) if values.any() else np.zeros(values.shape[:2], np.bool_), derived)

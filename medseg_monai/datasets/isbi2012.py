@@ -13,14 +13,12 @@ from medseg_monai.data.datalist import Datalist, Item
 from medseg_monai.data.readers.raster import picture_formats
 
 from ._common import Problems, locate, progress
-from ._sections import check_cells, hold_out_block, numbered_pairs, read_values, save_section
+from ._sections import check_cells, grey_values, hold_out_block, numbered_pairs, read_values, save_section
 
 __all__ = ["read_isbi2012"]
 
 SOURCE = "isbi2012"
 VOLUME, LABELS = "train-volume.tif", "train-labels.tif"
-_GREY = ("L", "I;16")
-
 Pages = list[NDArray[np.integer]]
 
 
@@ -122,11 +120,11 @@ def _pages(path: Path, problems: Problems) -> Pages:
     """The grey pages of a stack, or a note."""
     try:
         with Image.open(path, formats=picture_formats()) as stack:
-            return [
-                np.array(page if page.mode in _GREY else page.convert("L")) for page in ImageSequence.Iterator(stack)
-            ]
+            return [grey_values(page, path, number) for number, page in enumerate(ImageSequence.Iterator(stack))]
     except FileNotFoundError:
         problems.add(path, "no such file")
+    except ValueError as error:
+        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
     except Exception:  # Pillow's decoders raise many types on damaged files
         problems.add(path, "can't be read as an image")
     return []

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from medseg_monai.data.datalist import Datalist, Item
-from medseg_monai.layers import disordered_columns, labels_of_boundaries
+from medseg_monai.layers import boundary_names, disordered_columns, labels_of_boundaries
 
 from ._common import Problems, by_key, files, locate, pair, progress, split_three_ways
 from ._layers import (
@@ -28,6 +29,8 @@ from ._layers import (
 )
 
 __all__ = ["layer_items", "read_cirrus_onh", "read_healthy_spectralis", "read_oct_boundaries", "read_oct_labels"]
+
+FloatArray = npt.NDArray[np.float64]
 
 ANY = r"(.+)"
 #: class of the Cirrus set -> class between the boundaries of Chiu et al.: its ONL and its IS are one there
@@ -212,10 +215,10 @@ def read_oct_boundaries(
                                  (or NAME_boundaries.csv, as a prediction writes it)
         index.csv                optional: file, patient, and split_group where several subjects belong together
 
-    The first line of a table names the boundaries; a first column named ``column`` is left out. A number is the
-    distance from the upper edge in pixels, with or without a fraction, and an empty field or ``nan`` leaves the
-    boundary open, which makes the column one without truth. Each table becomes a label picture in ``derived``, in which
-    boundaries lie between whole pixels. Items are those of :func:`read_oct_labels`.
+    The first line of a table names the boundaries; a first field ``column`` has the numbers 0, 1, 2 … in order. A
+    number is the distance from the upper edge in pixels, with or without a fraction, and an empty field or ``nan``
+    leaves the boundary open, which makes the column one without truth. Each table becomes a label picture in
+    ``derived``, in which boundaries lie between whole pixels. Items are those of :func:`read_oct_labels`.
 
     Args:
         root: the folder with ``images`` and ``boundaries``.
@@ -351,33 +354,66 @@ def _axial(row: Mapping[str, str], default: float | None) -> dict[str, float]:
 def _labels_of_table(path: Path, image: Path, problems: Problems) -> tuple[list[str], Labels] | None:
     """The names of a table's boundaries and the classes between them; a doubtful table is noted."""
     size = problems.image_size(image)
+    if size is None:
+        return None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            head, *lines = [line for line in csv.reader(stream) if line]
-        first = 1 if head[0].strip().lower() == "column" else 0
-        names = [name.strip() for name in head[first:]]
-        values = [[_number(field) for field in line[first:]] for line in lines]
+        names, values = _read_table(path)
+        boundaries = _boundaries_of_table(names, values, *size)
     except (OSError, ValueError, csv.Error) as error:
-        problems.add(path, f"can't be read as a table of boundaries: {error}")
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeError) else str(error)
+        problems.add(path, f"can't be read as a table of boundaries: {reason}")
         return None
-    if not names or {len(line) for line in values} - {len(names)}:
-        problems.add(path, f"lines of other lengths than the first, which names {len(names)} boundaries")
-        return None
-    if size is None or len(values) != size[0]:
-        problems.add(path, f"{len(values)} columns, its image {size[0] if size else 'none'}")
-        return None
-    boundaries = np.asarray(values, dtype=np.float64).T
-    crossing = np.flatnonzero((np.diff(boundaries, axis=0) < 0).any(axis=0))
-    outside = np.flatnonzero(((boundaries < 0) | (boundaries > size[1])).any(axis=0))
-    for columns, wrong in ((crossing, "boundaries cross"), (outside, "boundaries leave the image")):
-        if columns.size:
-            problems.add(path, f"{wrong} in column {columns[0]} (the first is 0)")
-            return None
     return names, labels_of_boundaries(boundaries, size[1])
 
 
+def _read_table(path: Path) -> tuple[list[str], FloatArray]:
+    """The names in the first line and the values ``[columns, boundaries]`` of the others, by the numbers of columns."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        lines = [line for line in csv.reader(stream) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    names, lines = [name.strip() for name in lines[0]], lines[1:]
+    if names[0].lower() == "bscan":
+        raise ValueError("it is of a volume (bscan); give a table for each B-scan")
+    is_numbered = names[0].lower() == "column"
+    if not is_numbered and all(_is_number(name) for name in names):
+        raise ValueError("its first line does not name the boundaries")
+    if {len(line) for line in lines} - {len(names)}:
+        raise ValueError(f"it has lines of other lengths than the first, which has {len(names)} fields")
+    values = np.asarray([[_number(field) for field in line] for line in lines], dtype=np.float64)
+    if is_numbered:
+        if not np.array_equal(values[:, 0], np.arange(len(values))):
+            raise ValueError("its columns are not numbered 0, 1, 2 … in order")
+        names, values = names[1:], values[:, 1:]
+    boundary_names(len(names) + 1, names)
+    return names, values
+
+
+def _boundaries_of_table(names: list[str], values: FloatArray, width: int, height: int) -> FloatArray:
+    """Boundaries ``[B, W]`` that lie within an image and in their order."""
+    if not names or len(values) != width:
+        raise ValueError(f"{len(names)} boundaries in {len(values)} columns, its image has {width}")
+    boundaries = values.T
+    crossing = np.flatnonzero((np.diff(boundaries, axis=0) < 0).any(axis=0))
+    outside = np.flatnonzero(((boundaries < 0) | (boundaries > height)).any(axis=0))
+    for columns, wrong in ((crossing, "boundaries cross"), (outside, "boundaries leave the image")):
+        if columns.size:
+            raise ValueError(f"{wrong} in column {columns[0]} (the first is 0)")
+    return boundaries
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(field: str) -> float:
-    value = float(field) if field.strip() else math.nan
+    if not field.strip():
+        return math.nan
+    value = float(field) if _is_number(field) else math.inf
     if math.isinf(value):
-        raise ValueError(f"{field!r} is no place of a boundary")
+        raise ValueError(f"{field!r} is no place of a boundary; separate fields by commas")
     return value

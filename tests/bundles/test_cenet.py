@@ -59,7 +59,7 @@ def test_the_views_of_an_image_differ_and_it_is_read_once(cenet, tmp_path):
     assert dataset.cache_num == 2
 
 
-def test_a_network_without_a_block_predicts_with_the_settings_of_its_training(tmp_path):
+def test_a_network_without_a_block_predicts_with_the_settings_of_its_training(tmp_path, capsys):
     datalist = write_phantoms(VESSELS, tmp_path / "data", training=2, validation=1)
     changed = {"multi_kernel_pooling": False, "context": "inception_resnet"}
     overrides = {**tiny_training(VESSELS), **changed, "datalist": datalist, "output_dir": str(tmp_path / "run")}
@@ -72,6 +72,8 @@ def test_a_network_without_a_block_predicts_with_the_settings_of_its_training(tm
     (mask,) = out.glob("*.png")
     with Image.open(mask) as opened:
         assert opened.size == phantom_size(VESSELS)[::-1]
+    assert main(["predict", VESSELS, str(tmp_path / "data" / image), *options, "--set", "context=inception"]) == 2
+    assert "context=inception_resnet" in capsys.readouterr().err
 
 
 def test_a_block_that_contradicts_another_is_refused_in_one_line(tmp_path, capsys):

@@ -69,6 +69,25 @@ def test_page_k_of_the_stacks_becomes_section_k_of_the_list(stacks, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(item["label"])), label(number))
 
 
+@pytest.mark.parametrize(("kind", "white"), [(np.float32, 1.0), (np.int32, 65535), (np.uint16, 65535)])
+def test_sections_and_labels_of_other_numbers_keep_their_greys(kind, white, stacks, tmp_path):
+    for name, draw in (("train-volume.tif", section), ("train-labels.tif", label)):
+        pages = np.stack([draw(number) for number in range(30)]) / 255 * white
+        tifffile.imwrite(stacks / name, pages.astype(kind), photometric="minisblack")
+    item = read_isbi2012(stacks, derived=tmp_path / "derived")["test"][0]
+    with Image.open(item["image"]) as image, Image.open(item["label"]) as cells:
+        np.testing.assert_allclose(np.asarray(image) / 257, section(24), atol=0.01)
+        np.testing.assert_array_equal(np.asarray(cells), label(24))
+
+
+def test_a_stack_in_colour_is_named(stacks, tmp_path):
+    pages = np.zeros((30, *SHAPE, 3), np.uint8)
+    pages[..., 0] = np.stack([label(number) for number in range(30)])
+    tifffile.imwrite(stacks / "train-labels.tif", pages, photometric="rgb")
+    with pytest.raises(ValueError, match=r"train-labels\.tif: in colour, expected grey"):
+        read_isbi2012(stacks, derived=tmp_path / "derived")
+
+
 def test_stacks_of_other_lengths_or_sizes_are_named(stacks, tmp_path):
     tifffile.imwrite(stacks / "train-labels.tif", np.stack([label(0)] * 29), photometric="minisblack")
     with pytest.raises(ValueError, match=r"train-labels\.tif: has 29 pages, train-volume\.tif 30"):

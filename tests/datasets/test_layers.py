@@ -151,15 +151,25 @@ def test_the_table_of_a_prediction_is_read_as_it_was_written(tables, tmp_path):
     np.testing.assert_array_equal(found["eye4"], labels)
 
 
+READ = "can't be read as a table of boundaries"
+COLUMNS = np.arange(WIDTH)[None]
+
+
 @pytest.mark.parametrize(
     ("boundaries", "head", "message"),
     [
-        (EIGHT[:2][:, :-1], "ILM,BM", f"{WIDTH - 1} columns, its image {WIDTH}"),
-        (EIGHT[[1, 0]], "ILM,BM", "boundaries cross in column 0"),
+        (EIGHT[:2][:, :-1], "ILM,BM", f"{READ}: 2 boundaries in {WIDTH - 1} columns, its image has {WIDTH}"),
+        (EIGHT[[1, 0]], "ILM,BM", f"{READ}: boundaries cross in column 0"),
         (EIGHT[:2] + 20 * (np.arange(WIDTH) > 4), "ILM,BM", ""),
-        (EIGHT[:2] + 60 * (np.arange(WIDTH) == 4), "ILM,BM", "boundaries leave the image in column 4"),
-        (EIGHT[:3], "ILM,BM", "lines of other lengths"),
-        (EIGHT[:2].astype(str) + np.str_("px"), "ILM,BM", "can't be read as a table of boundaries"),
+        (EIGHT[:2] + 60 * (np.arange(WIDTH) == 4), "ILM,BM", f"{READ}: boundaries leave the image in column 4"),
+        (EIGHT[:3], "ILM,BM", f"{READ}: it has lines of other lengths"),
+        (EIGHT[:2].astype(str) + np.str_("px"), "ILM,BM", f"{READ}: '[0-9.]+px' is no place of a boundary"),
+        (np.vstack([COLUMNS[:, ::-1], EIGHT[:2]]), "column,ILM,BM", f"{READ}: its columns are not numbered 0, 1"),
+        (np.vstack([0 * COLUMNS, EIGHT[:2]]), "column,ILM,BM", f"{READ}: its columns are not numbered 0, 1"),
+        (np.vstack([0 * COLUMNS, COLUMNS, EIGHT[:2]]), "bscan,column,ILM,BM", f"{READ}: it is of a volume"),
+        (EIGHT[:2], "ILM,ILM", f"{READ}: boundaries: 2 names"),
+        (EIGHT[:2], "inner limiting,BM", f"{READ}: boundaries: inner limiting: a name has letters"),
+        (EIGHT[:2], "2,5.5", f"{READ}: its first line does not name the boundaries"),
         (EIGHT[:2], "ILM,RPE", "boundaries ILM, RPE, but not all tables have these"),
     ],
 )
@@ -169,6 +179,15 @@ def test_a_doubtful_table_is_refused_by_name(boundaries, head, message, tables, 
         read("oct_boundaries", tables, tmp_path)
         return
     with pytest.raises(ValueError, match=rf"boundaries/eye3\.csv: {message}"):
+        read("oct_boundaries", tables, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "it is empty"), ("ILM\n1".encode("utf-16"), "is not UTF-8 text")]
+)
+def test_a_file_that_is_no_table_is_refused_by_name(content, message, tables, tmp_path):
+    (tables / "boundaries" / "eye3.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"boundaries/eye3\.csv: {READ}: {message}"):
         read("oct_boundaries", tables, tmp_path)
 
 

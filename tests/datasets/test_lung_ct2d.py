@@ -87,6 +87,15 @@ def test_masks_of_other_numbers_become_8_bit_pictures(kind, published, tmp_path,
         np.testing.assert_array_equal(read_mask(item["label"]), masks[name])
 
 
+def test_a_mask_of_several_values_is_named(published, tmp_path):
+    mask = sorted((published / "2d_masks").iterdir())[0]
+    values = np.asarray(imread(mask)).copy()
+    values[:9, :9] = 128
+    imwrite(mask, values, photometric="minisblack")
+    with pytest.raises(ValueError, match=rf"{mask.name}: has values 0, 128, 255, which do not say what is foreground"):
+        read_lung_ct2d(published, derived=tmp_path / "derived")
+
+
 def test_a_slice_without_lungs_has_an_empty_label(published, tmp_path, read_mask):
     first, second = sorted((published / "2d_masks").iterdir())[:2]
     Image.new("L", SIZE[::-1]).save(first)
