@@ -362,7 +362,7 @@ def test_runs_that_were_left_behind_are_marked_as_killed_and_no_others(tmp_path)
 
 def test_a_signal_while_the_database_is_written_ends_the_run_as_killed(tmp_path):
     folder = tmp_path / "run"
-    toy, tracker = tracked(folder, max_epochs=3)
+    toy, tracker = tracked(folder, max_epochs=300)  # far more than the thread that writes needs to begin
     interrupted = []
 
     def interrupt(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
