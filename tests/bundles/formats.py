@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from PIL import Image
 from medseg_monai.bundle import flat_keys, merged_config, read_metadata
 from medseg_monai.data.names import case_name
 
-__all__ = ["Format", "format_of", "reads_volumes"]
+__all__ = ["Format", "format_of", "is_of_layers", "reads_volumes"]
 
 
 class Format(Protocol):
@@ -83,9 +84,18 @@ def reads_volumes(bundle: str | Path) -> bool:
     return "NIfTI" in read_metadata(bundle)["data_type"] and not by_default
 
 
+def is_of_layers(bundle: str | Path) -> bool:
+    """Whether the labels of a bundle are layers in order of depth.
+
+    Args:
+        bundle: name or folder of the bundle.
+    """
+    return "CheckLayersd" in json.dumps(merged_config(bundle, ["train"]))
+
+
 def format_of(bundle: Path) -> Format:
     """The format of a bundle's files; a network of slices may predict volumes."""
     channels = len(read_metadata(bundle)["network_data_format"]["outputs"]["pred"]["channel_def"])
-    if not reads_volumes(bundle):
-        return RasterFormat() if channels == 1 else LayerFormat(channels)
-    return VolumeFormat(max(channels, 2))  # a single channel is a structure, and the rest is background
+    if reads_volumes(bundle):
+        return VolumeFormat(max(channels, 2))  # a single channel is a structure, and the rest is background
+    return LayerFormat(channels) if is_of_layers(bundle) else RasterFormat()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations, product
@@ -23,6 +22,7 @@ from tests.data.dicom_files import OBLIQUE, ORIGIN, SPACING, find_segment, write
 from tests.data.photograph_files import write_photograph
 from tests.data.radiograph_files import write_radiograph
 
+from .formats import is_of_layers
 from .stand_ins import SETTINGS, save_stand_in
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Scene",
     "Shown",
     "check_mask",
-    "is_of_layers",
     "overlap",
     "points_of",
     "show",
@@ -329,11 +328,6 @@ def draw(bundle: Path, form: str, folder: Path, drawing: Drawing = BOXES) -> Sce
         return _draw_nifti(folder / "scan.nii.gz", drawing.volume(_structures(bundle)), axes, keys)
     draw_picture = _draw_layers if is_of_layers(bundle.name) else _draw_picture
     return draw_picture(folder / f"picture.{form.lower()}", drawing.picture(), image["num_channels"])
-
-
-def is_of_layers(name: str) -> bool:
-    """Whether the labels of a bundle are layers in order of depth."""
-    return "CheckLayersd" in json.dumps(merged_config(name, ["train"]))
 
 
 def _reads_slices(bundle: Path) -> bool:

@@ -17,7 +17,8 @@ from medseg_monai.data import write_datalist
 from medseg_monai.metrics import DICE_CONVENTION
 
 from .conftest import make_workflow, run_workflow
-from .scenes import BLOBS, FORMS, Shown, is_of_layers, show
+from .formats import is_of_layers
+from .scenes import BLOBS, FORMS, Shown, show
 
 #: options of a prediction, none of them at its default where a scene shows the difference
 OPTIONS: dict[str, Any] = {
