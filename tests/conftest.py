@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from medseg_monai.networks.nets import CENet, CTSUNet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory_goes_back() -> Iterator[None]:
+    """Trainings of the suite give the memory of freed tensors back: so many in one process would fill the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medseg_monai.bundle.keep_freed_memory", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

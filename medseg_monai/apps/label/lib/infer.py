@@ -197,10 +197,10 @@ class BundleInferTask(InferTask):
             writer.set_metadata(prediction.data["image"].meta)
             writer.write(path)
             return path
-        if self.bundle.dimension == 2:
+        mask = next((path for path in written if path.name.endswith(".nii.gz")), None)
+        if mask is None:  # a stack of pages
             (path,) = StackWriter()(to_case(prediction.mask, prediction.data["image"], "mask"), _new_folder(folder))
             return path
-        mask = next(path for path in written if path.name.endswith(".nii.gz"))
         if extension != ".nrrd":
             return mask
         path = folder / "mask.nrrd"
