@@ -123,6 +123,9 @@ class StackScene:
         tifffile.imwrite(path, (labels > 0) * np.uint8(255), photometric="minisblack")
         return path
 
+    def can_be_labelled(self, labels: np.ndarray) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class VolumeScene:
