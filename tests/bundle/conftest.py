@@ -9,7 +9,7 @@ import pytest
 from medseg_monai.phantoms import PHANTOMS
 
 BUNDLE = "retinal_vessel_fundus_cenet"
-SMALL = {"image_size": [192, 192], "patch_size": [192, 192], "batch_size": 2, "val_interval": 1}
+SMALL = {"image_size": [192, 192], "patch_size": [192, 192], "batch_size": 2, "views_per_image": 1, "val_interval": 1}
 
 
 @pytest.fixture(scope="session")
