@@ -96,10 +96,7 @@ class CTSliceReader(NamedFileReader):
             ValueError: for several files, a file that ``RasterReader`` refuses, and values that do not say whether they
                 are Hounsfield units (see the class).
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: CTSliceReader loads one image per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         if (wide := _read_wide(path, self.raster.max_image_mib)) is not None:
             return _hounsfield(*wide, path=path, mode="64-bit")
         image, orientation = open_raster(path, self.raster.max_image_mib)

@@ -69,10 +69,7 @@ class LabelReader(NamedFileReader):
             FileNotFoundError: if there is no such file.
             ValueError: for several files, a file that is no image, or one of colours or of more than 8 bits.
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: {type(self).__name__} loads one image per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         image, orientation = open_raster(path, self.max_image_mib)
         if image.mode not in _MODES:
             raise ValueError(

@@ -18,7 +18,12 @@ class NamedFileReader(ImageReader):
 
     If ``read`` raised an error, ``LoadImage`` would try MONAI's other readers, which would load what this reader
     refuses; errors in ``get_data`` reach the user.
+
+    Attributes:
+        holds: what a file has, for messages.
     """
+
+    holds = "image"
 
     def read(self, data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], **kwargs: Any) -> tuple[Path, ...]:
         """Take the name of the file, or of the folder of a series, for ``get_data``; nothing is opened yet.
@@ -28,3 +33,17 @@ class NamedFileReader(ImageReader):
             kwargs: not used.
         """
         return tuple(Path(name) for name in ensure_tuple(data))
+
+    def only(self, img: Sequence[Path]) -> Path:
+        """Return the one path that :meth:`read` took.
+
+        Args:
+            img: what ``read`` returned.
+
+        Raises:
+            ValueError: several paths.
+        """
+        if len(img) != 1:
+            names = ", ".join(str(name) for name in img)
+            raise ValueError(f"{names}: {type(self).__name__} loads one {self.holds} per key, got {len(img)} files.")
+        return Path(img[0])

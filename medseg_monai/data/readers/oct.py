@@ -116,10 +116,7 @@ class OCTReader(NamedFileReader):
             ValueError: for several files, a file that is truncated, damaged or of another kind, and several scans of
                 which none is chosen.
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: {type(self).__name__} loads one image per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         file, number = split_number(path)
         if not file.exists():
             raise FileNotFoundError(f"{file}: no such file.")

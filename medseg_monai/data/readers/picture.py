@@ -96,10 +96,7 @@ class PictureReader(NamedFileReader):
             ValueError: for several files, a raster image that ``RasterReader`` refuses, and DICOM that is of another
                 kind or cannot be shown (see the class).
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: {type(self).__name__} loads one image per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         if not (path.is_file() and is_dicom_file(path)):
             values, meta = self.raster.get_data(img)
             # a batch keeps only the keys that all its images have: an image without this key would take it from others

@@ -142,10 +142,7 @@ class RasterReader(NamedFileReader):
             ValueError: for several files, several pages or frames, a file that is truncated or not an image, an image
                 with more pixels than Pillow's limit, an empty image, or values whose scale is unknown.
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: RasterReader loads one image per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         image, orientation = open_raster(path, self.max_image_mib)
         values = stored_values(image, path)
         if _is_misread(image) or not isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow has turned

@@ -93,6 +93,7 @@ class StackReader(NamedFileReader):
         torch.Size([1, 30, 20, 24])
     """
 
+    holds = "stack"
     spatial_dims = 2
     modalities: tuple[str, ...] = ()
 
@@ -120,10 +121,7 @@ class StackReader(NamedFileReader):
             ValueError: for several paths, a folder without a picture, pages of different sizes or with an EXIF
                 orientation, a TIFF that lacks the headers of its pages, and what ``RasterReader`` refuses.
         """
-        if len(img) != 1:
-            names = ", ".join(str(name) for name in img)
-            raise ValueError(f"{names}: StackReader loads one stack per key, got {len(img)} files.")
-        path = Path(img[0])
+        path = self.only(img)
         if path.is_dir():
             values, meta = self._read_folder(path)
         else:
