@@ -34,6 +34,7 @@ __all__ = [
     "polygon",
     "progress",
     "read_contour",
+    "save_grey",
     "save_mask",
     "split_fold",
     "split_three_ways",
@@ -65,6 +66,10 @@ class Problems:
         """Note what is wrong with a file."""
         name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
         self._found.append(f"{name.as_posix()}: {wrong}")
+
+    def add_error(self, path: Path, error: Exception) -> None:
+        """Note what a reader raised on a file; its message names the file too."""
+        self.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
 
     def image_size(self, path: Path) -> tuple[int, int] | None:
         """Return ``(width, height)`` from the header, or note that the file can't be read."""
@@ -227,9 +232,14 @@ def union(published: Iterable[Path], problems: Problems) -> Mask | None:
 
 def save_mask(mask: Mask, path: Path) -> str:
     """Write a mask ``[H, W]`` as an 8-bit PNG of 0 and 255, all or nothing, and return its absolute path."""
+    return save_grey(mask.astype(np.uint8) * np.uint8(255), path)
+
+
+def save_grey(values: NDArray[np.integer], path: Path) -> str:
+    """Write values ``[H, W]`` of 8 or 16 bits as a grey PNG, all or nothing, and return its absolute path."""
     target = Path(os.path.abspath(path))
     with atomic_path(target) as temporary:
-        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        Image.fromarray(values).save(temporary, format="PNG")
     return str(target)
 
 

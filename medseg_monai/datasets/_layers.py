@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medseg_monai.data.datalist import shorten
 from medseg_monai.data.readers import LabelReader
-from medseg_monai.files import atomic_path
 from medseg_monai.layers import IGNORED, disordered_columns
 
 from ._common import Problems
@@ -26,7 +23,7 @@ __all__ = [
     "checked_label",
     "patients_of_index",
     "read_index",
-    "save_labels",
+    "read_label",
     "set_columns_aside",
 ]
 
@@ -105,6 +102,23 @@ def patient(row: Mapping[str, str]) -> str:
     return row.get("split_group") or row.get("patient", "")
 
 
+def read_label(path: Path, problems: Problems) -> Labels | None:
+    """Decode a label picture, or note why it cannot be read.
+
+    Args:
+        path: the file, 8-bit grey or with a palette.
+        problems: what is wrong with it is noted here.
+
+    Returns:
+        ``[H, W]``, or ``None`` if it was noted.
+    """
+    try:
+        return LabelReader().get_data([path])[0][0].astype(np.uint8)
+    except (OSError, ValueError) as error:
+        problems.add_error(path, error)
+        return None
+
+
 def checked_label(path: Path, problems: Problems, classes: int | None = None) -> Labels | None:
     """Decode a label picture, and note one that holds no layers in order of depth.
 
@@ -116,10 +130,8 @@ def checked_label(path: Path, problems: Problems, classes: int | None = None) ->
     Returns:
         ``[H, W]``, or ``None`` if it was noted.
     """
-    try:
-        labels: Labels = LabelReader().get_data([path])[0][0].astype(np.uint8)
-    except (OSError, ValueError) as error:
-        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
+    labels = read_label(path, problems)
+    if labels is None:
         return None
     others = [] if classes is None else sorted({*np.unique(labels).tolist()} - {*range(classes), IGNORED})
     if others:
@@ -151,16 +163,3 @@ def set_columns_aside(labels: Labels, columns: NDArray[np.int64], path: Path) ->
     marked = labels.copy()
     marked[:, columns] = IGNORED
     return marked
-
-
-def save_labels(labels: Labels, path: Path) -> str:
-    """Write an image ``[H, W]`` of 8 bits as a grey PNG, all or nothing, and return its absolute path.
-
-    Args:
-        labels: the classes, or the grey values of a B-scan.
-        path: the file.
-    """
-    target = Path(os.path.abspath(path))
-    with atomic_path(target) as temporary:
-        Image.fromarray(labels).save(temporary, format="PNG")
-    return str(target)

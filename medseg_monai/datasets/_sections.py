@@ -11,11 +11,10 @@ from PIL import Image
 
 from medseg_monai.data.datalist import Datalist, Item, shorten
 from medseg_monai.data.readers.raster import picture_formats, stored_values
-from medseg_monai.files import atomic_path
 
-from ._common import Mask, Problems, by_key, files, pair
+from ._common import Problems, by_key, files, pair
 
-__all__ = ["check_cells", "grey_values", "hold_out_block", "numbered_pairs", "read_values", "save_section"]
+__all__ = ["check_cells", "grey_values", "hold_out_block", "numbered_pairs", "read_values"]
 
 _NUMBER = r"0*(\d+)"
 
@@ -52,14 +51,6 @@ def check_cells(values: NDArray[np.integer], path: Path, problems: Problems, *, 
         problems.add(path, f"{page}is white in {white.mean():.0%}; white is the inside of cells, black the membranes")
 
 
-def save_section(values: Mask | NDArray[np.integer], path: Path) -> str:
-    """Write a section ``[H, W]``, or a mask as 0 and 255, as PNG, all or nothing, and return its path."""
-    stored = values.astype(np.uint8) * np.uint8(255) if values.dtype == np.bool_ else values
-    with atomic_path(path) as temporary:
-        Image.fromarray(stored).save(temporary, format="PNG")
-    return str(path)
-
-
 def read_values(path: Path, problems: Problems) -> NDArray[np.integer] | None:
     """The grey values ``[H, W]`` of a picture, or ``None`` and a note."""
     try:
@@ -68,7 +59,7 @@ def read_values(path: Path, problems: Problems) -> NDArray[np.integer] | None:
     except OSError:
         problems.add(path, "can't be read as an image")
     except ValueError as error:
-        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
+        problems.add_error(path, error)
     return None
 
 

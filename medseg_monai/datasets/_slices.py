@@ -30,7 +30,7 @@ def check_slice(path: Path, problems: Problems) -> tuple[int, int] | None:
     try:
         values, _ = _READER.get_data(_READER.read(path))
     except (OSError, ValueError) as error:
-        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
+        problems.add_error(path, error)
         return None
     return values.shape[1], values.shape[2]
 

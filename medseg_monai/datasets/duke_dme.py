@@ -14,8 +14,8 @@ from scipy.io import loadmat
 from medseg_monai.data.datalist import Datalist, Item
 from medseg_monai.layers import labels_of_boundaries
 
-from ._common import Problems, files, locate, progress, split_three_ways
-from ._layers import SPECTRALIS_AXIAL_UM, save_labels
+from ._common import Problems, files, locate, progress, save_grey, split_three_ways
+from ._layers import SPECTRALIS_AXIAL_UM
 from .oct_folders import layer_items
 
 __all__ = ["read_duke_dme"]
@@ -139,9 +139,9 @@ def _write_volume(subject: str, arrays: dict[str, NDArray[Any]], target: Path) -
     for scan in np.flatnonzero(drawn).tolist():
         name = f"{subject}_{scan:02d}.png"
         grey = np.rint(arrays["images"][..., scan]).astype(np.uint8)
-        item: Item = {"image": save_labels(grey, target / "image" / name)}
+        item: Item = {"image": save_grey(grey, target / "image" / name)}
         for key, grader in GRADERS.items():
             rows_from_1 = arrays[grader][..., scan].astype(np.float64)
-            item[key] = save_labels(labels_of_boundaries(rows_from_1 - 1, len(grey)), target / key / name)
+            item[key] = save_grey(labels_of_boundaries(rows_from_1 - 1, len(grey)), target / key / name)
         items.append({**item, "patient": subject, "source": SOURCE, "axial_um": SPECTRALIS_AXIAL_UM})
     return items

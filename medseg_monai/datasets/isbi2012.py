@@ -12,8 +12,8 @@ from PIL import Image, ImageSequence
 from medseg_monai.data.datalist import Datalist, Item
 from medseg_monai.data.readers.raster import picture_formats
 
-from ._common import Problems, locate, progress
-from ._sections import check_cells, grey_values, hold_out_block, numbered_pairs, read_values, save_section
+from ._common import Problems, locate, progress, save_grey, save_mask
+from ._sections import check_cells, grey_values, hold_out_block, numbered_pairs, read_values
 
 __all__ = ["read_isbi2012"]
 
@@ -110,8 +110,8 @@ def _stacks(base: Path, derived: Path, problems: Problems) -> dict[int, Item]:
     for name in progress(map(str, range(len(volume))), source=SOURCE):
         number = int(name)
         items[number] = {
-            "image": save_section(volume[number], derived / "image" / f"{number:02d}.png"),
-            "label": save_section(labels[number] > 0, derived / "label" / f"{number:02d}.png"),
+            "image": save_grey(volume[number], derived / "image" / f"{number:02d}.png"),
+            "label": save_mask(labels[number] > 0, derived / "label" / f"{number:02d}.png"),
         }
     return items
 
@@ -124,7 +124,7 @@ def _pages(path: Path, problems: Problems) -> Pages:
     except FileNotFoundError:
         problems.add(path, "no such file")
     except ValueError as error:
-        problems.add(path, str(error).removeprefix(f"{path}: ").removesuffix("."))
+        problems.add_error(path, error)
     except Exception:  # Pillow's decoders raise many types on damaged files
         problems.add(path, "can't be read as an image")
     return []

@@ -130,7 +130,7 @@ def read_lctsc(
         try:
             scan, lungs = _read_pair(scans[name], masks[name])
         except (OSError, ValueError) as error:
-            problems.add(masks[name], str(error).removeprefix(f"{masks[name]}: ").removesuffix("."))
+            problems.add_error(masks[name], error)
             continue
         prepared = prepare(name, scans[name], scan, lungs)
         items += [{"image": image, "label": label, "patient": name, "source": source} for image, label in prepared]

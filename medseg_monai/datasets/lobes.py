@@ -141,7 +141,7 @@ def read_lobes(
         try:
             label = _label_file(masks[name], target / f"{name}.nii.gz", scan=scans[name], lookup=lookup)
         except (OSError, ValueError) as error:
-            problems.add(masks[name], str(error).removeprefix(f"{masks[name]}: ").removesuffix("."))
+            problems.add_error(masks[name], error)
             continue
         items.append({"image": str(scans[name]), "label": str(label), "patient": name, "source": source})
     problems.raise_if_any()

@@ -13,8 +13,8 @@ from scipy import ndimage
 from medseg_monai.data.datalist import Datalist, Item, shorten
 from medseg_monai.layers import disordered_columns
 
-from ._common import Problems, by_key, files, hold_out, locate, pair, progress, split_three_ways
-from ._layers import Labels, save_labels, set_columns_aside
+from ._common import Problems, by_key, files, hold_out, locate, pair, progress, save_grey, split_three_ways
+from ._layers import Labels, set_columns_aside
 
 __all__ = ["COLOURS", "read_nr206"]
 
@@ -111,7 +111,7 @@ def _items(folder: Path, target: Path, problems: Problems) -> list[Item]:
     for name in progress(sorted(images.keys() & masks.keys()), source=SOURCE):
         problems.check_size(images[name], [masks[name]])
         try:
-            label = save_labels(_classes(masks[name]), target / f"{name}.png")
+            label = save_grey(_classes(masks[name]), target / f"{name}.png")
         except (OSError, ValueError) as error:
             problems.add(masks[name], str(error))
             continue

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from medseg_monai.data.datalist import Datalist, Item
 from medseg_monai.layers import boundary_names, disordered_columns, labels_of_boundaries
 
-from ._common import Problems, by_key, files, locate, pair, progress, split_three_ways
+from ._common import Problems, by_key, files, locate, pair, progress, save_grey, split_three_ways
 from ._layers import (
     AXIAL,
     SPECTRALIS_AXIAL_UM,
@@ -24,7 +23,7 @@ from ._layers import (
     patient,
     patients_of_index,
     read_index,
-    save_labels,
+    read_label,
     set_columns_aside,
 )
 
@@ -178,7 +177,7 @@ def read_cirrus_onh(
     for name in progress(sorted(images), source=source):
         labels = _cirrus_label(masks[name], problems)
         if labels is not None:
-            label = save_labels(labels, target / f"{name}.png")
+            label = save_grey(labels, target / f"{name}.png")
             item = {"image": str(images[name]), "label": label, "patient": name, "source": source}
             items.append({**item, "axial_um": CIRRUS_AXIAL_UM})
     problems.raise_if_any()
@@ -186,11 +185,8 @@ def read_cirrus_onh(
 
 
 def _cirrus_label(path: Path, problems: Problems) -> Labels | None:
-    try:
-        with Image.open(path) as image:
-            published = np.asarray(image.convert("L"))
-    except OSError as error:
-        problems.add(path, str(error))
+    published = read_label(path, problems)
+    if published is None:
         return None
     if published.max() >= len(CIRRUS_TO_CHIU):
         problems.add(path, f"has a class {published.max()}, expected 0 to {len(CIRRUS_TO_CHIU) - 1}")
@@ -268,7 +264,7 @@ def read_oct_boundaries(
     items = [
         {
             "image": str(images[name]),
-            "label": save_labels(found[1], target / f"{name}.png"),
+            "label": save_grey(found[1], target / f"{name}.png"),
             "patient": patient(index[name]) if index else name,
             "source": source,
             **_axial(index.get(name, {}), None),

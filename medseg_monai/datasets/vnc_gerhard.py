@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medseg_monai.data.datalist import Datalist, Item
 
-from ._common import Problems, locate, progress
-from ._sections import check_cells, numbered_pairs, read_values, save_section
+from ._common import Problems, locate, progress, save_mask
+from ._sections import check_cells, numbered_pairs, read_values
 
 __all__ = ["read_vnc_gerhard"]
 
@@ -89,4 +89,4 @@ def _item(number: str, image: Path, label: Path, inverted: Path | None, problems
         return item
     cells = values if inverted is None else values.max() - values
     check_cells(cells, label, problems)
-    return item if inverted is None else {**item, "label": save_section(cells > 0, inverted / f"{int(number):02d}.png")}
+    return item if inverted is None else {**item, "label": save_mask(cells > 0, inverted / f"{int(number):02d}.png")}
