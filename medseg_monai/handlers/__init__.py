@@ -8,7 +8,7 @@ from .coverage_schedule import CoverageSchedule
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
 from .label_metrics import LabelMetrics
-from .layer_metrics import LayerMetrics, MeanBoundaryError, MeanLayerDice
+from .layer_metrics import LayerMetrics
 from .mean_dice import MeanDice, MeanIoU
 from .overlay_saver import OverlaySaver
 from .run_tracker import RunTracker
@@ -27,10 +27,8 @@ __all__ = [
     "EpochSeed",
     "LabelMetrics",
     "LayerMetrics",
-    "MeanBoundaryError",
     "MeanDice",
     "MeanIoU",
-    "MeanLayerDice",
     "OverlaySaver",
     "RunTracker",
     "TrainingPrecision",

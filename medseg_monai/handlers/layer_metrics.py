@@ -1,23 +1,22 @@
-"""Evaluation tables for layers: the mean absolute error of each boundary, and the validation's metrics of layers."""
+"""Evaluation tables for layers: the mean absolute error of each boundary, and the overlap."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.handlers import IgniteMetricHandler
 
 from medseg_monai.layers import IGNORED, boundaries_of_labels, boundary_names
-from medseg_monai.metrics import BoundaryError, LayerDice, boundary_distances, count_voxels, metrics_from_counts
+from medseg_monai.metrics import boundary_distances, count_voxels, metrics_from_counts
 
 from .case_metrics import CaseTable
 
-__all__ = ["LayerMetrics", "MeanBoundaryError", "MeanLayerDice"]
+__all__ = ["LayerMetrics"]
 
 FloatArray = npt.NDArray[np.float64]
 LabelMap = npt.NDArray[np.uint8]
@@ -200,47 +199,3 @@ def _mean_dice(counts: torch.Tensor) -> float:
     each = [metrics_from_counts(of_class, ["dice"])["dice"] for of_class in counts]
     defined = [value for value in each if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
-
-
-class MeanLayerDice(IgniteMetricHandler):
-    """The mean Dice coefficient of a validation over all classes, see :class:`medseg_monai.metrics.LayerDice`.
-
-    Args:
-        classes: number of classes.
-        output_transform: takes prediction and label from the engine's output.
-
-    Example:
-        >>> import torch
-        >>> from ignite.engine import Engine
-        >>> from medseg_monai.handlers import MeanLayerDice
-        >>> engine = Engine(lambda engine, batch: batch)
-        >>> MeanLayerDice(classes=2).attach(engine, "val_dice")
-        >>> label = torch.tensor([[[0, 1, 255, 255]]])
-        >>> engine.run([(torch.tensor([[[0, 1, 0, 0]]]), label)]).metrics["val_dice"]
-        1.0
-    """
-
-    def __init__(self, classes: int, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
-        super().__init__(metric_fn=LayerDice(classes), output_transform=output_transform)
-
-
-class MeanBoundaryError(IgniteMetricHandler):
-    """The mean error of a validation's boundaries, see :class:`medseg_monai.metrics.BoundaryError`.
-
-    Args:
-        classes: number of classes.
-        output_transform: takes prediction and label from the engine's output.
-
-    Example:
-        >>> import torch
-        >>> from ignite.engine import Engine
-        >>> from medseg_monai.handlers import MeanBoundaryError
-        >>> engine = Engine(lambda engine, batch: batch)
-        >>> MeanBoundaryError(classes=2).attach(engine, "val_mae")
-        >>> found, label = torch.tensor([[[[0], [0], [0], [1]]]]), torch.tensor([[[[0], [1], [1], [1]]]])
-        >>> engine.run([(found, label)]).metrics["val_mae"]
-        2.0
-    """
-
-    def __init__(self, classes: int, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
-        super().__init__(metric_fn=BoundaryError(classes), output_transform=output_transform)

@@ -40,19 +40,17 @@ class LabelDice(CumulativeIterationMetric):
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         if y is None:
-            raise ValueError("LabelDice compares a prediction with a reference; give both.")
-        pairs = zip(y_pred, y, strict=True)
-        return torch.tensor(
-            [[self._of(mask == label, truth == label) for label in self.labels] for mask, truth in pairs]
-        )
+            raise ValueError(f"{type(self).__name__} compares a prediction with a reference; give both.")
+        return torch.tensor([self._of_case(mask, truth) for mask, truth in zip(y_pred, y, strict=True)])
 
     def aggregate(self) -> torch.Tensor:
         """The mean over the cases of the mean over a case's labels, leaving out what is undefined; 0 if all is."""
         mean: torch.Tensor = do_metric_reduction(self.get_buffer(), "mean")[0]
         return mean
 
-    def _of(self, prediction: torch.Tensor, label: torch.Tensor) -> float:
-        return metrics_from_counts(count_voxels(prediction, label), [self.value])[self.value]
+    def _of_case(self, mask: torch.Tensor, truth: torch.Tensor) -> list[float]:
+        counts = (count_voxels(mask == label, truth == label) for label in self.labels)
+        return [metrics_from_counts(one, [self.value])[self.value] for one in counts]
 
 
 class LabelIoU(LabelDice):

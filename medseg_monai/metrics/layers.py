@@ -10,7 +10,7 @@ from monai.metrics.utils import do_metric_reduction
 
 from medseg_monai.layers import IGNORED, boundaries_of_labels
 
-from .segmentation import count_voxels, metrics_from_counts
+from .label_dice import LabelDice
 
 __all__ = ["BoundaryError", "LayerDice", "boundary_distances"]
 
@@ -45,7 +45,7 @@ def boundary_distances(boundaries: npt.ArrayLike, reference: npt.ArrayLike) -> F
     return np.abs(found - expected)
 
 
-class LayerDice(CumulativeIterationMetric):
+class LayerDice(LabelDice):
     """Dice coefficient of each class of each case; pixels whose label is 255 do not count.
 
     It is :class:`medseg_monai.metrics.LabelDice` with every class counted, also the one above the first layer and the
@@ -64,22 +64,11 @@ class LayerDice(CumulativeIterationMetric):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.classes = classes
+        self.labels = range(classes)
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        if y is None:
-            raise ValueError("LayerDice compares a prediction with a reference; give both.")
-        rows = []
-        for found, truth in zip(y_pred, y, strict=True):
-            counts = truth != IGNORED
-            pairs = ((found[counts] == label, truth[counts] == label) for label in range(self.classes))
-            rows.append([metrics_from_counts(count_voxels(*pair), ["dice"])["dice"] for pair in pairs])
-        return torch.tensor(rows)
-
-    def aggregate(self) -> torch.Tensor:
-        """The mean over the cases of the mean over a case's classes, leaving out what is undefined; 0 if all is."""
-        mean: torch.Tensor = do_metric_reduction(self.get_buffer(), "mean")[0]
-        return mean
+    def _of_case(self, mask: torch.Tensor, truth: torch.Tensor) -> list[float]:
+        counts = truth != IGNORED
+        return super()._of_case(mask[counts], truth[counts])
 
 
 class BoundaryError(CumulativeIterationMetric):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.handlers import IgniteMetricHandler
 
-from medseg_monai.handlers import LayerMetrics, MeanBoundaryError, MeanLayerDice
+from medseg_monai.handlers import LayerMetrics
 from medseg_monai.layers import labels_of_boundaries
+from medseg_monai.metrics import BoundaryError, LayerDice
 
 ROWS, COLUMNS = 60, 25
 NAMES = ["ILM", "NFL-GCL", "BM"]
@@ -123,8 +125,8 @@ def test_a_validation_has_the_metrics_of_the_table(evaluate):
     label[..., 7:9] = 255
     _, summary, _ = evaluate(case("eye", pred, label))
     engine = Engine(lambda _, batch: batch)
-    MeanLayerDice(classes=4).attach(engine, "val_dice")
-    MeanBoundaryError(classes=4).attach(engine, "val_mae")
+    IgniteMetricHandler(metric_fn=LayerDice(classes=4)).attach(engine, "val_dice")
+    IgniteMetricHandler(metric_fn=BoundaryError(classes=4)).attach(engine, "val_mae")
     metrics = engine.run([(pred[None], label[None])]).metrics
     assert metrics["val_dice"] == pytest.approx(summary["pooled"]["dice"], abs=1e-6)
     assert metrics["val_mae"] == pytest.approx(summary["pooled"]["mae"])
