@@ -6,13 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Resize
-from monai.transforms.spatial.functional import resize
 
 __all__ = ["ResizeBScansd"]
-
-_MODES = {2: "bilinear", 3: "trilinear"}
 
 
 class ResizeBScansd(MapTransform, InvertibleTransform):
@@ -45,8 +41,8 @@ class ResizeBScansd(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         if len(spatial_size) != 2 or min(spatial_size) < 1:
             raise ValueError(f"spatial_size must be rows and columns of 1 or more, got {list(spatial_size)}.")
-        self.spatial_size = tuple(int(side) for side in spatial_size)
-        self.resizer = Resize(spatial_size=-1)  # owns the traces and inverts them; the axes differ from item to item
+        size = [int(side) for side in spatial_size]
+        self.resizers = {2: Resize(size, mode="bilinear"), 3: Resize([-1, *size], mode="trilinear")}  # by axes
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Resize ``keys``.
@@ -62,22 +58,10 @@ class ResizeBScansd(MapTransform, InvertibleTransform):
         """
         d = dict(data)
         for key in self.key_iterator(d):
-            image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(d[key])
-            axes = image.ndim - 1
-            if axes not in _MODES:
-                raise ValueError(f"'{key}' has shape {tuple(image.shape)}; give [C, H, W] or [C, N, H, W].")
-            d[key] = resize(
-                image,
-                (*image.shape[1:-2], *self.spatial_size),
-                mode=_MODES[axes],
-                align_corners=None,
-                dtype=torch.float32,
-                input_ndim=axes,
-                anti_aliasing=False,
-                anti_aliasing_sigma=None,
-                lazy=False,
-                transform_info=self.resizer.get_transform_info(),
-            )
+            axes = d[key].ndim - 1
+            if axes not in self.resizers:
+                raise ValueError(f"'{key}' has shape {tuple(d[key].shape)}; give [C, H, W] or [C, N, H, W].")
+            d[key] = self.resizers[axes](d[key])
         return d
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -91,6 +75,5 @@ class ResizeBScansd(MapTransform, InvertibleTransform):
         """
         d = dict(data)
         for key in self.key_iterator(d):
-            trace = self.resizer.pop_transform(d[key])
-            d[key] = self.resizer.inverse_transform(d[key], trace)
+            d[key] = self.resizers[d[key].ndim - 1].inverse(d[key])
         return d
